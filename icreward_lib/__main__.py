@@ -1,0 +1,61 @@
+"""The command line: `icreward reproduce`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from icreward_lib.files import DamagedFileError, DiskFullError
+from icreward_lib.notebooks import NotebookError
+from icreward_lib.profile import ProfileError
+from icreward_lib.reproduce import reproduce
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted."""
+    program = "python -m icreward_lib" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    parser = argparse.ArgumentParser(prog="icreward", description="Image-to-video consistency rewards.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser("reproduce", help="run the notebooks, regenerate figures and results")
+    run.add_argument("--profile", default="laptop", help="smoke, laptop (default) or the path of a YAML file")
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--from", dest="first", metavar="NN", help="begin with this notebook (default: 01)")
+    which.add_argument("--only", metavar="NN", help="run this notebook only")
+    run.add_argument("--force", action="store_true", help="run notebooks that are up to date, too")
+    run.add_argument(
+        "-p", dest="parameters", action="append", default=[], type=_setting, metavar="name=value",
+        help="set a parameter of the notebooks that have it; may be given several times",
+    )  # fmt: skip
+    run.add_argument(
+        "--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        reproduce(
+            chosen.profile,
+            first=chosen.first,
+            only=chosen.only,
+            force=chosen.force,
+            parameters=dict(chosen.parameters),
+            save_notebooks=chosen.save_notebooks,
+            program=program,
+        )
+    except (NotebookError, ProfileError, DamagedFileError, DiskFullError, FileNotFoundError) as error:
+        print(f"icreward: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nicreward: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,315 @@
+"""The curated set: images, their generated videos, VBench++ scores, labels, candidates and low-score additions.
+
+Each function is a stage that resumes where it was interrupted; `curate` runs through all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from icreward_lib.generators import OpenSoraGenerator
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, ConsistencyScorer, fit_anchors, ic_label
+from icreward_lib.run import Run
+from icreward_lib.stages import Stage
+from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.world.scenes import Scene, render, sample_scenes
+from icreward_lib.world.truth import FIDELITIES, fidelity
+
+VIDEO_CODE = ("generators", "opensora", "world.scenes", "world.content", "video", "curation")
+SCORE_CODE = ("metrics.vbench", "metrics.features", "metrics.motion", "world.truth", "curation")
+SPLITS = ("train", "val", "test")
+FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One reference image, its prompt and its split."""
+
+    id: int
+    split: str
+    scene: Scene
+
+    @property
+    def prompt(self) -> str:
+        """The caption that the generator is given."""
+        return self.scene.caption
+
+    def image(self, size: int) -> np.ndarray:
+        """The reference image, uint8 RGB (size, size, 3): the first frame of the scene's true clip."""
+        return self.truth(1, size, fps=1).frames[0]
+
+    def truth(self, num_frames: int, size: int, fps: float) -> Video:
+        """The clip that the prompt asks for, rendered."""
+        return Video(render([self.scene], num_frames=num_frames, size=size).frames[0], fps)
+
+
+def draw_samples(run: Run) -> list[Sample]:
+    """The samples of a profile: the test split has its share of unseen content, the others have none."""
+    data = run.profile.data
+    unseen = round(data.test * data.unseen_share)
+    seen = sample_scenes(data.samples - unseen, seed=run.seed("scenes", "seen"))
+    scenes = seen + sample_scenes(unseen, seed=run.seed("scenes", "unseen"), split="unseen")
+    splits = [split for split in SPLITS for _ in range(getattr(data, split))]
+    return [Sample(i, split, scene) for i, (split, scene) in enumerate(zip(splits, scenes, strict=True))]
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Generated videos on disk: one folder a sample, with a lossless file a video and the latents of all."""
+
+    stage: Stage
+
+    def of(self, sample: int) -> list[Video]:
+        """The K videos of a sample."""
+        folder = self.stage.path(item_of(sample))
+        return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
+
+    def latents(self, sample: int) -> np.ndarray:
+        """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
+        return np.load(self.stage.path(item_of(sample)) / "latents.npy")
+
+
+def item_of(sample: int) -> str:
+    """Name of a sample's item in a stage."""
+    return f"{sample:04d}"
+
+
+def generate(run: Run, samples: Sequence[Sample]) -> Videos:
+    """Generate the videos of every sample from its image and prompt."""
+    settings = run.profile.generation
+    model = run.model("generator")
+    inputs = {"samples": [asdict(s.scene) for s in samples], "k": run.profile.data.videos_per_sample}
+    with run.stage(
+        "videos", code=VIDEO_CODE, model=model, generation=settings.model_dump(), seed=run.profile.seed, **inputs
+    ) as stage:
+        if not stage.done:
+            generator = OpenSoraGenerator.from_pretrained(model, settings)
+            for sample in samples:
+                if not stage.has(item_of(sample.id)):
+                    videos, latents = generator.sample(
+                        sample.image(settings.height),
+                        sample.prompt,
+                        num_videos=run.profile.data.videos_per_sample,
+                        seed=run.seed("videos", sample.id),
+                    )
+                    with stage.write(item_of(sample.id)) as folder:
+                        folder.mkdir()
+                        for k, video in enumerate(videos):
+                            write_video(folder / f"{k}.mp4", video, lossless=True)
+                        np.save(folder / "latents.npy", latents.numpy())
+    return Videos(stage)
+
+
+def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
+    """Raw scores of every video against its own reference: VBench++ consistency, motion, and the world's truth.
+
+    Returns:
+        One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
+        conformity; dynamic_degree; the three fidelities.
+    """
+    size, labels = run.profile.generation.height, run.profile.labels
+    with run.stage("scores", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
+        if not stage.done:
+            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+            for sample in samples:
+                if not stage.has(f"{item_of(sample.id)}.npz"):
+                    clips = videos.of(sample.id)
+                    values = scorer.score(sample.image(size), clips)
+                    values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
+                    values |= fidelity(sample.scene, clips)
+                    stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+    columns = [d + end for d in DIMENSIONS for end in ("", "_mean", "_min")] + ["dynamic_degree", *FIDELITIES]
+    rows = []
+    for sample in samples:
+        values = stage.load_npz(f"{item_of(sample.id)}.npz")
+        common = {"sample": sample.id, "split": sample.split, "unseen": sample.scene.is_unseen, "prompt": sample.prompt}
+        rows += [
+            {**common, "video": k, **{name: float(values[name][k]) for name in columns}}
+            for k in range(len(values["subject"]))
+        ]
+    return pd.DataFrame(rows)
+
+
+def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, Anchors]:
+    """What label 0 and 1 mean, measured on the training split.
+
+    0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
+    """
+    size, labels = run.profile.generation.height, run.profile.labels
+    train = [sample for sample in samples if sample.split == "train"]
+    with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
+        if not stage.has("scores.npz"):
+            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+            mismatched = [
+                scorer.score(other.image(size), videos.of(sample.id)[:1])
+                for sample, other in zip(train, [*train[1:], train[0]], strict=True)
+            ]
+            frozen = [
+                scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
+                for image in (sample.image(size) for sample in train[:FROZEN_COPIES])
+            ]
+            arrays = {
+                f"{kind}_{d}": np.concatenate([scores[d] for scores in found])
+                for kind, found in (("mismatched", mismatched), ("frozen", frozen))
+                for d in DIMENSIONS
+            }
+            stage.save_npz("scores.npz", **arrays)
+    found = stage.load_npz("scores.npz")
+    return {d: fit_anchors(found[f"mismatched_{d}"], found[f"frozen_{d}"]) for d in DIMENSIONS}
+
+
+def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.DataFrame:
+    """Add `label` and `label_<dimension>`, all in [0, 1], and `candidate`.
+
+    The candidates of a sample are its videos of lowest and highest label, then the next extremes.
+    """
+    settings = run.profile.labels
+    weights = {"subject": settings.subject_weight, "background": settings.background_weight}
+    scores = {d: table[d].to_numpy() for d in DIMENSIONS}
+    table = table.assign(label=ic_label(scores, limits, weights))
+    for d in DIMENSIONS:
+        alone = {other: float(other == d) for other in DIMENSIONS}
+        table[f"label_{d}"] = ic_label(scores, limits, alone)
+    rank = table.groupby("sample")["label"].rank(method="first")
+    extreme = np.minimum(rank - 1, table.groupby("sample")["label"].transform("size") - rank)
+    order = extreme.groupby(table["sample"]).rank(method="first")
+    return table.assign(candidate=order <= run.profile.data.candidates)
+
+
+def low_scores(run: Run, samples: Sequence[Sample], videos: Videos, limits: dict[str, Anchors]) -> tuple[pd.DataFrame, list[Video]]:
+    """Additional training videos whose label is low, as the poster adds about 30 by hand.
+
+    They begin as a training sample's own video and then cut, or dissolve, into another sample's: departures of a kind
+    and degree that the generator seldom shows. The first ones whose label falls below the limit are kept.
+
+    Returns:
+        A table like that of `add_labels`, with `video` counted from the sample's own videos on, and the clips.
+    """
+    data, size, labels = run.profile.data, run.profile.generation.height, run.profile.labels
+    train = [sample for sample in samples if sample.split == "train"]
+    with run.stage(
+        "low_scores", code=SCORE_CODE, videos=videos.stage, labels=labels.model_dump(), data=data.model_dump(), seed=run.profile.seed
+    ) as stage:
+        if not stage.has("clips.npz"):
+            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+            rng = np.random.default_rng(run.seed("low scores"))
+            kept: list[np.ndarray] = []
+            rows: list[dict[str, float]] = []
+            for first, second in zip(rng.permutation(len(train)), rng.permutation(len(train)), strict=True):
+                if len(kept) == data.low_score_additions:
+                    break
+                if first == second:
+                    continue
+                sample, other = train[first], train[second]
+                clip = _departure(videos.of(sample.id)[0], videos.of(other.id)[0], rng)
+                scored = scorer.score(sample.image(size), [clip])
+                row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
+                row |= {"sample": sample.id, "video": data.videos_per_sample, "dynamic_degree": dynamic_degree(clip)}
+                row |= {name: float(value[0]) for name, value in fidelity(sample.scene, [clip]).items()}
+                label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
+                if label < data.low_score_below:
+                    kept.append(clip.frames)
+                    rows.append(row)
+            stage.save_json("rows.json", rows)
+            stage.save_npz("clips.npz", frames=np.stack(kept) if kept else np.empty(0, np.uint8))
+    rows = stage.load_json("rows.json")
+    if not rows:
+        return pd.DataFrame(), []
+    table = add_labels(run, pd.DataFrame(rows), limits)
+    known = {sample.id: sample for sample in samples}
+    table = table.assign(
+        split="train", candidate=False, unseen=False, prompt=[known[i].prompt for i in table["sample"]]
+    )
+    clips = [Video(frames, run.profile.generation.fps) for frames in stage.load_npz("clips.npz")["frames"]]
+    return table, clips
+
+
+def _departure(own: Video, other: Video, rng: np.random.Generator) -> Video:
+    """Own clip, then another one: by a cut at the start or early on, or by a dissolve over the whole clip."""
+    t = own.num_frames
+    share = np.zeros(t)
+    if rng.random() < 0.5:
+        share[rng.integers(0, max(1, t // 3)) :] = 1.0
+    else:
+        share = np.linspace(rng.uniform(0.2, 0.6), 1.0, t)
+    mixed = own.frames * (1 - share)[:, None, None, None] + other.frames * share[:, None, None, None]
+    return Video(mixed.round().astype(np.uint8), own.fps)
+
+
+@dataclass(frozen=True)
+class Curated:
+    """The curated set in memory. Videos are read from disk when asked for."""
+
+    samples: list[Sample]
+    videos: Videos
+    anchors: dict[str, Anchors]
+    table: pd.DataFrame  # one row per generated video
+    additions: pd.DataFrame  # one row per low-score addition
+    added_clips: list[Video]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Generated videos and additions, in the order in which `clips` gives them: by sample, additions last."""
+        return pd.concat([self.table, self.additions], ignore_index=True)
+
+    def matrix(self, column: str, split: str | None = None) -> np.ndarray:
+        """A column of the generated videos as "samples videos", of one split or of all."""
+        part = self.table if split is None else self.table[self.table["split"] == split]
+        return part.pivot(index="sample", columns="video", values=column).to_numpy()
+
+    def of(self, split: str) -> list[Sample]:
+        """The samples of a split."""
+        return [sample for sample in self.samples if sample.split == split]
+
+
+def curate(run: Run) -> Curated:
+    """All stages from images to labels; what is cached is read."""
+    samples = draw_samples(run)
+    videos = generate(run, samples)
+    limits = anchors(run, samples, videos)
+    table = add_labels(run, score(run, samples, videos), limits)
+    additions, clips = low_scores(run, samples, videos, limits)
+    return Curated(samples, videos, limits, table, additions, clips)
+
+
+def spread(labels: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of the label within an image, and of the images' means, of labels "samples videos"."""
+    return float(np.sqrt(labels.var(1, ddof=1).mean())), float(labels.mean(1).std(ddof=1))
+
+
+def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
+    """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
+
+    Returns:
+        One row per sample: for each dimension `true_<d>` and `autoencoded_<d>`, both raw VBench++ scores.
+    """
+    settings = run.profile.generation
+    with run.stage(
+        "autoencoded",
+        code=SCORE_CODE,
+        model=Path(run.model("generator")) / "vae",
+        samples=[asdict(sample.scene) for sample in samples],
+        generation=settings.model_dump(),
+        input_size=run.profile.labels.input_size,
+    ) as stage:
+        if not stage.has("rows.json"):
+            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
+            scorer = ConsistencyScorer(EfficientNetLite0Features(run.profile.labels.input_size))
+            rows = []
+            for sample in samples:
+                clip = sample.truth(settings.num_frames, settings.height, settings.fps)
+                scored = scorer.score(clip.frames[0], [clip, generator.autoencode(clip)])
+                rows.append(
+                    {"sample": sample.id, "unseen": sample.scene.is_unseen}
+                    | {f"{kind}_{d}": float(scored[d][k]) for k, kind in enumerate(("true", "autoencoded")) for d in DIMENSIONS}
+                )
+            stage.save_json("rows.json", rows)
+    return pd.DataFrame(stage.load_json("rows.json"))

@@ -1,0 +1,83 @@
+"""The Flow-DPO loss on a rectified flow (VideoReward, arXiv 2501.13918; Diffusion-DPO, arXiv 2311.12908).
+
+With e(x) the *mean* squared velocity error of a clip and d(x) = e_policy(x) - e_reference(x), a pair's loss
+is -log sigmoid(-(beta / 2) (d(winner) - d(loser))). Beta is constant: the derived beta (1 - t)^2 trains
+timesteps unevenly and did worse in the paper. Both sides see the same noise and the same timestep. The
+reference is the policy with its adapters off.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from icreward_lib.dpo.pairs import PairData
+from icreward_lib.opensora.flow import flow_losses
+
+# The attention projections of STDiT3's blocks, and not the patch embedding, which is called "proj" too.
+LORA_TARGETS = r".*attn\.(qkv|proj|q_linear|kv_linear)"
+
+
+def add_lora(denoiser: nn.Module, *, rank: int, alpha: float, seed: int) -> PeftModel:
+    """Freeze a denoiser and give its attention projections LoRA adapters, which start without effect.
+
+    The denoiser is changed in place: a pipeline that holds it samples with the adapters, or without them
+    inside `reference_model`.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LORA_TARGETS)
+    policy = get_peft_model(denoiser, config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in policy.named_parameters():
+        if "lora_A" in name:  # peft's own start, but from our seed instead of the global one
+            start = torch.empty_like(weight, device="cpu")
+            weight.data.copy_(nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator))
+    policy.eval()  # nothing random in the forward: policy and reference must differ by the adapters alone
+    return policy
+
+
+def reference_model(policy: PeftModel) -> AbstractContextManager[None]:
+    """Inside `with reference_model(policy):` the policy is the untuned model."""
+    context: AbstractContextManager[None] = policy.disable_adapter()
+    return context
+
+
+def flow_errors(
+    denoiser: nn.Module, pairs: PairData, rows: Tensor, noise: Tensor, timestep: Tensor
+) -> Tensor:
+    """Velocity errors of pairs under the same noise and timestep for both sides.
+
+    rows: (n,) of `pairs`; noise: (n, c, t, h, w); timestep: (n,) in 0..1000. Returns (n, 2), winner and
+    loser: squared error of the predicted velocity x0 - noise, averaged over everything but the first latent
+    frame, which is the clean image.
+    """
+    device = next(denoiser.parameters()).device
+    x0 = torch.cat([pairs.winner[rows], pairs.loser[rows]]).to(device)
+    text = pairs.text[rows].to(device).unsqueeze(1).repeat(2, 1, 1, 1)
+    text_mask = pairs.text_mask[rows].to(device)  # repeated by the denoiser
+    numbers = (float(pairs.fps), float(pairs.height), float(pairs.width))
+    fps, height, width = torch.tensor(numbers, device=device).split(1)
+    denoise = torch.ones(len(x0), x0.shape[2], dtype=torch.bool, device=device)
+    denoise[:, 0] = False
+
+    def velocity(x: Tensor, t: Tensor, x_mask: Tensor | None) -> Tensor:
+        out: Tensor = denoiser(x, t, text, mask=text_mask, x_mask=x_mask, fps=fps, height=height, width=width)
+        return out
+
+    noise, timestep = noise.to(device).repeat(2, 1, 1, 1, 1), timestep.to(device).repeat(2)
+    return flow_losses(velocity, x0, noise, timestep, denoise).view(2, -1).T
+
+
+def implicit_reward_logit(policy_errors: Tensor, reference_errors: Tensor, beta: float) -> Tensor:
+    """How many log-odds more than the reference the policy prefers the winner: (..., 2) errors -> (...)."""
+    change = policy_errors - reference_errors
+    return -0.5 * beta * (change[..., 0] - change[..., 1])
+
+
+def dpo_loss(logit: Tensor) -> Tensor:
+    """Loss of each pair, log 2 at logit 0; average it over pairs, never the logits."""
+    return -F.logsigmoid(logit)

@@ -1,0 +1,273 @@
+"""Flow-DPO training: LoRA, exactly resumable, with held-out preference accuracy on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from icreward_lib.dpo.objective import dpo_loss, flow_errors, implicit_reward_logit, reference_model
+from icreward_lib.dpo.pairs import PairData
+from icreward_lib.files import atomic
+from icreward_lib.opensora.flow import RectifiedFlow
+from icreward_lib.stats import bootstrap_mean
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """How to train and evaluate. Beta goes with the mean-reduced error."""
+
+    beta: float = 500.0
+    lr: float = 2e-4
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    steps: int = 100
+    batch_size: int = 8  # pairs a step
+    micro_batch: int = 8  # pairs a forward, in training and evaluation: memory, not results
+    warmup: int = 10  # steps of linear warm-up, then constant
+    clip: float = 1.0  # gradient norm
+    eval_every: int = 10  # steps between evaluations, and checkpoints
+    eval_timesteps: int = 5  # fixed timesteps at which held-out pairs are compared
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name not in ("warmup", "seed") and value <= 0:
+                raise ValueError(f"DPOConfig.{name} must be positive, not {value}.")
+
+
+@dataclass
+class DPOHistory:
+    """What happened, as rows ready for `pandas.DataFrame`.
+
+    Attributes:
+        steps: per optimizer step "step", "loss", "accuracy" (of the batch, before the update), "grad_norm".
+        curve: per evaluation "step", "accuracy" in [0, 1] with "low" and "high" (95 %, bootstrap over
+            samples), "n_pairs", and the mean "logit".
+        bins: per evaluation and timestep "step", "t" (0..1000), "accuracy", and the mean change of the error
+            from reference to policy, "d_winner" and "d_loser": both rising means that the model forgets,
+            whatever the accuracy says.
+        outcomes: per evaluation and pair "step", "pair", "sample", "logit" (mean over timesteps) and "win"
+            (1, 0, or 0.5 for an exact tie).
+    """
+
+    steps: list[Row] = field(default_factory=list)
+    curve: list[Row] = field(default_factory=list)
+    bins: list[Row] = field(default_factory=list)
+    outcomes: list[Row] = field(default_factory=list)
+
+
+def train(
+    policy: PeftModel,
+    flow: RectifiedFlow,
+    pairs: PairData,
+    held_out: PairData,
+    config: DPOConfig,
+    folder: Path,
+    *,
+    report: Callable[[Row], None] = lambda row: None,
+) -> DPOHistory:
+    """Train the adapters of `policy` (see `add_lora`), evaluating at step 0 and every `eval_every` steps.
+
+    A checkpoint in `folder` follows every evaluation. A call that finds one there goes on from it and ends
+    with the very numbers of a run that was never stopped: batches, noise and timesteps are drawn from (seed,
+    step) alone.
+
+    Args:
+        policy: left with the adapters of the last step.
+        flow: how training draws timesteps.
+        pairs: to train on.
+        held_out: to evaluate on; at least two samples. Nothing is selected by it.
+        config: must fit the rank and alpha that `policy` was made with.
+        folder: for the checkpoint of this one run.
+        report: gets each new row of `DPOHistory.curve`.
+
+    Raises:
+        ValueError: for a checkpoint of other settings or pairs, or a damaged one.
+    """
+    weights = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
+    checkpoint = folder / "dpo_state.pt"
+    made_by = (
+        f"{sorted(asdict(config).items())} {sorted(flow.config.items())} {_digest(pairs)} {_digest(held_out)}"
+    )
+    timesteps = evaluation_timesteps(flow, held_out, config)
+    if checkpoint.exists():
+        state = _load(checkpoint, made_by)
+        set_peft_model_state_dict(policy, state["adapters"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, reference, start = DPOHistory(**state["history"]), state["reference"], state["step"]
+    else:
+        with reference_model(policy):
+            reference = evaluation_errors(policy, timesteps, held_out, config)
+        history, start = DPOHistory(), -1
+
+    for step in range(start, config.steps):
+        if step >= 0:
+            history.steps.append(
+                {"step": step + 1, **_train_step(policy, flow, pairs, config, step, optimizer, weights)}
+            )
+        done = step + 1
+        if done % config.eval_every == 0 or done == config.steps:
+            _evaluate(policy, timesteps, held_out, config, done, reference, history)
+            _save(checkpoint, {
+                "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
+                "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
+            })  # fmt: skip
+            report(history.curve[-1])
+    return history
+
+
+def _train_step(
+    policy: PeftModel,
+    flow: RectifiedFlow,
+    pairs: PairData,
+    config: DPOConfig,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    weights: list[nn.Parameter],
+) -> Row:
+    rows = _batch(len(pairs), config, step)
+    draw = _generator(config.seed, 0, step)
+    timestep = _training_timesteps(flow, pairs, len(rows), draw)
+    noise = torch.randn(len(rows), *pairs.winner.shape[1:], generator=draw)
+    logits, losses = [], []
+    for part in torch.arange(len(rows)).split(config.micro_batch):
+        with torch.no_grad(), reference_model(policy):
+            reference = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
+        errors = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
+        logit = implicit_reward_logit(errors, reference, config.beta)
+        loss = dpo_loss(logit)
+        (loss.sum() / len(rows)).backward()
+        logits.append(logit.detach())
+        losses.append(loss.detach())
+    norm = nn.utils.clip_grad_norm_(weights, config.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    wins = _wins(torch.cat(logits)).mean()
+    return {"loss": float(torch.cat(losses).mean()), "accuracy": float(wins), "grad_norm": float(norm)}
+
+
+@torch.no_grad()
+def evaluation_errors(policy: PeftModel, timesteps: Tensor, pairs: PairData, config: DPOConfig) -> Tensor:
+    """`flow_errors` of all pairs, (pairs, timesteps, 2), under fixed noise of each pair and timestep."""
+    errors = torch.empty(len(pairs), len(timesteps), 2)
+    for index, timestep in enumerate(timesteps):
+        for rows in torch.arange(len(pairs)).split(config.micro_batch):
+            draws = [_generator(config.seed, 1, index, row) for row in rows.tolist()]
+            noise = torch.stack([torch.randn(pairs.winner.shape[1:], generator=draw) for draw in draws])
+            errors[rows, index] = flow_errors(policy, pairs, rows, noise, timestep.expand(len(rows))).cpu()
+    return errors
+
+
+def evaluation_timesteps(flow: RectifiedFlow, pairs: PairData, config: DPOConfig) -> Tensor:
+    """The fixed timesteps (eval_timesteps,) in 0..1000, rising: even quantiles of those of training."""
+    many = _training_timesteps(flow, pairs, 10_000, _generator(config.seed, 2))
+    return many.quantile((torch.arange(config.eval_timesteps) + 0.5) / config.eval_timesteps)
+
+
+def _training_timesteps(
+    flow: RectifiedFlow, pairs: PairData, count: int, generator: torch.Generator
+) -> Tensor:
+    size = (torch.full((count,), float(v)) for v in (pairs.height, pairs.width, pairs.num_frames))
+    return flow.sample_timesteps(*size, generator=generator)
+
+
+def _evaluate(
+    policy: PeftModel,
+    timesteps: Tensor,
+    pairs: PairData,
+    config: DPOConfig,
+    step: int,
+    reference: Tensor,
+    history: DPOHistory,
+) -> None:
+    errors = evaluation_errors(policy, timesteps, pairs, config)
+    logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
+    change = (errors - reference).mean(dim=0)
+    by_timestep = _wins(logits).mean(dim=0)
+    for index, timestep in enumerate(timesteps):
+        d_winner, d_loser = change[index].tolist()
+        history.bins.append({"step": step, "t": float(timestep), "d_winner": d_winner, "d_loser": d_loser,
+                             "accuracy": float(by_timestep[index])})  # fmt: skip
+    logit = logits.mean(dim=1)
+    wins = _wins(logit)
+    for pair, (sample, value, win) in enumerate(
+        zip(pairs.sample.tolist(), logit.tolist(), wins.tolist(), strict=True)
+    ):
+        history.outcomes.append({"step": step, "pair": pair, "sample": sample, "logit": value, "win": win})
+    interval = bootstrap_mean(wins.numpy(), clusters=pairs.sample.numpy(), seed=config.seed)
+    history.curve.append({"step": step, "accuracy": interval.mean, "low": interval.low, "high": interval.high,
+                          "n_pairs": len(pairs), "logit": float(logit.mean())})  # fmt: skip
+
+
+def running_wins(history: DPOHistory) -> pd.DataFrame:
+    """Running average of wins (Fig 6) over all evaluated pairs: "evaluated" (count), "step", "running"."""
+    outcomes = pd.DataFrame(history.outcomes)
+    count = np.arange(1, len(outcomes) + 1)
+    return pd.DataFrame(
+        {"evaluated": count, "step": outcomes["step"], "running": outcomes["win"].cumsum() / count}
+    )
+
+
+def _wins(logits: Tensor) -> Tensor:
+    """1 where the winner is preferred, 0 where the loser is, one half where the model cannot tell."""
+    return (1.0 + logits.sign()) / 2.0
+
+
+def _batch(pairs: int, config: DPOConfig, step: int) -> Tensor:
+    """Rows of a step (batch_size,): consecutive pieces of an endless row of shuffled epochs."""
+    places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
+    orders = {
+        e: np.random.default_rng([config.seed, e]).permutation(pairs)
+        for e in np.unique(places // pairs).tolist()
+    }
+    return torch.tensor([orders[place // pairs][place % pairs] for place in places.tolist()])
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A CPU generator of its own for every key."""
+    state = np.random.SeedSequence(key).generate_state(2, dtype=np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def _digest(pairs: PairData) -> str:
+    digest = hashlib.sha256()
+    for tensor in (pairs.sample, pairs.winner, pairs.loser, pairs.text, pairs.text_mask):
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        buffer = io.BytesIO()  # torch hides why it could not write; a full disk has to show
+        torch.save(state, buffer)
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def _load(path: Path, made_by: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"The checkpoint {path} is damaged: delete it to train again from the start."
+        ) from error
+    if state["made_by"] != made_by:
+        raise ValueError(
+            f"The checkpoint {path} belongs to other settings or pairs: delete it or use another folder."
+        )
+    return state

@@ -1,0 +1,255 @@
+"""Both rewards on the curated set: what they see of every video, their training over several seeds, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icreward_lib.curation import Curated
+from icreward_lib.metrics.clip import ClipSim
+from icreward_lib.metrics.vbench import DIMENSIONS
+from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
+from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
+from icreward_lib.run import Run
+from icreward_lib.stages import Stage
+
+CODE = ("rewards", "metrics.clip", "judging")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one reward sees: per clip, in the order of `Curated.rows`, and per reference image."""
+
+    stage: Stage
+    clips: torch.Tensor  # (N, T, D) of CLIP, or (N, G, h, w, D) vision tokens
+    references: torch.Tensor  # (S, D) or (S, h, w, D)
+
+
+def clip_features(run: Run, curated: Curated) -> Features:
+    """CLIP features of all frames and references, unit norm."""
+    model = run.model("clip")
+
+    def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+        clip = ClipSim(model)
+        return (lambda image: clip.image_features(image[None])[0]), (
+            lambda videos: np.stack([clip.image_features(video.frames) for video in videos])
+        )
+
+    return _features(run, curated, "clip_features", model, extractor)
+
+
+def vision_tokens(run: Run, curated: Curated) -> Features:
+    """Tokens of ICReward's frozen vision tower for the frames that it reads, and for the references."""
+    model = run.model("vlm")
+    config = reward_config(run)
+
+    def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
+        reward = ICReward.create(str(model), config, seed=0)
+        return (lambda image: reward.encode_images([image])[0].numpy()), (
+            lambda videos: reward.encode_videos(videos).numpy()
+        )
+
+    return _features(run, curated, "vision_tokens", model, extractor, num_frames=config.num_frames)
+
+
+def _features(
+    run: Run,
+    curated: Curated,
+    name: str,
+    model: Path | str,
+    extractor: Callable[[], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]],
+    **settings: object,
+) -> Features:
+    size = run.profile.generation.height
+    added = np.stack([clip.frames for clip in curated.added_clips]) if curated.added_clips else np.empty(0)
+    with run.stage(
+        name, code=CODE, videos=curated.videos.stage, added=added.shape, model=model, labels=run.profile.labels, **settings
+    ) as stage:
+        if not stage.done:
+            image_features, video_features = extractor()
+            for sample in curated.samples:
+                item = f"{sample.id:04d}.npz"
+                if not stage.has(item):
+                    clips = video_features(curated.videos.of(sample.id))
+                    stage.save_npz(item, reference=image_features(sample.image(size)), clips=clips)
+            if curated.added_clips and not stage.has("added.npz"):
+                stage.save_npz("added.npz", clips=video_features(curated.added_clips))
+    items = [stage.load_npz(f"{sample.id:04d}.npz") for sample in curated.samples]
+    clips = [item["clips"] for item in items]
+    if curated.added_clips:
+        clips.append(stage.load_npz("added.npz")["clips"])
+    references = np.stack([item["reference"] for item in items])
+    return Features(stage, torch.from_numpy(np.concatenate(clips)), torch.from_numpy(references))
+
+
+def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
+    """All videos of a split with their labels; the training split has the low-score additions."""
+    rows = curated.rows
+    chosen = np.flatnonzero(rows["split"] == split)
+    part = rows.iloc[chosen]
+    return ClipDataset(
+        video=features.clips[torch.from_numpy(chosen)],
+        references=features.references,
+        sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
+        labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
+        dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
+    )
+
+
+def reward_config(run: Run) -> ICRewardConfig:
+    """ICReward's settings under a profile."""
+    settings, labels = run.profile.icreward, run.profile.labels
+    return ICRewardConfig(
+        num_frames=settings.num_frames,
+        lora_rank=settings.lora_rank,
+        weights=(labels.subject_weight, labels.background_weight),
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One reward after its training with several seeds."""
+
+    name: str
+    folders: list[Path]  # one saved model a seed
+    histories: list[History]
+    scores: np.ndarray  # (seeds, N) in [0, 1], of all clips in the order of `Curated.rows`
+    labels: pd.DataFrame  # sample, video, split, unseen, label of those clips
+    stage: Stage
+
+    def matrix(self, split: str, seed: int = 0) -> np.ndarray:
+        """Scores of the generated videos of a split, "samples videos", of one seed's model."""
+        table = self.labels.assign(score=self.scores[seed])
+        table = table[(table["split"] == split) & table["generated"]]
+        return table.pivot(index="sample", columns="video", values="score").to_numpy()
+
+    def error(self, split: str, *, draws: int, level: float) -> dict[str, float | int]:
+        """Mean squared error against the label on a split.
+
+        The interval is over both what training and what data vary: a bootstrap over images, each draw also
+        taking a random seed's model.
+        """
+        squared = np.square(self.scores - self.labels["label"].to_numpy())
+        return self._interval(lambda s, rows: squared[s, rows].mean(), split, draws, level)
+
+    def correlation(self, split: str, *, draws: int, level: float) -> dict[str, float | int]:
+        """Spearman correlation of score and label over the videos of a split; interval as in `error`."""
+        labels = self.labels["label"].to_numpy()
+
+        def statistic(s: int, rows: np.ndarray) -> float:
+            a, b = (pd.Series(v[rows]).rank().to_numpy() for v in (self.scores[s], labels))
+            return float(np.corrcoef(a, b)[0, 1])
+
+        return self._interval(statistic, split, draws, level)
+
+    def _interval(
+        self, statistic: Callable[[int, np.ndarray], float], split: str, draws: int, level: float
+    ) -> dict[str, float | int]:
+        rows = np.flatnonzero((self.labels["split"] == split) & self.labels["generated"])
+        samples = self.labels["sample"].to_numpy()[rows]
+        groups = [rows[samples == sample] for sample in np.unique(samples)]
+        seeds = len(self.scores)
+        rng = np.random.default_rng(0)
+        drawn = [
+            statistic(int(rng.integers(seeds)), np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
+            for _ in range(draws)
+        ]
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        mean = float(np.mean([statistic(s, rows) for s in range(seeds)]))
+        return {"mean": mean, "low": float(low), "high": float(high), "seeds": seeds, "n": len(groups)}
+
+
+def train_mlp(run: Run, curated: Curated) -> Trained:
+    """Train the baseline."""
+    settings, features = run.profile.mlp, clip_features(run, curated)
+    config = TrainConfig(
+        epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, decay=settings.weight_decay
+    )
+    labels = run.profile.labels
+    base = run.model("clip")
+    shape = MLPRewardConfig(
+        features=features.clips.shape[-1],
+        hidden=settings.hidden,
+        weights=(labels.subject_weight, labels.background_weight),
+    )
+    clip = ClipSim(base)
+    return _train(
+        run, curated, "mlp", features, config, settings.seeds, lambda seed: MLPReward(shape, clip, base=str(base), seed=seed)
+    )
+
+
+def train_icreward(run: Run, curated: Curated) -> Trained:
+    """Train ICReward."""
+    settings, features = run.profile.icreward, vision_tokens(run, curated)
+    config = TrainConfig(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        decay=settings.weight_decay,
+        pairwise_weight=settings.pairwise_weight,
+    )
+    base = str(run.model("vlm"))
+    return _train(
+        run,
+        curated,
+        "icreward",
+        features,
+        config,
+        settings.seeds,
+        lambda seed: ICReward.create(base, reward_config(run), seed=seed),
+    )
+
+
+def _train(
+    run: Run,
+    curated: Curated,
+    name: str,
+    features: Features,
+    config: TrainConfig,
+    seeds: int,
+    build: Callable[[int], MLPReward] | Callable[[int], ICReward],
+) -> Trained:
+    rows = curated.rows
+    train, val = (dataset(curated, features, split) for split in ("train", "val"))
+    with run.stage(
+        f"reward_{name}", code=CODE, features=features.stage, config=vars(config), data=train.digest(), seeds=seeds, seed=run.profile.seed
+    ) as stage:
+        for number in range(seeds):
+            if stage.has(f"{number}.npz"):
+                continue
+            model = build(run.seed(name, number))
+            # Training keeps its own resumable state, which is not an item until it is finished.
+            working = stage.folder / f"training_{number}"
+            history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
+            with stage.write(f"model_{number}") as folder:
+                model.save_pretrained(folder)
+            everything = ClipDataset(
+                features.clips,
+                features.references,
+                torch.from_numpy(rows["sample"].to_numpy(np.int64).copy()),
+                torch.from_numpy(rows["label"].to_numpy(np.float32).copy()),
+                torch.from_numpy(rows[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
+            )
+            stage.save_npz(
+                f"{number}.npz",
+                scores=predict(model, everything).overall,
+                epochs=np.array([list(epoch) for epoch in history.epochs]),
+                best=np.array(history.best),
+            )
+    found = [stage.load_npz(f"{number}.npz") for number in range(seeds)]
+    histories = [History(tuple(Epoch(*row) for row in item["epochs"]), int(item["best"])) for item in found]
+    generated = rows["video"] < run.profile.data.videos_per_sample
+    return Trained(
+        name,
+        [stage.path(f"model_{number}") for number in range(seeds)],
+        histories,
+        np.stack([item["scores"] for item in found]),
+        rows[["sample", "video", "split", "unseen", "label"]].assign(generated=generated),
+        stage,
+    )

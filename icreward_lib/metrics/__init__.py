@@ -1,0 +1,1 @@
+"""What is measured: VBench++ consistency, CLIP similarity, Frechet video distance and motion."""

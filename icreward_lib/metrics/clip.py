@@ -1,0 +1,75 @@
+"""CLIP-I, the image-image form of CLIPSIM (GODIVA, arXiv 2104.14806; CLIP, arXiv 2103.00020).
+
+The poster cites a graph paper of the same name for it; this is the metric it means. Raw cosines, not times
+100. A frozen copy of the reference scores 1: show a dynamic degree beside it. Values of different CLIP
+models are not comparable.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch.nn import functional as F
+
+
+class ClipSim:
+    """CLIP features of frames and texts, for `clipsim`."""
+
+    def __init__(
+        self, model: str | os.PathLike[str], pretrained: str | None = None, *, batch_size: int = 64
+    ) -> None:
+        """Load a folder with open_clip_config.json and open_clip_model.safetensors, or a model by name.
+
+        A name is open_clip's ("ViT-B-32" with pretrained="openai", or "hf-hub:owner/model"). Raises
+        FileNotFoundError if `model` is neither, ValueError if the folder lacks weights or its config does
+        not fit them.
+        """
+        folder = Path(model)
+        if folder.is_dir():
+            source = f"local-dir:{folder}"
+        elif str(model).startswith("hf-hub:") or str(model) in open_clip.list_models():
+            source = str(model)
+        else:
+            raise FileNotFoundError(
+                f"{model} is neither a folder with an open_clip model nor a name open_clip knows."
+            )
+        try:
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+                source, pretrained=pretrained, require_pretrained=True
+            )
+        except (RuntimeError, FileNotFoundError, SafetensorError) as error:
+            raise ValueError(f"No whole CLIP model in {model}: {error}") from error
+        self.model.eval().requires_grad_(False)
+        self.tokenizer = open_clip.get_tokenizer(source)
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def image_features(self, frames: np.ndarray) -> np.ndarray:
+        """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
+        pixels = [self.preprocess(Image.fromarray(frame)) for frame in frames]
+        batches = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
+        return torch.cat(
+            [F.normalize(self.model.encode_image(torch.stack(b)), dim=-1) for b in batches]
+        ).numpy()
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str]) -> np.ndarray:
+        """Map N texts to unit-norm float32 (N, D)."""
+        tokens = self.tokenizer(list(texts)).split(self.batch_size)
+        return torch.cat([F.normalize(self.model.encode_text(batch), dim=-1) for batch in tokens]).numpy()
+
+
+def clipsim(reference: np.ndarray, frames: np.ndarray, *, include_first: bool) -> np.ndarray:
+    """Mean cosine of a reference (D,) and the frames (..., T, D), all unit norm; returns (...), in [-1, 1].
+
+    The first frame all but is the reference and lifts the mean by about 1/T: include_first=False leaves it
+    out.
+    """
+    if not include_first and frames.shape[-2] < 2:
+        raise ValueError("Without its first frame a one-frame clip has nothing to compare.")
+    return np.asarray((frames[..., 0 if include_first else 1 :, :] @ reference).mean(-1))

@@ -1,0 +1,115 @@
+"""VBench++ image-to-video consistency and the IC label made of it (Huang et al., arXiv 2411.13503).
+
+The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They
+depend on the frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the
+reference is their optimum: compare clips of one rate and length only, and show a dynamic degree beside
+them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from icreward_lib.metrics.features import FrameFeatures
+from icreward_lib.video import Video
+
+DIMENSIONS = ("subject", "background")
+
+
+def conformity(reference: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """c_t = max(0, cos(reference, frame_t)) in [0, 1]: reference (D,), frames (..., T, D) -> (..., T)."""
+    return F.cosine_similarity(frames, reference, dim=-1).clamp(0, 1)
+
+
+def consecutive(frames: torch.Tensor) -> torch.Tensor:
+    """s_t = max(0, cos(frame_t-1, frame_t)) in [0, 1]: (..., T, D) with T >= 2 -> (..., T-1)."""
+    if frames.shape[-2] < 2:
+        raise ValueError("VBench++ consistency compares neighbouring frames: a clip needs at least 2.")
+    return F.cosine_similarity(frames[..., :-1, :], frames[..., 1:, :], dim=-1).clamp(0, 1)
+
+
+def i2v_score(conformity: torch.Tensor, consecutive: torch.Tensor) -> torch.Tensor:
+    """0.4 max_t c_t + 0.3 mean_t s_t + 0.3 min_t s_t, in [0, 1]: (..., T), (..., T-1) -> (...)."""
+    return 0.4 * conformity.amax(-1) + 0.3 * consecutive.mean(-1) + 0.3 * consecutive.amin(-1)
+
+
+class ConsistencyScorer:
+    """Scores videos against their reference image in both dimensions with one pass over the frames."""
+
+    def __init__(self, features: FrameFeatures, batch_size: int = 64) -> None:
+        """`batch_size` (frames) bounds memory; scores do not depend on it."""
+        self.features = features
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def score(self, image: np.ndarray, videos: Sequence[Video]) -> dict[str, np.ndarray]:
+        """Score K videos of one length and frame rate against an image, uint8 RGB (H, W, 3).
+
+        Returns float32 in [0, 1], higher = more consistent, for d in subject, background: `d` (K,) the
+        VBench++ score, `d_frames` (K, T) each frame's conformity c_t, and its summaries `d_mean`, `d_min`
+        (K,), which unlike the score see slow drift.
+        """
+        shapes = {(video.num_frames, video.fps) for video in videos}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"Scores compare clips of one length and frame rate only, not (frames, fps) {sorted(shapes)}."
+            )
+        reference, scores = self.features(image[None]), {}
+        encoded = [self._encode(video.frames) for video in videos]
+        for d, name in enumerate(DIMENSIONS):
+            frames = torch.stack([both[d] for both in encoded])
+            c = conformity(reference[d][0], frames)
+            scores[name] = i2v_score(c, consecutive(frames)).numpy()
+            scores[f"{name}_frames"] = c.numpy()
+            scores[f"{name}_mean"], scores[f"{name}_min"] = c.mean(-1).numpy(), c.amin(-1).numpy()
+        return scores
+
+    def _encode(self, frames: np.ndarray) -> list[torch.Tensor]:
+        batches = [
+            self.features(frames[i : i + self.batch_size]) for i in range(0, len(frames), self.batch_size)
+        ]
+        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The raw scores of one dimension that become label 0 and 1."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:  # noqa: D105
+        if not self.low < self.high:
+            raise ValueError(f"Anchors need low < high, not {self.low} and {self.high}.")
+
+
+def fit_anchors(mismatched: np.ndarray, frozen: np.ndarray) -> Anchors:
+    """Measure the anchors of one dimension on the training split, from raw scores.
+
+    `mismatched` (n,): clips against *another* sample's reference; `frozen` (m,): frozen copies of the
+    reference against it. Medians of both.
+    """
+    return Anchors(float(np.median(mismatched)), float(np.median(frozen)))
+
+
+def ic_label(
+    scores: Mapping[str, np.ndarray], anchors: Mapping[str, Anchors], weights: Mapping[str, float]
+) -> np.ndarray:
+    """Map the raw scores of both dimensions (K,) to the image-consistency label (K,) in [0, 1].
+
+    Each dimension is mapped affinely, anchors.low to 0 and anchors.high to 1, clipped, and averaged with
+    `weights` (subject, background; normalised to sum 1).
+    """
+    total = sum(weights[name] for name in DIMENSIONS)
+    if min(weights[name] for name in DIMENSIONS) < 0 or total <= 0:
+        raise ValueError(f"Weights must be >= 0 with a positive sum, not {dict(weights)}.")
+    label = np.zeros_like(np.asarray(scores[DIMENSIONS[0]], dtype=np.float64))
+    for name in DIMENSIONS:
+        low, high = anchors[name].low, anchors[name].high
+        label += (
+            weights[name] / total * np.clip((np.asarray(scores[name], np.float64) - low) / (high - low), 0, 1)
+        )
+    return label

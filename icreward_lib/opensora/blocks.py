@@ -1,0 +1,230 @@
+"""The parts of STDiT3: embeddings, attention, feed-forward and their modulation by the noise level.
+
+Videos are (b, t, s, hidden): batch, latent frames, patches of a frame, channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FREQUENCIES = 256  # width of the sinusoids that describe a noise level or a frame rate
+
+
+def wave_frequencies() -> Tensor:
+    """Frequencies 10000^(-j / n) of the sinusoids, (n,) float32."""
+    half = FREQUENCIES // 2
+    exponents = -math.log(10000) * torch.arange(half).float() / half
+    # float32 `exp` differs between CPUs in its last digit, which level 1000 turns into 5e-5.
+    frequencies: Tensor = exponents.double().exp().float()
+    return frequencies
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.view(*x.shape[:-1], num_heads, -1)
+
+
+class FeedForward(nn.Module):
+    """Linear, tanh-approximated GELU, linear, on the last axis."""
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.fc2 = nn.Linear(hidden_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class ScalarEmbedder(nn.Module):
+    """Embeds one number per sample: a noise level or a frame rate."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """(b,) -> (b, hidden) in the weights' `dtype`; the waves are always float32."""
+        angles = torch.outer(value.float(), wave_frequencies().to(value.device))
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        out: Tensor = self.mlp(waves.to(dtype))
+        return out
+
+
+class PatchEmbedder(nn.Module):
+    """Cuts every frame into patches and embeds them."""
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, t, h, w) -> (b, t, patches, hidden)."""
+        out: Tensor = self.proj(x).flatten(3).permute(0, 2, 3, 1)
+        return out
+
+
+class CaptionEmbedder(nn.Module):
+    """Projects text features; owns the table of the empty caption (in text-encoder space, never trained)."""
+
+    y_embedding: Tensor
+
+    def __init__(self, caption_channels: int, hidden_size: int, tokens: int) -> None:
+        super().__init__()
+        self.y_proj = FeedForward(caption_channels, hidden_size, hidden_size)
+        self.register_buffer("y_embedding", torch.empty(tokens, caption_channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(..., caption_channels) -> (..., hidden)."""
+        out: Tensor = self.y_proj(y)
+        return out
+
+
+class PositionEmbedding(nn.Module):
+    """Fixed 2D sine-cosine positions of the patches; the column's half comes first, sine before cosine."""
+
+    inv_freq: Tensor
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        half = hidden_size // 2
+        inv_freq = 1 / 10000.0 ** (torch.arange(0, half, 2).float() / half)
+        # A buffer, because the public weights were trained with frequencies rounded to the model's dtype.
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+    def forward(self, rows: int, columns: int, scale: float) -> Tensor:
+        """(rows * columns, hidden); `scale` is the picture's side over the model's `input_sq_size`."""
+        base = round(math.sqrt(rows * columns))
+        device = self.inv_freq.device
+
+        def waves(count: int) -> Tensor:
+            angles = torch.outer(torch.arange(count, device=device) / scale * (base / count), self.inv_freq)
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+        grid = (rows, columns, -1)
+        table = torch.cat([waves(columns)[None].expand(grid), waves(rows)[:, None].expand(grid)], dim=-1)
+        return table.flatten(0, 1).to(self.inv_freq.dtype)
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary positions over latent frames (Su et al., RoFormer), on interleaved pairs of channels."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        freqs = 1 / 10000.0 ** (torch.arange(0, head_dim, 2).float() / head_dim)
+        self.freqs = nn.Parameter(freqs, requires_grad=False)
+
+    def forward(self, frames: int) -> Tensor:
+        """Complex rotations, (frames, 1, head_dim / 2)."""
+        positions = torch.arange(frames, device=self.freqs.device).to(self.freqs.dtype)
+        angles = torch.outer(positions, self.freqs)[:, None]
+        return torch.complex(angles.cos().float(), angles.sin().float())
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turns the channel pairs of x, (..., frames, n, head_dim), by the rotation of their frame."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Attention over the patches of a frame, or, given rotary angles, over the frames of a patch."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.q_norm = nn.RMSNorm(hidden_size // num_heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(hidden_size // num_heads, eps=1e-6)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
+        """(b, t, s, hidden) -> the same; `rotary` comes from `RotaryEmbedding`, None means spatial."""
+        q, k, v = (_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # b t s head d
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is None:
+            q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # bt head s d
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        else:
+            # Patches and heads share an axis, so that no tensor has to be copied into a new order.
+            q, k, v = (part.flatten(2, 3) for part in (q, k, v))  # b t s*head d
+            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        mixed: Tensor = self.proj(out.reshape(x.shape))
+        return mixed
+
+
+class CrossAttention(nn.Module):
+    """Every patch looks up the valid caption tokens."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = nn.Linear(hidden_size, hidden_size)
+        self.kv_linear = nn.Linear(hidden_size, 2 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, y: Tensor, y_mask: Tensor | None) -> Tensor:
+        """x (b, t, s, hidden), y (b, n, hidden), y_mask (b, 1, 1, n) bool or None -> like x."""
+        q = _heads(self.q_linear(x).flatten(1, 2), self.num_heads)
+        k, v = (_heads(part, self.num_heads) for part in self.kv_linear(y).chunk(2, dim=-1))
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=y_mask)
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
+        return mixed
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights, then scale and shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class STDiT3Block(nn.Module):
+    """Self-attention (spatial or temporal), cross-attention to the caption, feed-forward."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.empty(6, hidden_size))
+        self.attn = SelfAttention(hidden_size, num_heads)
+        self.cross_attn = CrossAttention(hidden_size, num_heads)
+        self.mlp = FeedForward(hidden_size, int(hidden_size * mlp_ratio), hidden_size)
+
+    def forward(
+        self, x: Tensor, y: Tensor, y_mask: Tensor | None, modulation: Tensor, rotary: Tensor | None
+    ) -> Tensor:
+        """x (b, t, s, hidden); modulation (b, t or 1, 6, hidden): per frame, cheaper than per token."""
+        vectors = (modulation + self.scale_shift_table).unsqueeze(2).unbind(3)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = vectors
+        x = torch.addcmul(x, gate_attn, self.attn(modulated_norm(x, shift_attn, scale_attn), rotary))
+        x = x + self.cross_attn(x, y, y_mask)
+        return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
+
+
+class FinalLayer(nn.Module):
+    """Last modulation and the projection to the pixels of a patch."""
+
+    def __init__(self, hidden_size: int, out_features: int) -> None:
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.empty(2, hidden_size))
+        self.linear = nn.Linear(hidden_size, out_features)
+
+    def forward(self, x: Tensor, t: Tensor, t0: Tensor, x_mask: Tensor | None) -> Tensor:
+        """x (b, t, s, hidden), levels t and t0 (b, hidden), x_mask (b, t) -> (b, t, s, out_features)."""
+
+        def vectors(level: Tensor) -> tuple[Tensor, ...]:
+            return (level[:, None] + self.scale_shift_table)[:, :, None, None].unbind(1)
+
+        out = modulated_norm(x, *vectors(t))
+        if x_mask is not None:
+            # Upstream normalises the already modulated tensor a second time. Only clean frames see it.
+            out = torch.where(x_mask[:, :, None, None], out, modulated_norm(out, *vectors(t0)))
+        pixels: Tensor = self.linear(out)
+        return pixels

@@ -1,0 +1,226 @@
+"""Rectified flow as Open-Sora 1.2 uses it: noise levels, training loss, frame masks and the Euler sampler.
+
+Noise level t runs from 0 (clean) to 1000 (noise): x_t = (1 - t/1000) x0 + (t/1000) noise. The model predicts
+the velocity x0 - noise, opposite in sign to diffusers (Liu et al., "Flow Straight and Fast", 2022).
+Frame masks are (b, t): 1 = generate, 0 = keep clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+LEVELS = 1000.0
+CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # the autoencoder turns 17 frames into 5 latent frames
+
+SampleMethod = Literal["uniform", "logit-normal"]
+MaskKind = Literal["identity", "image_head", "random"]
+
+Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(latents (b, c, t, h, w), noise levels (b,), frames to denoise (b, t) bool or None) -> velocity."""
+
+
+class RectifiedFlow(SchedulerMixin, ConfigMixin):
+    """Noise levels for training and sampling.
+
+    Bigger and longer videos need more noise to hide them, so levels are shifted by size and length
+    (Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.2).
+
+    Args:
+        use_timestep_transform: shift the levels at all.
+        sample_method: how training draws levels, before the shift.
+        base_size: picture side in pixels that is not shifted; 512 for the public weights.
+    """
+
+    config_name = "scheduler_config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        use_timestep_transform: bool = True,
+        sample_method: SampleMethod = "logit-normal",
+        base_size: int = 512,
+    ) -> None:
+        if sample_method not in get_args(SampleMethod):
+            raise ValueError(
+                f"RectifiedFlow: unknown sample_method {sample_method!r}, use one of {get_args(SampleMethod)}"
+            )
+
+    def shift(self, t: Tensor, height: Tensor, width: Tensor, num_frames: Tensor) -> Tensor:
+        """Noise levels t (b,), shifted for videos of a nominal size in pixels and a length in frames.
+
+        `height`, `width` and `num_frames` are (b,) each.
+
+        Raises:
+            ValueError: for 2 to 16 frames, for which upstream's formula has no meaning (it gives NaN).
+        """
+        if not self.config.use_timestep_transform:
+            return t
+        if ((num_frames > 1) & (num_frames < CHUNK_FRAMES)).any():
+            raise ValueError(
+                f"Open-Sora makes single images or videos of at least {CHUNK_FRAMES} frames, "
+                f"not num_frames = {[int(n) for n in num_frames]}"
+            )
+        latents = num_frames // CHUNK_FRAMES * CHUNK_LATENTS
+        length = torch.where(num_frames == 1, torch.ones_like(latents), latents)
+        ratio = (height * width / self.config.base_size**2).sqrt() * length.sqrt()
+        u = t / LEVELS
+        shifted: Tensor = ratio * u / (1 + (ratio - 1) * u) * LEVELS
+        return shifted.clamp(max=LEVELS)  # rounding can pass 1000, at which masked sampling would skip a step
+
+    def timesteps(self, steps: int, height: int, width: int, num_frames: int) -> list[float]:
+        """The `steps` falling noise levels of a sampling run, which ends at 0 (not listed)."""
+        if steps < 1:
+            raise ValueError(f"sampling needs at least one step, not {steps}")
+        size = (torch.tensor([float(v)]) for v in (height, width, num_frames))
+        levels = torch.tensor([(1.0 - i / steps) * LEVELS for i in range(steps)])
+        return self.shift(levels, *size).tolist()
+
+    def sample_timesteps(
+        self, height: Tensor, width: Tensor, num_frames: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """Random training levels (b,) for videos of these sizes and lengths, each (b,). Drawn on the CPU."""
+        if self.config.sample_method == "uniform":
+            u = torch.rand(len(height), generator=generator)
+        else:
+            u = torch.randn(len(height), generator=generator).sigmoid()
+        return self.shift(u.to(height.device) * LEVELS, height.float(), width.float(), num_frames.float())
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
+    """Latents (b, c, t, h, w) at levels t (b,); frames where the bool mask (b, t) is False stay clean."""
+    share = (t / LEVELS)[:, None, None, None, None]
+    noisy = (1 - share) * x0 + share * noise
+    return noisy if x_mask is None else torch.where(x_mask[:, None, :, None, None], noisy, x0)
+
+
+def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of a predicted velocity per sample, (b,), over the frames that are denoised.
+
+    Channels of `prediction` beyond the latents' (the unused sigma) do not count.
+
+    Raises:
+        ValueError: if a sample has no frame to denoise.
+    """
+    per_frame = (prediction[:, : x0.shape[1]].float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
+    if x_mask is None:
+        return per_frame.mean(1)
+    if not x_mask.any(1).all():
+        raise ValueError("a sample of the batch has no frame to denoise: its mask is all False")
+    return (per_frame * x_mask).sum(1) / x_mask.sum(1)
+
+
+def flow_losses(
+    velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None
+) -> Tensor:
+    """Rectified-flow training losses per sample, (b,): average them to train, compare them for preferences.
+
+    Args:
+        velocity: the model with its captions and sizes bound; may return more channels than the latents have.
+        x0: clean latents (b, c, t, h, w). For image conditioning, frame 0 is the encoded *image*.
+        noise: like x0.
+        t: noise levels (b,).
+        x_mask: (b, t) bool, False = conditioning frame, given clean and not counted.
+    """
+    return velocity_error(velocity(add_noise(x0, noise, t, x_mask), t, x_mask), x0, noise, x_mask)
+
+
+def sample_masks(
+    batch: int, frames: int, ratios: Mapping[MaskKind, float], *, generator: torch.Generator
+) -> Tensor:
+    """Training masks (batch, frames) bool, True = denoise, drawn per sample on the CPU.
+
+    Kinds: `image_head` keeps the first latent frame clean (image to video), `random` keeps 10 to 90 % of the
+    frames clean (at least one is denoised), `identity`, the rest of the probability, none.
+    A single frame is always denoised.
+
+    Raises:
+        ValueError: for an unknown kind, a negative ratio, or ratios that add up to more than 1.
+    """
+    unknown = set(ratios) - set(get_args(MaskKind))
+    if unknown:
+        raise ValueError(f"unknown mask kinds {sorted(unknown)}, use {get_args(MaskKind)}")
+    if any(r < 0 for r in ratios.values()) or sum(ratios.values()) > 1 + 1e-6:
+        raise ValueError(f"mask ratios must be at least 0 and add up to at most 1: {dict(ratios)}")
+    masks = torch.ones(batch, frames, dtype=torch.bool)
+    if frames == 1:
+        return masks
+    head, random = ratios.get("image_head", 0.0), ratios.get("random", 0.0)
+    # The same draws for every kind, so that a sample's mask does not depend on its neighbours'.
+    for mask, row in zip(masks, torch.rand(batch, frames + 2, generator=generator), strict=True):
+        kind, share, draws = float(row[0]), 0.1 + 0.8 * float(row[1]), row[2:]
+        if kind < head:
+            mask[0] = False
+        elif kind < head + random:
+            mask[:] = draws > share
+            mask[-1] |= not mask.any()
+    return masks
+
+
+def guided(
+    velocity_of: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor],
+    y: Tensor,
+    y_null: Tensor,
+    guidance_scale: float,
+) -> Velocity:
+    """Classifier-free guidance (Ho and Salimans, 2022): null + scale * (caption - null), both in one pass.
+
+    Args:
+        velocity_of: (latents, levels, frame mask, captions) -> velocity, for y's batch size and its double.
+        y, y_null: captions and empty captions (b, 1, n, d).
+        guidance_scale: 1 means no guidance, and then the second half is not computed.
+    """
+
+    def velocity(z: Tensor, t: Tensor, x_mask: Tensor | None) -> Tensor:
+        channels = z.shape[1]
+        if guidance_scale == 1:
+            return velocity_of(z, t, x_mask, y)[:, :channels]
+        double_mask = None if x_mask is None else x_mask.repeat(2, 1)
+        both = velocity_of(z.repeat(2, 1, 1, 1, 1), t.repeat(2), double_mask, torch.cat([y, y_null]))
+        caption, null = both[:, :channels].chunk(2)
+        return null + guidance_scale * (caption - null)
+
+    return velocity
+
+
+@torch.no_grad()
+def euler_sample(
+    velocity: Velocity,
+    z: Tensor,
+    timesteps: list[float],
+    mask: Tensor | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+) -> Tensor:
+    """Integrate the flow from noise to clean latents.
+
+    Args:
+        velocity: predicts with exactly z's channels.
+        z: start (b, c, t, h, w): noise, with the conditioning latents in the frames that the mask keeps.
+        timesteps: falling noise levels; the last step ends at 0.
+        mask: (b, t) in [0, 1]. 1: generate from noise. 0: keep, bit for bit. Between: keep until the level
+            falls to 1000 * mask, then noise the frame to it and generate (SDEdit, Meng et al., 2021).
+        noise: step number -> noise like z; needed only for mask values between 0 and 1.
+
+    Raises:
+        ValueError: if the mask has values between 0 and 1 and `noise` is missing.
+    """
+    if mask is not None and noise is None and ((mask > 0) & (mask < 1)).any():
+        raise ValueError("euler_sample: mask values between 0 and 1 need `noise`")
+    waiting = None if mask is None else mask < 1
+    for step, (t, following) in enumerate(zip(timesteps, [*timesteps[1:], 0.0], strict=True)):
+        kept, active, levels = z, None, torch.full((len(z),), t, device=z.device)
+        if mask is not None and waiting is not None:
+            active = mask * LEVELS >= t
+            if noise is not None:
+                fresh = (active & waiting)[:, None, :, None, None]
+                z = torch.where(fresh, add_noise(z, noise(step), levels), z)
+            waiting = ~active
+        z = z + velocity(z, levels, active) * ((t - following) / LEVELS)
+        if active is not None:
+            z = torch.where(active[:, None, :, None, None], z, kept)
+    return z

@@ -1,0 +1,289 @@
+"""What a run is made of: one YAML file, checked field by field before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROFILES = Path(__file__).parent / "profiles"
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message names the file, the key and what would be right."""
+
+
+class Group(BaseModel):
+    """Settings that belong together. Unknown keys and wrong types are refused, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Models(Group):
+    """Where the pretrained weights come from: a folder (relative to the project's root) or a hub id."""
+
+    generator: str = Field(description="Open-Sora pipeline: transformer, autoencoder, text encoder")
+    vlm: str = Field(description="Qwen2-VL, the body of ICReward")
+    clip: str = Field(description="open_clip model: the baseline's features, and CLIPSim")
+    fvd: str = Field(description="VideoMAE classifier, features of the Frechet video distance")
+    labels: Literal["efficientnet-lite0"] = Field(description="backbone of the VBench++ scores")
+
+
+class Data(Group):
+    """The curated set. A sample is one reference image with its caption and generated videos."""
+
+    samples: Count = Field(description="reference images; the poster: 300")
+    videos_per_sample: Count = Field(description="videos generated from one image; the poster: 5")
+    candidates: Count = Field(description="videos kept per sample to learn from; the poster: 2")
+    low_score_additions: Annotated[int, Field(ge=0)] = Field(
+        description="extra training videos with a low label; the poster: about 30"
+    )
+    low_score_below: Share = Field(description="a label below this counts as low; the poster: 0.4")
+    train: Count = Field(description="samples to train on")
+    val: Count = Field(description="samples to choose epochs and settings on")
+    test: Count = Field(description="samples that only final numbers are read from")
+    unseen_share: Share = Field(
+        description="share of the test samples with subjects, photographs and motions held out from training"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        total = self.train + self.val + self.test
+        if total != self.samples:
+            raise ValueError(f"train + val + test must be samples ({self.samples}), they are {total}")
+        if self.candidates > self.videos_per_sample:
+            raise ValueError(
+                f"candidates ({self.candidates}) must be at most videos_per_sample ({self.videos_per_sample})"
+            )
+        return self
+
+
+class Generation(Group):
+    """How one video is sampled."""
+
+    num_frames: Annotated[int, Field(ge=5)] = Field(
+        description="frames of a clip; a multiple of 4 plus 1, as the autoencoder's temporal factor is 4"
+    )
+    height: Annotated[int, Field(ge=32, multiple_of=8)] = Field(description="pixels")
+    width: Annotated[int, Field(ge=32, multiple_of=8)] = Field(description="pixels")
+    fps: Positive = Field(description="frames per second")
+    steps: Count = Field(description="steps of the rectified flow from noise to clip")
+    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        description="classifier-free guidance on the text; 1 = none, and half the work"
+    )
+    batch_size: Count = Field(description="clips sampled together; changes speed, not clips")
+
+    @model_validator(mode="after")
+    def _whole_latents(self) -> Generation:
+        if self.num_frames % 4 != 1:
+            low = self.num_frames - (self.num_frames - 1) % 4
+            raise ValueError(f"num_frames must be 4n + 1, such as {low} or {low + 4}, not {self.num_frames}")
+        return self
+
+
+class Labels(Group):
+    """How VBench++ scores become one image-consistency label in [0, 1]."""
+
+    subject_weight: NotNegative = Field(description="weight of i2v_subject in the label")
+    background_weight: NotNegative = Field(description="weight of i2v_background in the label")
+    input_size: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
+        description="pixels that a frame is resized to for the backbone, whose stride is 32"
+    )
+
+    @model_validator(mode="after")
+    def _weights(self) -> Labels:
+        if abs(self.subject_weight + self.background_weight - 1) > 1e-9:
+            raise ValueError("subject_weight + background_weight must be 1")
+        return self
+
+
+class Mlp(Group):
+    """Training of the baseline: an MLP on CLIP features of the reference image and of a frame."""
+
+    hidden: Annotated[list[Count], Field(min_length=1)] = Field(description="widths of the hidden layers")
+    lr: Positive
+    weight_decay: NotNegative
+    epochs: Count
+    batch_size: Count = Field(description="videos per step")
+    seeds: Count = Field(description="independent trainings; intervals are over them")
+
+
+class ICReward(Group):
+    """Training of ICReward: Qwen2-VL with LoRA and the image-consistency head."""
+
+    lr: Positive
+    weight_decay: NotNegative
+    epochs: Count
+    batch_size: Count = Field(description="videos per step")
+    lora_rank: Count = Field(description="rank of the adapters on the language model")
+    pairwise_weight: NotNegative = Field(
+        description="weight of the Bradley-Terry term over a sample's two candidates beside the MSE; 0 = off"
+    )
+    num_frames: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        description="frames of a clip that the model sees; even, as Qwen2-VL merges frames in twos"
+    )
+    seeds: Count = Field(description="independent trainings; intervals are over them")
+
+
+class Dpo(Group):
+    """Flow-DPO: the generator learns to prefer ICReward's pick over the baseline's."""
+
+    train_images: Count = Field(description="new images whose two picks make training pairs")
+    test_images: Count = Field(
+        description="new images for held-out pairs; more than pairs wanted, as identical picks are dropped"
+    )
+    beta: Positive = Field(description="strength of the pull towards the reference model, constant over time")
+    lr: Positive
+    lora_rank: Count = Field(description="rank of the adapters on the transformer")
+    steps: Count = Field(description="optimizer steps")
+    batch_size: Count = Field(description="pairs per step")
+    eval_every: Count = Field(description="steps between two points of the accuracy curve")
+    new_samples: Count = Field(description="images from which tuned and base generator each make a new clip")
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> Dpo:
+        if self.eval_every > self.steps:
+            raise ValueError(f"eval_every ({self.eval_every}) must be at most steps ({self.steps})")
+        return self
+
+
+class Study(Group):
+    """The human study."""
+
+    raters: Count = Field(description="people, or simulated raters while there are no votes; the poster: 20")
+    showcase: Count = Field(description="samples shown one by one in figures 3 and 4; the poster: 3")
+
+
+class Stats(Group):
+    """Intervals."""
+
+    bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="resamples behind an interval")
+    level: Annotated[float, Field(gt=0.5, lt=1)] = Field(description="coverage of an interval")
+
+
+class Profile(Group):
+    """One scale of the whole protocol. `name` is the file's name and the folder that results go to."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(description="every random draw is derived from it")
+    models: Models
+    data: Data
+    generation: Generation
+    labels: Labels
+    mlp: Mlp
+    icreward: ICReward
+    dpo: Dpo
+    study: Study
+    stats: Stats
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Profile:
+        if self.study.showcase > self.data.test:
+            raise ValueError(
+                f"study.showcase ({self.study.showcase}) must be at most data.test ({self.data.test})"
+            )
+        if self.icreward.num_frames > self.generation.num_frames:
+            raise ValueError(
+                f"icreward.num_frames ({self.icreward.num_frames}) must be at most "
+                f"generation.num_frames ({self.generation.num_frames})"
+            )
+        return self
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the library."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Profile:
+    """Read a profile by name (`laptop`) or from a `.yaml` file of one's own.
+
+    `changes` replaces single settings by their dotted name: `{"icreward.epochs": 3, "seed": 1}`.
+    Raises `ProfileError` for an unknown profile or key, a wrong type or an impossible value.
+    """
+    path = _find(str(name_or_path))
+    shown = path.name if path.parent == PROFILES else str(path)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{shown} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ProfileError(f"{shown} must hold 'key: value' lines, as profiles/laptop.yaml does")
+    if "name" in settings:
+        raise ProfileError(f"{shown}: remove the key 'name'; a profile is called like its file")
+    for key, value in (changes or {}).items():
+        _change(settings, key, value)
+    try:
+        return Profile.model_validate({"name": path.stem, **settings})
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ProfileError(f"{shown}{' with changes' if changes else ''}: {problems}") from error
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ProfileError(f"there is no profile file {name}")
+        return path
+    path = PROFILES / f"{name}.yaml"
+    if name not in profile_names():
+        known = ", ".join(profile_names())
+        raise ProfileError(f"there is no profile '{name}'; there are {known}, or give a .yaml file")
+    return path
+
+
+def _change(settings: dict[str, Any], key: str, value: object) -> None:
+    """Set one dotted key. A misspelt one is set too, and refused with a suggestion by the schema."""
+    *groups, last = key.split(".")
+    for group in groups:
+        settings = settings.setdefault(group, {})
+        if not isinstance(settings, dict):
+            raise ProfileError(f"there is no setting '{key}': '{group}' is a single value, not a group")
+    settings[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic error as one clause of a sentence."""
+    where = ".".join(str(part) for part in problem["loc"])
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        known = _keys(problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+        return f"unknown key '{where}' ({hint})"
+    if problem["type"] == "missing":
+        return f"the key '{where}' is missing"
+    if problem["type"] == "value_error":
+        return f"{where + ': ' if where else ''}{problem['ctx']['error']}"
+    if problem["type"] == "model_type":
+        return f"'{where}' is {value!r} but should be a group of {', '.join(_keys(problem['loc']))}"
+    why = problem["msg"].replace("Input should be", "should be")
+    if isinstance(value, str) and problem["type"] == "float_type" and _is_number(value):
+        why += f" (YAML reads {value} as text: write {float(value):.1e})"
+    return f"'{where}' is {value!r} but {why}"
+
+
+def _keys(location: tuple[str, ...]) -> list[str]:
+    """The keys that the group at `location` has."""
+    group: Any = Profile
+    for part in location:
+        group = group.model_fields[part].annotation
+    return [key for key in group.model_fields if (group, key) != (Profile, "name")]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

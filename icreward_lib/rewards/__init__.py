@@ -1,0 +1,1 @@
+"""Rewards: how faithfully does a video keep its reference image?"""

@@ -1,0 +1,106 @@
+"""The contract of a reward, and what every reward of this package shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from icreward_lib.video import Video
+
+Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here.
+DIMENSIONS = ("subject", "background")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reward says about K videos of one reference image: float32 in [0,1], higher is better.
+
+    `overall` (K,); `dimensions` maps each of `DIMENSIONS` to (K,); `frames` (K,T) is the overall score of
+    each frame. Raises ValueError when shapes disagree or a value lies outside [0,1].
+    """
+
+    overall: Array
+    dimensions: Mapping[str, Array]
+    frames: Array
+
+    def __post_init__(self) -> None:
+        clips = self.overall.shape
+        if len(clips) != 1 or self.frames.ndim != 2 or self.frames.shape[:1] != clips:
+            raise ValueError(f"scores are overall (K,) and frames (K,T), not {clips} and {self.frames.shape}")
+        for name, values in {"overall": self.overall, "frames": self.frames, **self.dimensions}.items():
+            if name != "frames" and values.shape != clips:
+                raise ValueError(f"the scores '{name}' have shape {values.shape}, expected {clips}")
+            if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
+                raise ValueError(f"the scores '{name}' must lie in [0,1]")
+
+
+class Reward(Protocol):
+    """Anything that judges how well videos keep their reference image."""
+
+    name: str
+
+    def score(self, image: Image, videos: Sequence[Video]) -> Scores:
+        """Scores of K videos of one length against `image` (H,W,3), whatever their order and number."""
+        ...
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """ValueError unless `weights` are one non-negative share for each of `DIMENSIONS`, summing to 1."""
+    if len(weights) != len(DIMENSIONS) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights must be shares of {DIMENSIONS} summing to 1, not {tuple(weights)}")
+
+
+def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
+    """Weights (num_frames, G) that interpolate values at the increasing `times`, in frames, to all frames.
+
+    Linear; frames before the first and after the last time take the nearest value, so rows are convex.
+    """
+    columns = np.eye(len(times))
+    rows = [np.interp(np.arange(num_frames), times, column) for column in columns]
+    return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
+
+
+def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
+    """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,2) of G moments at `times`.
+
+    A clip's score is the mean over the moments that were judged; frames between them are interpolated.
+    """
+    dimensions = parts.mean(dim=1)
+    frames = (parts @ weights) @ frame_matrix(times, num_frames).T.to(parts)
+
+    def array(values: Tensor) -> Array:
+        # Rounding may leave a convex combination one ulp outside the interval.
+        clipped: Array = values.clamp(0, 1).float().cpu().numpy()
+        return clipped
+
+    return Scores(
+        overall=array(dimensions @ weights),
+        dimensions={name: array(dimensions[:, i]) for i, name in enumerate(DIMENSIONS)},
+        frames=array(frames),
+    )
+
+
+def model_reference(model: str, folder: Path) -> str:
+    """How a file in `folder` names `model`: a folder by its relative path, a hub id as it is."""
+    return os.path.relpath(model, folder) if Path(model).is_dir() else model
+
+
+def resolve_model(reference: str, folder: Path) -> str:
+    """The inverse of `model_reference`; FileNotFoundError for a relative path that leads nowhere."""
+    path = folder / reference
+    if path.is_dir():
+        return os.path.normpath(path)
+    if reference.startswith("."):
+        raise FileNotFoundError(f"{folder} builds on the model in {path}, which is not there")
+    return reference

@@ -1,0 +1,105 @@
+"""The image-consistency head: video tokens look up reference tokens and are compared with what they find."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icreward_lib.rewards.base import DIMENSIONS
+
+
+class Consistency(NamedTuple):
+    """Consistency in [0,1]: `groups` (B,G,2) per frame group, `tokens` (B,G,N,2) per video token."""
+
+    groups: Tensor
+    tokens: Tensor
+
+
+class Tokens(NamedTuple):
+    """The two readings (..., D) of the same tokens: by the vision tower and by the language model."""
+
+    vision: Tensor
+    context: Tensor
+
+
+class ConsistencyHead(nn.Module):
+    """Attention from video to reference, comparison, attention pooling.
+
+    Looking up and comparing happen in one space, a shared projection of both sides, because only there does
+    "equal" mean zero difference. The projection reads the vision tokens, which know their own picture and
+    nothing else, plus the language model's states, which add the time line and whatever LoRA learns. The
+    second part starts at zero: causality lets reference states see the video but not the reverse, so the two
+    sides of it are not alike and the comparison must first learn how much of it to trust.
+
+    For token i and dimension d the evidence is e = s_d * cos(found, own), averaged over heads, plus
+    MLP(cosines, |difference|, own). `tokens` is sigmoid(e + b_d), a group's score sigmoid(sum_i a_i e_i + b_d):
+    the score is its map, pooled in logits. The language model's state at the image-consistency token sets the
+    bias b and the queries behind the pooling weights a.
+    """
+
+    def __init__(self, hidden_size: int, size: int, num_heads: int) -> None:
+        super().__init__()
+        if size % num_heads:
+            raise ValueError(f"the head's size {size} must be a multiple of its {num_heads} attention heads")
+        outputs = len(DIMENSIONS)
+        self.num_heads = num_heads
+        self.vision_norm, self.context_norm, self.joint_norm = (nn.LayerNorm(hidden_size) for _ in range(3))
+        self.vision = nn.Linear(hidden_size, size, bias=False)
+        self.context = nn.Linear(hidden_size, size, bias=False)
+        self.query = nn.Linear(size, size, bias=False)
+        self.key = nn.Linear(size, size, bias=False)
+        self.sharpness = nn.Parameter(torch.full((num_heads, 1, 1), 10.0))
+        self.scale = nn.Parameter(torch.full((outputs,), 4.0))
+        self.compare = nn.Linear(num_heads + 2 * size, size)
+        self.judge = nn.Linear(size, outputs)
+        self.pool_key = nn.Linear(2 * size, size, bias=False)
+        self.pool_query = nn.Linear(hidden_size, outputs * size)
+        self.bias = nn.Linear(hidden_size, outputs)
+        nn.init.zeros_(self.context.weight)
+        nn.init.eye_(self.query.weight)
+        nn.init.eye_(self.key.weight)
+        nn.init.zeros_(self.judge.weight)
+        nn.init.zeros_(self.judge.bias)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B,N,size) -> (B,heads,N,size/heads)."""
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+    def _project(self, tokens: Tokens) -> Tensor:
+        own: Tensor = self.vision(self.vision_norm(tokens.vision))
+        context: Tensor = self.context(self.context_norm(tokens.context))
+        return own + context
+
+    def forward(self, video: Tokens, reference: Tokens, joint: Tensor) -> Consistency:
+        """Compare `video` tokens (B,G,N,D) with `reference` tokens (B,M,D), given the `joint` state (B,D)."""
+        shape = video.vision.shape[:3]
+        own = self._project(video).flatten(1, 2)
+        kept = self._project(reference)
+        own_heads, kept_heads = self._split(own), self._split(kept)
+        found = F.scaled_dot_product_attention(
+            F.normalize(self._split(self.query(own)), dim=-1) * self.sharpness,
+            F.normalize(self._split(self.key(kept)), dim=-1),
+            kept_heads,
+            scale=1.0,
+        )
+        cosines = F.cosine_similarity(found, own_heads, dim=-1).transpose(1, 2)
+        found = found.transpose(1, 2).flatten(2)
+        difference = F.normalize(own, dim=-1) - F.normalize(found, dim=-1)
+        features = torch.cat([cosines, difference.abs() * own.shape[-1] ** 0.5, own], dim=-1)
+        evidence = self.scale * cosines.mean(-1, keepdim=True) + self.judge(F.gelu(self.compare(features)))
+
+        joint = self.joint_norm(joint)
+        bias = self.bias(joint)
+        queries = self.pool_query(joint).unflatten(-1, (len(DIMENSIONS), -1))
+        keys = self.pool_key(torch.cat([own, difference * own.shape[-1] ** 0.5], dim=-1))
+        attention = torch.einsum("bnc,bdc->bnd", keys, queries) / keys.shape[-1] ** 0.5
+
+        evidence, attention = evidence.unflatten(1, shape[1:]), attention.unflatten(1, shape[1:])
+        pooled = (attention.softmax(dim=2) * evidence).sum(dim=2)
+        return Consistency(
+            groups=torch.sigmoid(pooled + bias[:, None]),
+            tokens=torch.sigmoid(evidence + bias[:, None, None]),
+        )

@@ -1,0 +1,101 @@
+"""The baseline: an MLP on the CLIP features of the reference image and of a frame, averaged over frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from icreward_lib.files import atomic, write_json
+from icreward_lib.metrics.clip import ClipSim
+from icreward_lib.rewards.base import (
+    DIMENSIONS,
+    Image,
+    Scores,
+    check_weights,
+    model_reference,
+    resolve_model,
+    to_scores,
+)
+from icreward_lib.video import Video
+
+
+@dataclass(frozen=True)
+class MLPRewardConfig:
+    """Width of the CLIP features and of the hidden layer, and the shares of subject and background."""
+
+    features: int
+    hidden: int = 256
+    weights: tuple[float, float] = (0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+
+
+class MLPReward(nn.Module):
+    """A sigmoid score per frame from the features of reference and frame, side by side (`Reward`)."""
+
+    name = "MLP"
+
+    def __init__(self, config: MLPRewardConfig, clip: ClipSim, *, base: str, seed: int) -> None:
+        """A new baseline with weights drawn from `seed` on the CLIP model `clip`, loaded from `base`."""
+        super().__init__()
+        self.config, self.clip, self.base = config, clip, base
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.mlp = nn.Sequential(
+                nn.Linear(2 * config.features, config.hidden),
+                nn.GELU(),
+                nn.Linear(config.hidden, len(DIMENSIONS)),
+            )
+        self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
+        self.weights: Tensor
+
+    def forward(self, video: Tensor, reference: Tensor) -> Tensor:
+        """Scores (B,T,2) in [0,1] from unit-norm features of frames (B,T,D) and of their references (B,D)."""
+        pairs = torch.cat([reference[:, None].expand_as(video), video], dim=-1)
+        # Unit-norm features have entries near 1/sqrt(D); linear layers expect entries near 1.
+        return torch.sigmoid(self.mlp(pairs * self.config.features**0.5))
+
+    @torch.no_grad()
+    def score_features(self, reference: Tensor, frames: Tensor) -> Scores:
+        """Scores of K clips from unit-norm features of their frames (K,T,D) and of their reference (D,)."""
+        device = self.weights.device
+        parts = self(frames.to(device), reference.to(device).expand(len(frames), -1))
+        num_frames = frames.shape[1]
+        return to_scores(parts, self.weights, range(num_frames), num_frames)
+
+    def score(self, image: Image, videos: Sequence[Video]) -> Scores:
+        """Scores of K videos of one length against `image` (H,W,3)."""
+        if len({video.num_frames for video in videos}) != 1:
+            raise ValueError("videos scored together must have one length")
+        frames = np.stack([self.clip.image_features(video.frames) for video in videos])
+        reference = self.clip.image_features(image[None])[0]
+        return self.score_features(torch.from_numpy(reference), torch.from_numpy(frames))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors; CLIP is named, by relative path or hub id, not copied."""
+        folder = Path(folder)
+        with atomic(folder) as new:
+            settings = asdict(self.config) | {"base": model_reference(self.base, folder)}
+            write_json(new / "config.json", settings)
+            save_model(self.mlp, str(new / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> MLPReward:
+        """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its CLIP model is missing."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no MLP reward: config.json is missing")
+        settings = json.loads((folder / "config.json").read_text())
+        base = resolve_model(settings.pop("base"), folder)
+        settings["weights"] = tuple(settings["weights"])
+        reward = cls(MLPRewardConfig(**settings), ClipSim(base), base=base, seed=0)
+        load_model(reward.mlp, str(folder / "model.safetensors"))
+        return reward

@@ -1,0 +1,260 @@
+"""Training of both rewards on cached features: regression to the labels, optionally with a pairwise term."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from icreward_lib.files import atomic
+from icreward_lib.rewards.base import Array
+
+
+class Trainable(Protocol):
+    """`MLPReward` or `ICReward`: a module that maps (video, reference) tensors to scores (B,G,2) in [0,1]."""
+
+    weights: Tensor
+
+    def __call__(self, video: Tensor, reference: Tensor) -> Tensor:
+        """Scores per clip, moment and dimension."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As of every module."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClipDataset:
+    """N labelled clips as the models read them.
+
+    `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens. `references` (S,...) has one row per
+    image; `sample` (N,) says which row is a clip's, and so which clips are candidates of one image. `labels`
+    (N,) and `dimension_labels` (N,2), in the order of `DIMENSIONS`, lie in [0,1].
+    """
+
+    video: Tensor
+    references: Tensor
+    sample: Tensor
+    labels: Tensor
+    dimension_labels: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.video)
+        if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
+            raise ValueError(
+                f"a data set needs clips, and a sample and labels for each; it has {count} clips"
+            )
+        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
+            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
+        for values in (self.labels, self.dimension_labels):
+            if not ((values >= 0) & (values <= 1)).all():
+                raise ValueError("labels must lie in [0,1]")
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def digest(self) -> str:
+        """A short hash of all tensors."""
+        state = hashlib.sha256()
+        for values in vars(self).values():
+            state.update(values.contiguous().cpu().numpy().data)
+        return state.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation by AdamW with a short warm-up and cosine decay.
+
+    `dimension_weight` scales the regression of subject and background against that of the overall label,
+    `pairwise_weight` the Bradley-Terry term; `decay` is the weight decay, `clip` bounds the gradient's norm.
+    """
+
+    epochs: int = 6
+    batch_size: int = 32
+    lr: float = 1e-3
+    decay: float = 0.01
+    warmup: float = 0.05
+    clip: float = 1.0
+    dimension_weight: float = 1.0
+    pairwise_weight: float = 0.0
+
+
+class Predictions(NamedTuple):
+    """Scores of N clips in [0,1]: `overall` (N,) and `dimensions` (N,2)."""
+
+    overall: Array
+    dimensions: Array
+
+
+class Epoch(NamedTuple):
+    """One epoch: mean training loss and validation MSE of the overall score, of subject and of background."""
+
+    loss: float
+    mse: float
+    subject_mse: float
+    background_mse: float
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs, and the index of the one of least validation MSE, whose weights the model ends with."""
+
+    epochs: tuple[Epoch, ...]
+    best: int
+
+
+def _forward(model: Trainable, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the clips `rows`: overall (B,) and per dimension (B,2)."""
+    device = model.weights.device
+    parts = model(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
+    return parts @ model.weights, parts
+
+
+@torch.no_grad()
+def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Predictions:
+    """Scores of every clip of `data`, in its order."""
+    parts = [_forward(model, data, rows) for rows in torch.arange(len(data)).split(batch_size)]
+    overall, dimensions = (torch.cat(part).clamp(0, 1).cpu().numpy() for part in zip(*parts, strict=True))
+    return Predictions(overall, dimensions)
+
+
+def pairwise_loss(scores: Tensor, labels: Tensor, sample: Tensor) -> Tensor:
+    """Bradley-Terry loss -log sigmoid(logit s_w - logit s_l) of scores (B,) in (0,1).
+
+    Mean over the pairs of one sample with unequal labels; 0 if the batch holds none.
+    """
+    better = (sample[:, None] == sample) & (labels[:, None] > labels)
+    logits = torch.logit(scores, eps=1e-6)
+    losses = F.softplus(-(logits[:, None] - logits))
+    return losses[better].sum() / better.sum().clamp(min=1)
+
+
+def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Tensor:
+    """The order (N,) of an epoch's clips, a function of `seed` and `epoch` alone.
+
+    `together` puts the clips of a sample next to each other, so that batches hold pairs.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = torch.from_numpy(rng.permutation(len(sample)))
+    if together:
+        rank = torch.from_numpy(rng.permutation(int(sample.max()) + 1))
+        order = order[rank[sample[order]].argsort(stable=True)]
+    return order
+
+
+def _rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Learning rate of `step`: linear warm-up, then a cosine to zero at `steps`."""
+    warmup = max(1, round(config.warmup * steps))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _train_epoch(
+    model: Trainable,
+    optimizer: torch.optim.Optimizer,
+    data: ClipDataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    epoch: int,
+) -> float:
+    """One pass over `data`; the mean loss."""
+    group = optimizer.param_groups[0]
+    order = epoch_order(data.sample, seed=seed, epoch=epoch, together=config.pairwise_weight > 0)
+    batches = order.split(config.batch_size)
+    total = 0.0
+    for index, rows in enumerate(batches):
+        group["lr"] = _rate(config, epoch * len(batches) + index, config.epochs * len(batches))
+        overall, dimensions = _forward(model, data, rows)
+        labels, parts = data.labels[rows].to(overall), data.dimension_labels[rows].to(overall)
+        loss = F.mse_loss(overall, labels) + config.dimension_weight * F.mse_loss(dimensions, parts)
+        if config.pairwise_weight:
+            pairs = pairwise_loss(overall, labels, data.sample[rows].to(labels.device))
+            loss = loss + config.pairwise_weight * pairs
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(group["params"], config.clip)
+        optimizer.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(data)
+
+
+def _validate(model: Trainable, data: ClipDataset) -> list[float]:
+    """Mean squared errors of the overall score, of subject and of background."""
+    predicted = predict(model, data)
+    labels: npt.NDArray[np.floating[Any]] = data.labels.cpu().numpy()
+    parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2).mean(axis=0)
+    return [float(((predicted.overall - labels) ** 2).mean()), *map(float, parts)]
+
+
+def train_reward(
+    model: Trainable,
+    train: ClipDataset,
+    validation: ClipDataset,
+    config: TrainConfig,
+    *,
+    seed: int,
+    checkpoint_dir: Path,
+    progress: Callable[[int, Epoch], None] = lambda epoch, result: None,
+) -> History:
+    """Train `model` in place and leave it with the weights of its best epoch by validation MSE.
+
+    After each epoch the state goes to `checkpoint_dir`/training.pt; called again, training goes on from there,
+    and a finished one returns at once. The models draw no random numbers while they train and an epoch's
+    order depends on (`seed`, epoch) alone, so a resumed run equals an uninterrupted one. `progress` is called
+    after every epoch. Raises ValueError if the folder belongs to a training with other settings or data.
+    """
+    path = checkpoint_dir / "training.pt"
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)
+    run = {**asdict(config), "seed": seed, "data": train.digest(), "validation": validation.digest()}
+    epochs: list[Epoch] = []
+    best_weights: dict[str, Tensor] = {}
+    if path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["run"] != run:
+            changed = sorted(key for key in run if state["run"].get(key) != run[key])
+            raise ValueError(f"{path} is of a run that differs in {', '.join(changed)}: use another folder")
+        epochs = [Epoch(*row) for row in state["epochs"]]
+        best_weights = state["best"]
+        _load(trained, state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+    for epoch in range(len(epochs), config.epochs):
+        loss = _train_epoch(model, optimizer, train, config, seed=seed, epoch=epoch)
+        epochs.append(Epoch(loss, *_validate(model, validation)))
+        weights = {name: p.detach().cpu().clone() for name, p in trained.items()}
+        if _best(epochs) == epoch:
+            best_weights = weights
+        state = {
+            "run": run,
+            "epochs": [list(row) for row in epochs],
+            "weights": weights,
+            "best": best_weights,
+            "optimizer": optimizer.state_dict(),
+        }
+        with atomic(path) as temporary:
+            torch.save(state, temporary)
+        progress(epoch, epochs[-1])
+    _load(trained, best_weights)
+    return History(tuple(epochs), _best(epochs))
+
+
+def _best(epochs: Sequence[Epoch]) -> int:
+    return min(range(len(epochs)), key=lambda i: epochs[i].mse)
+
+
+def _load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -1,0 +1,190 @@
+"""Intervals and tests: cluster bootstrap, Wilson, exact binomial, rank correlation, clustered win rates.
+
+Rows that share a cluster (the videos of one image, the votes of one rater) are not independent: clusters
+are resampled whole. Every function that draws takes a seed and uses no other source of randomness.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence limits; `n` counts independent units, or what the maker says."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return plain numbers for JSON."""
+        return asdict(self)
+
+
+def bootstrap_mean(
+    values: ArrayLike, *, clusters: ArrayLike | None = None, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Percentile bootstrap of the mean of values (n,); rows of one cluster (n,) are drawn together."""
+    values = _finite(values, "values")
+    codes, counts = cluster_draws(_labels(values, clusters), seed=seed, draws=draws)
+    sums, sizes = np.bincount(codes, values), np.bincount(codes)
+    return _percentiles(values.mean(), (counts @ sums) / (counts @ sizes), level, len(sizes))
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Bootstrap the mean of a - b, both (n,) and in the same order."""
+    a, b = _finite(a, "a"), _finite(b, "b")
+    if a.shape != b.shape:
+        raise ValueError(f"Paired values must have one length, not {len(a)} and {len(b)}.")
+    return bootstrap_mean(a - b, clusters=clusters, seed=seed, draws=draws, level=level)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    clusters: ArrayLike,
+    *,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows.
+
+    Draws in which the statistic is undefined (nan: e.g. the correlation of a constant) are left out of the
+    limits.
+    """
+    codes, counts = cluster_draws(np.asarray(clusters), seed=seed, draws=draws)
+    rows = np.arange(len(codes))
+    mean = float(statistic(rows))
+    if not math.isfinite(mean):
+        raise ValueError(f"The statistic is {mean} on the full data, so it has no interval.")
+    drawn = np.array([statistic(np.repeat(rows, count[codes])) for count in counts])
+    return _percentiles(mean, drawn[~np.isnan(drawn)], level, counts.shape[1])
+
+
+def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw clusters with replacement: codes (n,) of the rows, counts (draws, clusters) of each draw."""
+    names, codes = np.unique(clusters, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"A bootstrap needs at least 2 clusters, not {len(names)}.")
+    counts = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=draws
+    )
+    return codes, counts
+
+
+def wilson(k: int, n: int, *, level: float = 0.95) -> Interval:
+    """Wilson score interval of k successes in n independent trials."""
+    result = stats.binomtest(k, n).proportion_ci(level, method="wilson")
+    return Interval(k / n, float(result.low), float(result.high), n)
+
+
+def binomial_test(k: int, n: int, *, p: float = 0.5) -> float:
+    """Exact two-sided p-value of k successes in n independent trials under success probability p."""
+    return float(stats.binomtest(k, n, p).pvalue)
+
+
+def spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    clusters: ArrayLike | None = None,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Spearman's rank correlation over all rows, in [-1, 1], with a (cluster) bootstrap interval."""
+    x, y = _finite(x, "x"), _finite(y, "y")
+    return bootstrap(
+        lambda i: _rank_correlation(x[i], y[i]), _labels(x, clusters), seed=seed, draws=draws, level=level
+    )
+
+
+def spearman_within(
+    x: ArrayLike, y: ArrayLike, groups: ArrayLike, *, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean over groups of Spearman's correlation inside the group, bootstrapped over groups.
+
+    Groups in which x or y is constant (one row among them) have no correlation and are left out; n counts
+    the rest.
+    """
+    x, y, groups = _finite(x, "x"), _finite(y, "y"), np.asarray(groups)
+    inside = np.array([_rank_correlation(x[groups == g], y[groups == g]) for g in np.unique(groups)])
+    inside = inside[~np.isnan(inside)]
+    if len(inside) < 2:
+        raise ValueError(f"{len(inside)} group(s) have a correlation; an interval over groups needs 2.")
+    return bootstrap_mean(inside, seed=seed, draws=draws, level=level)
+
+
+def two_way_clustered(
+    wins: ArrayLike, raters: ArrayLike, clips: ArrayLike, *, level: float = 0.95
+) -> Interval:
+    """Win rate of votes (n,) with 1 = win, 0 = loss, 0.5 = tie that share raters and clips; n counts votes.
+
+    Variance V = V_rater + V_clip - V_vote (Cameron, Gelbach & Miller 2011), each with the factor G / (G -
+    1); Student t with min(raters, clips) - 1 degrees of freedom. Unanimous votes have no variance: they get
+    Wilson's interval for as many trials as there are raters or clips, whichever are fewer.
+    """
+    wins = _finite(wins, "wins")
+    if not np.isin(wins, (0.0, 0.5, 1.0)).all():
+        raise ValueError("Votes must be 1 (win), 0 (loss) or 0.5 (tie).")
+    mean, total = float(wins.mean()), len(wins)
+    variances, sizes = [], []
+    for name, labels in (("raters", raters), ("clips", clips), ("votes", np.arange(total))):
+        _, codes = np.unique(_labels(wins, labels), return_inverse=True)
+        size = int(codes.max()) + 1
+        if size < 2:
+            raise ValueError(f"Two-way clustering needs at least 2 {name}, not {size}.")
+        sizes.append(size)
+        variances.append(np.square(np.bincount(codes, wins - mean)).sum() / total**2 * size / (size - 1))
+    by_rater, by_clip, by_vote = variances
+    if by_vote == 0:
+        few = min(sizes)
+        unanimous = wilson(round(mean * few), few, level=level)
+        return Interval(mean, unanimous.low, unanimous.high, total)
+    variance = by_rater + by_clip - by_vote
+    if variance <= 0:  # possible in balanced tables; the largest part is the safe choice
+        variance = max(variances)
+    margin = float(stats.t.ppf(0.5 + level / 2, min(sizes) - 1)) * math.sqrt(variance)
+    return Interval(mean, max(0.0, mean - margin), min(1.0, mean + margin), total)
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of mid-ranks; nan for constant input."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+
+
+def _percentiles(mean: float, drawn: np.ndarray, level: float, n: int) -> Interval:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(mean), float(low), float(high), n)
+
+
+def _finite(values: ArrayLike, name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{name} must be a non-empty list of numbers, not an array of shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}[{int(np.argmin(np.isfinite(array)))}] is not a finite number.")
+    return array
+
+
+def _labels(values: np.ndarray, clusters: ArrayLike | None) -> np.ndarray:
+    labels = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    if labels.shape != values.shape:
+        raise ValueError(f"{len(values)} values need as many cluster labels, not {labels.shape}.")
+    return labels

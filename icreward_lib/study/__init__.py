@@ -1,0 +1,1 @@
+"""The rater study: simulated raters and the analysis of a table of votes."""

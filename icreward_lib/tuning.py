@@ -1,0 +1,167 @@
+"""Fine-tune the generator on the rewards' picks, and make new videos with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from icreward_lib.curation import Curated, Sample, item_of
+from icreward_lib.dpo import DPOConfig, DPOHistory, PairData, Pairs, add_lora, build_pairs, reference_model, train
+from icreward_lib.generators import OpenSoraGenerator
+from icreward_lib.judging import Trained
+from icreward_lib.run import Run
+from icreward_lib.stages import Stage
+from icreward_lib.video import Video, read_video, write_video
+
+CODE = ("dpo", "opensora", "tuning")
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of one part of the samples, and the samples themselves."""
+
+    pairs: Pairs
+    samples: list[Sample]
+
+
+def prefer(run: Run, curated: Curated, icreward: Trained, mlp: Trained, splits: Sequence[str]) -> Preferences:
+    """Pairs of ICReward's pick over the MLP's pick, from every subset of a sample's videos of the profile's size."""
+    samples = [sample for split in splits for sample in curated.of(split)]
+
+    def stacked(matrix: dict[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([matrix[split] for split in splits])
+
+    pairs = build_pairs(
+        stacked({split: icreward.matrix(split) for split in splits}),
+        stacked({split: mlp.matrix(split) for split in splits}),
+        motion=stacked({split: curated.matrix("dynamic_degree", split) for split in splits}),
+        subset=run.profile.dpo.subset,
+    )
+    return Preferences(pairs, samples)
+
+
+def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
+    """Latents and texts of the pairs."""
+    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
+    text, mask = generator.encode_prompts([sample.prompt for sample in preferences.samples])
+    settings = run.profile.generation
+    return PairData.gather(
+        preferences.pairs.table,
+        latents,
+        latents[:, 0, :, 0],
+        text,
+        mask,
+        num_frames=settings.num_frames,
+        height=settings.height,
+        width=settings.width,
+        fps=settings.fps,
+    )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The outcome of one training."""
+
+    stage: Stage
+    history: DPOHistory
+    config: DPOConfig
+
+
+def tune(run: Run, curated: Curated, training: Preferences, held_out: Preferences, seed: int) -> Tuned:
+    """Flow-DPO with LoRA from one seed; nothing is selected on the held-out pairs."""
+    settings = run.profile.dpo
+    config = DPOConfig(
+        beta=settings.beta,
+        lr=settings.lr,
+        lora_rank=settings.lora_rank,
+        lora_alpha=2.0 * settings.lora_rank,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        eval_every=settings.eval_every,
+        seed=run.seed("dpo", seed),
+    )
+    with run.stage(
+        "dpo",
+        code=CODE,
+        model=run.model("generator"),
+        videos=curated.videos.stage,
+        pairs=[p.pairs.table.to_dict("list") for p in (training, held_out)],
+        config=asdict(config),
+    ) as stage:
+        if not stage.done:
+            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), run.profile.generation)
+            policy = _policy(generator, config)
+            history = train(
+                policy,
+                generator.pipeline.scheduler,
+                pair_data(run, curated, generator, training),
+                pair_data(run, curated, generator, held_out),
+                config,
+                stage.folder,
+            )
+            with stage.write("adapters.safetensors") as path:
+                save_file(get_peft_model_state_dict(policy), path)
+            stage.save_json("history.json", asdict(history))
+    return Tuned(stage, DPOHistory(**stage.load_json("history.json")), config)
+
+
+def _policy(generator: OpenSoraGenerator, config: DPOConfig) -> PeftModel:
+    return add_lora(
+        generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
+    )
+
+
+def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, list[Video]]:
+    """One new clip of every sample from the base and from the tuned generator, with the same seeds.
+
+    The seeds are new: no clip of the curated set was made from them.
+    """
+    settings = run.profile.generation
+    with run.stage(
+        "new_samples",
+        code=(*CODE, "generators"),
+        tuned=tuned.stage,
+        samples=[asdict(sample.scene) for sample in samples],
+        generation=settings.model_dump(),
+        seed=run.profile.seed,
+    ) as stage:
+        if not stage.done:
+            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
+            policy = _policy(generator, tuned.config)
+            set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
+            for sample in samples:
+                if not stage.has(item_of(sample.id)):
+                    seed = run.seed("new samples", sample.id)
+                    image = sample.image(settings.height)
+                    after = generator.generate(image, sample.prompt, num_videos=1, seed=seed)
+                    with reference_model(policy):
+                        before = generator.generate(image, sample.prompt, num_videos=1, seed=seed)
+                    with stage.write(item_of(sample.id)) as folder:
+                        folder.mkdir()
+                        write_video(folder / "base.mp4", before[0], lossless=True)
+                        write_video(folder / "tuned.mp4", after[0], lossless=True)
+    return {
+        name: [read_video(stage.path(item_of(sample.id)) / f"{name}.mp4") for sample in samples]
+        for name in ("base", "tuned")
+    }
+
+
+def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
+    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images seen so far.
+
+    Returns columns evaluated, running, low, high, from the second image on.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in range(2, len(wins) + 1):
+        means = wins[rng.integers(n, size=(draws, n))].mean(1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,85 @@
+"""The one small tokenizer of the laptop's T5, CLIP and Qwen2-VL: every word of the sticker world is a token."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from icreward_lib.world import content
+
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+#: Qwen2-VL's marks of pictures in a text.
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+CAPTION_QUESTION = "describe the video"
+CHANGE_QUESTION = "does the video keep the image"
+#: What may have become of a picture, and how the language model says so.
+CHANGES = {
+    "nothing": "yes",
+    "recoloured": "no, the subject is recoloured",
+    "replaced": "no, the subject is replaced",
+    "removed": "no, the subject is removed",
+    "elsewhere": "no, the background is replaced",
+}
+
+
+_CAPTION = re.compile(
+    r"(?:a (?P<first>\w+) and (?P<second>\w+) (?P<subject>\w+) (?P<motion>.+) over )?"
+    r"the (?P<photograph>\w+), the camera (?:is )?(?P<camera>.+)"
+)
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """All tokens in the order of their ids: special ones, then the words of captions (held-out ones too) and of
+    the questions and answers."""
+    moves = " ".join((*content.CAMERAS, *content.MOTIONS))
+    grammar = f"a and over the camera is , {moves}"
+    talk = " ".join(("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values()))
+    words = [
+        *content.SUBJECTS,
+        *content.COLOURS,
+        *content.PHOTOGRAPHS,
+        *re.findall(r"\w+|,", f"{grammar} {talk}"),
+    ]
+    special = (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS)
+    return (*special, *dict.fromkeys(words))
+
+
+def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer, built from the captions' grammar; words outside of it become `<unk>`.
+
+    Args:
+        chat: for Qwen2-VL: nothing is appended, and `<|im_end|>` ends a turn. Otherwise, for T5 and CLIP, every
+            text ends with `</s>`. Ids are the same.
+    """
+    ids = {token: index for index, token in enumerate(vocabulary())}
+    words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.decoder = decoders.WordPiece(cleanup=True)  # puts spaces between words and none before a comma
+    if not chat:
+        words.post_processor = processors.TemplateProcessing(
+            single=f"$A {EOS}", special_tokens=[(EOS, ids[EOS])]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=PAD,
+        unk_token=UNK,
+        eos_token=TURN_END if chat else EOS,
+        extra_special_tokens=[EOS, TURN_START, *VISION_TOKENS]
+        if chat
+        else [TURN_START, TURN_END, *VISION_TOKENS],
+        padding_side="right",
+        model_max_length=256,
+    )
+
+
+def factors(caption: str) -> dict[str, str | None]:
+    """What a caption says: first and second colour, subject, motion, photograph, camera; nothing if it says none."""
+    match = _CAPTION.fullmatch(caption)
+    return match.groupdict() if match else {}

@@ -1,0 +1,351 @@
+"""The laptop's Qwen2-VL: it captions clips and says what became of a reference picture.
+
+Sequences have the reward model's layout (video, question, reference) and its positions: one count of tokens, the same
+in all three axes of the rotary embedding. To generate with the saved model, drop `mm_token_type_ids` from the
+processor's output: transformers then uses these positions too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from icreward_lib.files import atomic, write_json
+from icreward_lib.world.content import (
+    CAMERAS,
+    COLOURS,
+    MOTIONS,
+    PHOTOGRAPHS,
+    SUBJECTS,
+)
+from icreward_lib.world.pretrain.batches import EVALUATION_SEED, degrade
+from icreward_lib.world.pretrain.changes import Examples, examples
+from icreward_lib.world.pretrain.checkpoint import half_weights
+from icreward_lib.world.pretrain.loop import LoopConfig, fit
+from icreward_lib.world.pretrain.text import (
+    CAPTION_QUESTION,
+    CHANGE_QUESTION,
+    CHANGES,
+    PAD,
+    TURN_END,
+    TURN_START,
+    VISION_TOKENS,
+    build_tokenizer,
+    factors,
+)
+from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
+from icreward_lib.world.scenes import Scene
+
+FRAMES = 17  # of the world's clips
+VISION_START, VISION_END, IMAGE, VIDEO = VISION_TOKENS
+CHAT_TEMPLATE = (
+    "{% for message in messages %}" + TURN_START + "{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}"
+    + VISION_START
+    + "{% if part['type'] == 'video' %}"
+    + VIDEO
+    + "{% else %}"
+    + IMAGE
+    + "{% endif %}"
+    + VISION_END
+    + "{% endif %}{% endfor %}{% endif %}"
+    + TURN_END
+    + "{% endfor %}{% if add_generation_prompt %}"
+    + TURN_START
+    + "assistant\n{% endif %}"
+)
+_SEEN = {"type": "video"}
+CAPTION_CHAT = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
+CHANGE_CHAT = [
+    {"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}
+]
+
+
+@dataclass(frozen=True)
+class VlmConfig:
+    """Sizes of the model and of its training."""
+
+    image_size: int = 64
+    num_frames: int = 8  # read of each clip
+    patch_size: int = 8
+    vision_width: int = 160
+    vision_layers: int = 3
+    vision_heads: int = 4
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    intermediate: int = 512
+    batch_size: int = 16
+    truth_weight: float = 0.5  # of what the patches' tokens must know
+    loop: LoopConfig = LoopConfig(steps=1600, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.99, save_every=100)
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side of a picture; one token is a square of 2 x 2 patches."""
+        return self.image_size // self.patch_size // 2
+
+    @property
+    def frames(self) -> list[int]:
+        """Indices of the frames that are read, from the first to the last."""
+        indices: list[int] = np.linspace(0, FRAMES - 1, self.num_frames).round().astype(int).tolist()
+        return indices
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The frames read, in the pairs that share tokens."""
+        return [self.frames[first : first + 2] for first in range(0, self.num_frames, 2)]
+
+
+def build_processor(config: VlmConfig) -> Qwen2VLProcessor:
+    """Qwen2-VL's processor with the small tokenizer; pictures are brought to about `image_size` squared pixels."""
+    pixels = {"shortest_edge": config.image_size**2, "longest_edge": config.image_size**2}
+    shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**shape),
+        tokenizer=build_tokenizer(chat=True),
+        video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
+    """A Qwen2-VL with new weights, drawn from the loop's seed."""
+    ids = build_tokenizer(chat=True).get_vocab()
+    half = config.width // config.heads // 2
+    settings = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(ids),
+            "hidden_size": config.width,
+            "intermediate_size": config.intermediate,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.heads,
+            "max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8],
+            },
+            "bos_token_id": None,
+            "eos_token_id": ids[TURN_END],
+            "pad_token_id": ids[PAD],
+        },
+        vision_config={
+            "depth": config.vision_layers,
+            "embed_dim": config.vision_width,
+            "hidden_size": config.width,
+            "num_heads": config.vision_heads,
+            "patch_size": config.patch_size,
+        },
+        vision_start_token_id=ids[VISION_START],
+        vision_end_token_id=ids[VISION_END],
+        image_token_id=ids[IMAGE],
+        video_token_id=ids[VIDEO],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        return Qwen2VLForConditionalGeneration(settings)
+
+
+def draw(
+    count: int, seed: int, config: VlmConfig, *, split: Literal["seen", "unseen"] = "seen", drifting: int = 0
+) -> Examples:
+    """Examples of the frames that `config` reads."""
+    return examples(
+        count, seed=seed, frames=config.frames, size=config.image_size, split=split, drifting=drifting
+    )
+
+
+class Lesson(nn.Module):
+    """The model and, for the time of training, a head that reads off each video token what it shows.
+
+    Through the language model alone, what pictures show reaches the vision tower slowly. The head's outputs are
+    (see `truth`): movement, coverage by the subject, then logits of subject, two colours, motion, photograph, camera.
+    """
+
+    def __init__(self, vlm: Qwen2VLForConditionalGeneration, config: VlmConfig) -> None:
+        """Teach `vlm`, whose output layer shares the weights of its input embeddings."""
+        super().__init__()
+        self.model, self.config = vlm.model, config
+        self.processor = build_processor(config)
+        self.sizes = (
+            2,
+            1,
+            len(SUBJECTS),
+            len(COLOURS),
+            len(COLOURS),
+            len(MOTIONS),
+            len(PHOTOGRAPHS),
+            len(CAMERAS),
+        )
+        self.truth = nn.Linear(config.width, sum(self.sizes))
+        nn.init.zeros_(self.truth.weight)
+
+    def see(self, clips: np.ndarray, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Vision tokens: of clips uint8 "n f h w c" (n, f/2 * grid^2, d), of pictures "n h w c" (n, grid^2, d)."""
+        videos = self.processor.video_processor(list(torch.from_numpy(clips.transpose(0, 1, 4, 2, 3))))
+        images = self.processor.image_processor(list(torch.from_numpy(pictures.transpose(0, 3, 1, 2))))
+        pixels = torch.cat([videos["pixel_values_videos"], images["pixel_values"]])
+        grids = torch.cat([videos["video_grid_thw"], images["image_grid_thw"]])
+        tokens = self.model.visual(pixels, grid_thw=grids).pooler_output
+        counts = len(clips) * len(self.config.groups) * self.config.grid**2
+        return tokens[:counts].unflatten(0, (len(clips), -1)), tokens[counts:].unflatten(
+            0, (len(pictures), -1)
+        )
+
+    def embed(
+        self, chat: list[dict[str, object]], answers: Sequence[str], *pictures: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (n,l,d) of a chat, each with its answer and the vision tokens (n,m,d) of what it shows, and the
+        labels (n,l): ids of the answers, elsewhere -100."""
+        prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
+        for mark, tokens in zip((VIDEO, IMAGE), pictures, strict=False):
+            prompt = prompt.replace(mark, mark * tokens.shape[1])
+        tokenizer = self.processor.tokenizer
+        batch = tokenizer([prompt + answer for answer in answers], padding=True, return_tensors="pt")
+        ids, start = batch.input_ids, len(tokenizer(prompt).input_ids)
+        embeddings = self.model.language_model.embed_tokens(ids)
+        for mark, tokens in zip((VIDEO, IMAGE), pictures, strict=False):
+            places = ids == tokenizer.convert_tokens_to_ids(mark)
+            embeddings = embeddings.masked_scatter(places[..., None], tokens)
+        labels = ids.masked_fill(batch.attention_mask == 0, -100)
+        labels[:, :start] = -100
+        return embeddings, labels
+
+    def speak(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the answers' words. Padding stands last, where causality keeps it out of sight."""
+        positions = torch.arange(embeddings.shape[1]).expand(3, len(embeddings), -1)
+        states = self.model.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
+        wanted = labels[:, 1:] != -100
+        logits = states.last_hidden_state[:, :-1][wanted] @ self.model.language_model.embed_tokens.weight.T
+        return F.cross_entropy(logits, labels[:, 1:][wanted])
+
+    def knowledge(self, tokens: Tensor, scenes: list[Scene], masks: np.ndarray) -> Tensor:
+        """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
+
+        A token answers for the subject by how much of it the subject covers, and for the background by the rest.
+        """
+        phases = [float(np.mean(group)) / (FRAMES - 1) - 0.5 for group in self.config.groups]
+        coverage = patch_masks(masks, self.config.groups, self.config.grid)
+        movement = 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)
+        cover = coverage.flatten(1)
+        parts = self.truth(tokens).split(self.sizes, dim=-1)
+        errors = [F.mse_loss(parts[0], movement), F.binary_cross_entropy_with_logits(parts[1][..., 0], cover)]
+        labels = torch.tensor([_labels(scene) for scene in scenes])
+        for part, label, weight in zip(parts[2:], labels.T, (cover,) * 4 + (1 - cover,) * 2, strict=True):
+            each = F.cross_entropy(
+                part.transpose(1, 2), label[:, None].expand(weight.shape), reduction="none"
+            )
+            errors.append((each * weight).sum() / weight.sum().clamp(min=1))
+        return torch.stack(errors).mean()
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Words of captions and of what changed, and what tokens must know. A quarter of the clips drift: these
+        have no caption."""
+        config = self.config
+        seed = config.loop.seed * 1_000_003 + step
+        shown = draw(config.batch_size, seed, config, drifting=config.batch_size // 4)
+        clips = degrade(shown.clips, np.random.default_rng([seed, 1]), share=0.3)
+        videos, pictures = self.see(clips, shown.pictures)
+        steady = int((~shown.drifting).sum())
+        scenes = shown.scenes[:steady]
+        captions = self.speak(
+            *self.embed(CAPTION_CHAT, [s.caption + TURN_END for s in scenes], videos[:steady])
+        )
+        answers = [CHANGES[change] + TURN_END for change in shown.changes]
+        changes = self.speak(*self.embed(CHANGE_CHAT, answers, videos, pictures))
+        truth = self.knowledge(videos[:steady], scenes, shown.masks[:steady])
+        total = captions + changes + config.truth_weight * truth
+        return {"loss": total, "captions": captions, "changes": changes, "truth": truth}
+
+
+def _labels(scene: Scene) -> list[int]:
+    """Indices of subject, colours, motion, photograph and camera; without a subject the first four do not count."""
+    subject = 0 if scene.subject is None else list(SUBJECTS).index(scene.subject)
+    colours = [list(COLOURS).index(name) for name in scene.colours]
+    places = [
+        MOTIONS.index(scene.motion),
+        list(PHOTOGRAPHS).index(scene.photograph),
+        CAMERAS.index(scene.camera),
+    ]
+    return [subject, *colours, *places]
+
+
+@torch.no_grad()
+def evaluate(
+    vlm: Qwen2VLForConditionalGeneration,
+    config: VlmConfig,
+    *,
+    split: Literal["seen", "unseen"] = "seen",
+    count: int = 64,
+) -> dict[str, float]:
+    """Shares of right answers about `count` new clips, written word by word.
+
+    Each factor of the captions (those of the subject over scenes with one, where saying that there is none is wrong;
+    `scenery` over scenes without), and `change` with its kinds.
+    """
+    lesson = Lesson(vlm, config)
+    hits: dict[str, list[bool]] = {}
+    for start in range(0, count, 32):
+        shown = draw(min(32, count - start), EVALUATION_SEED + start, config, split=split)
+        videos, pictures = lesson.see(shown.clips, shown.pictures)
+        said = _answer(vlm, lesson, lesson.embed(CAPTION_CHAT, [""] * len(videos), videos)[0])
+        for scene, words in zip(shown.scenes, said, strict=True):
+            told, asked = factors(words), factors(scene.caption)
+            if scene.subject is None:
+                hits.setdefault("scenery", []).append(bool(told) and told["subject"] is None)
+            for name, value in asked.items():
+                if value is not None:
+                    hits.setdefault(name, []).append(told.get(name) == value)
+        said = _answer(vlm, lesson, lesson.embed(CHANGE_CHAT, [""] * len(videos), videos, pictures)[0])
+        for change, words in zip(shown.changes, said, strict=True):
+            for name in ("change", f"change_{change}"):
+                hits.setdefault(name, []).append(words == CHANGES[change])
+    return {f"{split}_{name}": float(np.mean(right)) for name, right in sorted(hits.items())}
+
+
+def _answer(vlm: Qwen2VLForConditionalGeneration, lesson: Lesson, embeddings: Tensor) -> list[str]:
+    ids = vlm.generate(
+        inputs_embeds=embeddings,
+        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+        max_new_tokens=20,
+        do_sample=False,
+    )
+    texts: list[str] = lesson.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return texts
+
+
+def save(vlm: Qwen2VLForConditionalGeneration, config: VlmConfig, folder: Path) -> None:
+    """Write what `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor` read with `from_pretrained`."""
+    with atomic(folder) as new:
+        vlm.save_pretrained(new, state_dict=half_weights(vlm))
+        build_processor(config).save_pretrained(new)
+
+
+def train(run_folder: Path, out_folder: Path, config: VlmConfig | None = None) -> dict[str, float]:
+    """Train, or go on training, in `run_folder`; save to `out_folder`; return the figures reached."""
+    config = config or VlmConfig()
+    vlm = build(config)
+    lesson = Lesson(vlm, config)
+    log = fit(lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(vlm, config))
+    save(vlm, config, out_folder)
+    figures = evaluate(vlm, config, count=256) | evaluate(vlm, config, split="unseen", count=256)
+    figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in vlm.parameters())}
+    write_json(run_folder / "metrics.json", figures)
+    return figures

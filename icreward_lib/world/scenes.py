@@ -1,0 +1,211 @@
+"""The sticker world: a photograph seen by a moving camera, and a sticker that moves over it.
+
+Every clip comes with its truth: the factors it was made from (`Scene`) and the subject's mask. Some glyphs, photographs
+and combinations of movements are held out, so that a test can ask about content that no model has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from icreward_lib.world import content
+
+PHOTO_SIDE = 2.0  # the photograph's shorter side, in frame sizes
+DEFOCUS = 1.0 / 64  # standard deviation of the background's blur, in frame sizes
+STICKER_SIZE = 40  # resolution of the sticker's texture, in pixels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The factors of one clip. Lengths are in frame sizes, angles in turns, amounts are over the whole clip."""
+
+    photograph: str
+    camera: str  # one of content.CAMERAS
+    crop: tuple[float, float, float]  # centre x and y as a share of the free range, side of the view
+    camera_amount: float  # pan: distance; zoom: relative change of the view's side
+    subject: str | None = None  # None: scenery only
+    colours: tuple[str, str] = ("red", "blue")
+    motion: str = "stays still"  # one of content.MOTIONS
+    position: tuple[float, float] = (0.5, 0.5)  # the sticker's centre half-way through the clip
+    size: float = 0.45  # the sticker's side
+    tilt: float = 0.0
+    subject_amount: float = 0.0  # move: distance; spin: turns; grow: relative change of size
+
+    @property
+    def caption(self) -> str:
+        """The text prompt: what is seen and how it moves."""
+        camera = "the camera is static" if self.camera == "static" else f"the camera {self.camera}"
+        if self.subject is None:
+            return f"the {self.photograph}, {camera}"
+        first, second = self.colours
+        return f"a {first} and {second} {self.subject} {self.motion} over the {self.photograph}, {camera}"
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether any factor is held out from training."""
+        return (
+            self.photograph in content.UNSEEN_PHOTOGRAPHS
+            or self.subject in content.UNSEEN_SUBJECTS
+            or (self.subject is not None and (self.camera, self.motion) in content.UNSEEN_MOVES)
+        )
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Rendered scenes with their truth."""
+
+    frames: np.ndarray  # uint8 "n t h w c", RGB
+    masks: np.ndarray  # float32 "n t h w", the sticker's coverage in [0, 1]
+
+
+def sample_scenes(
+    n: int, *, seed: int, split: Literal["seen", "unseen"] = "seen", scenery_share: float = 0.2
+) -> list[Scene]:
+    """Draw scenes. `seen` scenes hold no held-out factor; `unseen` ones hold a held-out glyph and photograph, and
+    half of them a held-out combination of movements.
+
+    Args:
+        n: how many.
+        seed: fixes every draw; scene i does not depend on n.
+        split: which content.
+        scenery_share: expected share of scenes without a subject.
+    """
+    return [_sample_scene(np.random.default_rng([seed, index]), split, scenery_share) for index in range(n)]
+
+
+def _sample_scene(rng: np.random.Generator, split: str, scenery_share: float) -> Scene:
+    held_out = split == "unseen"
+    photographs = [name for name in content.PHOTOGRAPHS if (name in content.UNSEEN_PHOTOGRAPHS) == held_out]
+    subjects = [name for name in content.SUBJECTS if (name in content.UNSEEN_SUBJECTS) == held_out]
+    new_moves = held_out and rng.random() < 0.5
+    moves = [
+        (camera, motion)
+        for camera in content.CAMERAS
+        for motion in content.MOTIONS
+        if ((camera, motion) in content.UNSEEN_MOVES) == new_moves
+    ]
+    camera, motion = moves[rng.integers(len(moves))]
+    scenery_only = rng.random() < scenery_share
+    first, second = rng.choice(list(content.COLOURS), 2, replace=False)
+    size = rng.uniform(0.38, 0.52)
+    amount = {"spins": rng.choice([-1, 1]) * rng.uniform(0.18, 0.35), "grows": rng.uniform(0.35, 0.6)}.get(
+        motion, rng.uniform(0.22, 0.36)
+    )
+    reach = size / 2 + (amount / 2 if motion.startswith("moves") else size * amount / 4 if motion == "grows" else 0)
+    margin = min(reach, 0.5)
+    return Scene(
+        photograph=photographs[rng.integers(len(photographs))],
+        camera=camera,
+        crop=(rng.random(), rng.random(), rng.uniform(1.0, 1.25)),
+        camera_amount=rng.uniform(0.2, 0.35),
+        subject=None if scenery_only else subjects[rng.integers(len(subjects))],
+        colours=(str(first), str(second)),
+        motion=motion,
+        position=(rng.uniform(margin, 1 - margin), rng.uniform(margin, 1 - margin)),
+        size=size,
+        tilt=rng.uniform(-0.06, 0.06),
+        subject_amount=float(amount) if motion != "stays still" else 0.0,
+    )
+
+
+def render(scenes: list[Scene], *, num_frames: int = 17, size: int = 64) -> Clips:
+    """Render scenes to clips.
+
+    Args:
+        scenes: what to draw.
+        num_frames: length t; the movement spans the clip whatever its length.
+        size: height and width in pixels.
+    """
+    frames = np.empty((len(scenes), num_frames, size, size, 3), np.uint8)
+    masks = np.zeros((len(scenes), num_frames, size, size), np.float32)
+    # Phase of each frame, -1/2 at the first and 1/2 at the last.
+    phase = torch.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else torch.tensor([-0.5])
+    for index, scene in enumerate(scenes):
+        picture = _background(scene, phase, size)
+        if scene.subject is not None:
+            colour, alpha = _sticker(scene, phase, size)
+            picture = picture * (1 - alpha) + colour
+            masks[index] = alpha[:, 0].numpy()
+        frames[index] = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return Clips(frames, masks)
+
+
+def _background(scene: Scene, phase: torch.Tensor, size: int) -> torch.Tensor:
+    """The photograph through the camera: "t 3 size size" in [0, 1]."""
+    photo = content.photograph(scene.photograph, round(PHOTO_SIDE * size), DEFOCUS * size)
+    height, width = photo.shape[1:]
+    side = torch.full_like(phase, scene.crop[2] * size)  # of the view, in pixels of the photograph
+    x = torch.zeros_like(phase)  # of the view's centre, relative to its middle position
+    y = torch.zeros_like(phase)
+    distance = scene.camera_amount * size
+    if scene.camera in ("pans left", "pans right"):
+        x = distance * phase * (1 if scene.camera == "pans right" else -1)
+    elif scene.camera in ("pans up", "pans down"):
+        y = distance * phase * (1 if scene.camera == "pans down" else -1)
+    elif scene.camera in ("zooms in", "zooms out"):
+        side = side * (1 - scene.camera_amount * phase * (1 if scene.camera == "zooms in" else -1))
+    largest = float(side.max())
+    free_x = (width - largest) / 2 - float(x.abs().max())
+    free_y = (height - largest) / 2 - float(y.abs().max())
+    x = x + width / 2 + free_x * (2 * scene.crop[0] - 1)
+    y = y + height / 2 + free_y * (2 * scene.crop[1] - 1)
+    # Affine map from the frame's [-1, 1] square to the photograph's.
+    zero = torch.zeros_like(phase)
+    theta = torch.stack(
+        [
+            torch.stack([side / width, zero, 2 * x / width - 1], -1),
+            torch.stack([zero, side / height, 2 * y / height - 1], -1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [len(phase), 3, size, size], align_corners=False)
+    return F.grid_sample(photo.expand(len(phase), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+
+
+def _sticker(scene: Scene, phase: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The moving sticker: premultiplied colour "t 3 size size" and coverage "t 1 size size", both in [0, 1]."""
+    assert scene.subject is not None
+    texture = _texture(scene.subject, scene.colours)
+    x = torch.full_like(phase, scene.position[0])
+    y = torch.full_like(phase, scene.position[1])
+    scale = torch.full_like(phase, scene.size)
+    turn = torch.full_like(phase, scene.tilt)
+    step = scene.subject_amount * phase
+    if scene.motion in ("moves left", "moves right"):
+        x = x + step * (1 if scene.motion == "moves right" else -1)
+    elif scene.motion in ("moves up", "moves down"):
+        y = y + step * (1 if scene.motion == "moves down" else -1)
+    elif scene.motion == "spins":
+        turn = turn + step
+    elif scene.motion == "grows":
+        scale = scale * (1 + step)
+    cos, sin = torch.cos(2 * torch.pi * turn) / scale, torch.sin(2 * torch.pi * turn) / scale
+    cx, cy = 2 * x - 1, 2 * y - 1
+    theta = torch.stack(
+        [
+            torch.stack([cos, sin, -(cos * cx + sin * cy)], -1),
+            torch.stack([-sin, cos, sin * cx - cos * cy], -1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [len(phase), 4, size, size], align_corners=False)
+    sampled = F.grid_sample(texture.expand(len(phase), -1, -1, -1), grid, align_corners=False)
+    return sampled[:, :3], sampled[:, 3:]
+
+
+def _texture(subject: str, colours: tuple[str, str]) -> torch.Tensor:
+    """A coloured sticker: ink in a two-colour gradient, pale body, white border. "4 h w", premultiplied RGBA."""
+    ink, body, cut = content.sticker_layers(subject, STICKER_SIZE)
+    first, second = (torch.tensor(content.COLOURS[name])[:, None, None] for name in colours)
+    down = torch.linspace(0, 1, STICKER_SIZE)[None, :, None]
+    gradient = first + (second - first) * down
+    pale = 0.65 + 0.35 * gradient.flip(1)
+    colour = torch.ones(3, STICKER_SIZE, STICKER_SIZE)
+    colour = colour * (1 - body) + pale * body
+    colour = colour * (1 - ink) + gradient * ink
+    return torch.cat([colour * cut, cut[None]])

@@ -1,0 +1,45 @@
+"""What several test files share: an output folder of their own, and tiny notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results, figures and caches go to a temporary folder, under the profile that the test names."""
+    folder = tmp_path / "output"
+    monkeypatch.setenv("ICREWARD_OUTPUT", str(folder))
+    monkeypatch.delenv("ICREWARD_PROFILE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def write_notebook(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes `notebooks/<name>.ipynb` with a parameters cell and some code cells."""
+
+    def write(
+        name: str, *cells: str, parameters: str = 'profile: str = "laptop"', kernel: bool = True
+    ) -> Path:
+        notebook = nbformat.v4.new_notebook()
+        if kernel:
+            notebook.metadata["kernelspec"] = {
+                "name": "python3",
+                "display_name": "Python 3",
+                "language": "python",
+            }
+        notebook.cells = [
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *(nbformat.v4.new_code_cell(cell) for cell in cells),
+        ]
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(notebook, path)
+        return path
+
+    return write

@@ -1,0 +1,277 @@
+"""The small models: what they are taught, and that what is saved loads with each family's own loader."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoTokenizer,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+    VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
+)
+
+from icreward_lib.metrics.fvd import VideoMAEFeatures, videomae_pixels
+from icreward_lib.rewards.prompt import SHORT_TEMPLATE
+from icreward_lib.video import Video
+from icreward_lib.world import content
+from icreward_lib.world.pretrain import clip, motion, vlm
+from icreward_lib.world.pretrain.batches import degrade
+from icreward_lib.world.pretrain.changes import examples
+from icreward_lib.world.pretrain.loop import LoopConfig, fit
+from icreward_lib.world.pretrain.text import build_tokenizer, factors
+from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
+from icreward_lib.world.scenes import Scene, render, sample_scenes
+
+LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
+CLIP = clip.ClipConfig(
+    embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1, batch_size=4, loop=LOOP
+)
+MOTION = motion.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, loop=LOOP)
+VLM = vlm.VlmConfig(
+    image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
+    width=48, layers=1, heads=2, intermediate=32, batch_size=4, loop=LOOP,
+)  # fmt: skip
+
+
+def scenes_of_both_splits(n: int) -> list[Scene]:
+    return sample_scenes(n, seed=1) + sample_scenes(n, seed=1, split="unseen")
+
+
+class TestText:
+    @pytest.mark.property
+    def test_captions_survive(self) -> None:
+        tokenizer = build_tokenizer()
+        for scene in scenes_of_both_splits(300):
+            ids = tokenizer(scene.caption).input_ids
+            assert tokenizer.unk_token_id not in ids
+            assert ids[-1] == tokenizer.eos_token_id
+            assert len(ids) <= clip.CONTEXT
+            assert tokenizer.decode(ids, skip_special_tokens=True) == scene.caption
+
+    def test_every_word_of_the_world_is_known(self) -> None:
+        tokenizer = build_tokenizer(chat=True)
+        words = " ".join((*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS, SHORT_TEMPLATE.split("<|VQ")[0]))
+        assert tokenizer.unk_token_id not in tokenizer(words.replace("{video}", " ")).input_ids
+        assert tokenizer("zeppelin").input_ids == [tokenizer.unk_token_id]
+
+    def test_chat_differs_only_in_how_a_text_ends(self) -> None:
+        plain, chat = build_tokenizer(), build_tokenizer(chat=True)
+        assert plain.get_vocab() == chat.get_vocab()
+        assert plain("a red cup").input_ids[:-1] == chat("a red cup").input_ids
+        assert chat.eos_token == "<|im_end|>"
+
+    @pytest.mark.property
+    def test_factors_reads_captions_back(self) -> None:
+        for scene in scenes_of_both_splits(100):
+            told = factors(scene.caption)
+            assert (told["photograph"], told["camera"], told["subject"]) == (
+                scene.photograph, scene.camera, scene.subject,
+            )  # fmt: skip
+            if scene.subject is not None:
+                assert (told["first"], told["second"], told["motion"]) == (*scene.colours, scene.motion)
+        assert factors("a red and") == {}
+
+
+class TestTruth:
+    """Frames pulled along the stated movement must become the next ones."""
+
+    @staticmethod
+    def errors(scene: Scene) -> tuple[float, float, float]:
+        clips = render([scene])
+        masks = patch_masks(clips.masks, [[8, 9]], 64)
+        step = patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2  # per frame, in units of the grid below
+        line = (torch.arange(64) + 0.5) / 32 - 1
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+        now, then = torch.from_numpy(clips.frames[0, 8:10]).permute(0, 3, 1, 2).float().split(1)
+        pulled = [F.grid_sample(now, (grid - way * step)[None], align_corners=False) for way in (1, 0, -1)]
+        errors = [float((then - frame)[..., 4:-4, 4:-4].abs().mean()) for frame in pulled]
+        return errors[0], errors[1], errors[2]
+
+    @pytest.mark.parametrize("camera", content.CAMERAS[1:])
+    def test_background(self, camera: str) -> None:
+        right, still, wrong = self.errors(replace(sample_scenes(1, seed=5)[0], subject=None, camera=camera))
+        assert right < 0.5 * still < 0.5 * wrong
+
+    @pytest.mark.parametrize("name", content.MOTIONS[1:])
+    def test_subject(self, name: str) -> None:
+        scene = sample_scenes(1, seed=7, scenery_share=0.0)[0]
+        right, still, wrong = self.errors(replace(scene, camera="static", motion=name, subject_amount=0.3))
+        assert right < still < wrong
+
+
+def test_degrade_is_fixed_by_its_generator_and_share() -> None:
+    clips = render(sample_scenes(6, seed=3), num_frames=3, size=32).frames
+    once, twice = (degrade(clips, np.random.default_rng(4), share=0.5) for _ in range(2))
+    np.testing.assert_array_equal(once, twice)
+    touched = (once != clips).any(axis=(1, 2, 3, 4))
+    assert 0 < touched.sum() < len(clips)
+    np.testing.assert_array_equal(degrade(clips, np.random.default_rng(4), share=0.0), clips)
+
+
+class TestChanges:
+    def test_clips_show_what_is_said(self) -> None:
+        shown = examples(60, seed=2, frames=[0, 16], size=32)
+        before = sample_scenes(60, seed=2)
+        assert {"nothing", "recoloured", "replaced", "removed", "elsewhere"} == set(shown.changes)
+        for index, (old, new, change) in enumerate(zip(before, shown.scenes, shown.changes, strict=True)):
+            same = np.array_equal(shown.clips[index, 0], shown.pictures[index])
+            assert same == (change == "nothing")
+            assert (old.photograph != new.photograph) == (change == "elsewhere")
+            assert (old.subject != new.subject) == (change in ("replaced", "removed"))
+            assert (new.subject is None) == (old.subject is None or change == "removed")
+            assert bool(set(old.colours) & set(new.colours)) == (change != "recoloured")
+            assert not new.is_unseen
+
+    def test_drifting_clips_begin_like_their_picture(self) -> None:
+        shown = examples(8, seed=2, frames=[0, 8, 16], size=32, drifting=4)
+        assert shown.drifting.tolist() == [False] * 4 + [True] * 4
+        np.testing.assert_array_equal(shown.clips[4:, 0], shown.pictures[4:])
+        np.testing.assert_array_equal(shown.clips[4:, 2], render(shown.scenes[4:], size=32).frames[:, 16])
+
+
+class TestClip:
+    def test_open_clip_loads_it(self, tmp_path: Path) -> None:
+        figures = clip.train(tmp_path / "run", tmp_path / "model", CLIP)
+        assert {"seen_text_to_image", "unseen_text_to_image", "loss", "parameters"} <= set(figures)
+        source = f"local-dir:{tmp_path / 'model'}"
+        model, _, preprocess = open_clip.create_model_and_transforms(source, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(source)
+        assert next(model.parameters()).dtype == torch.float32
+        frames = render(sample_scenes(3, seed=9), num_frames=1).frames[:, 0]
+        pictures = torch.stack([preprocess(open_clip_picture(frame)) for frame in frames])
+        torch.testing.assert_close(pictures, clip.to_pixels(frames), atol=1e-5, rtol=0)
+        texts = [scene.caption for scene in sample_scenes(3, seed=9)]
+        torch.testing.assert_close(tokenizer(texts), clip.to_ids(build_tokenizer(), texts))
+        mine = clip.build(CLIP)
+        mine.load_state_dict(model.state_dict())
+        trained = clip.build(CLIP)
+        fit(trained, clip.contrast(trained, CLIP), CLIP.loop, tmp_path / "run")  # finished: loads the weights
+        for name, value in trained.state_dict().items():
+            torch.testing.assert_close(mine.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, tmp_path: Path) -> None:
+        whole, parts = clip.build(CLIP), clip.build(CLIP)
+        log = fit(whole, clip.contrast(whole, CLIP), LOOP, tmp_path / "whole")
+        first = clip.build(CLIP)
+
+        def interrupted(step: int) -> dict[str, torch.Tensor]:
+            if step == 1:
+                raise KeyboardInterrupt
+            return clip.contrast(first, CLIP)(step)
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(first, interrupted, LOOP, tmp_path / "parts")
+        again = fit(parts, clip.contrast(parts, CLIP), LOOP, tmp_path / "parts")
+        assert [row["loss"] for row in log] == [row["loss"] for row in again]
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(parts.state_dict()[name], value, atol=0, rtol=0)
+
+
+def open_clip_picture(frame: np.ndarray) -> object:
+    from PIL import Image
+
+    return Image.fromarray(frame)
+
+
+class TestMotion:
+    def test_transformers_and_the_metric_load_it(self, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        figures = motion.train(tmp_path / "run", folder, MOTION)
+        assert {"seen_camera", "seen_motion", "unseen_camera", "unseen_motion"} <= set(figures)
+        model = VideoMAEForVideoClassification.from_pretrained(folder)
+        assert model.dtype == torch.float32
+        assert list(model.config.id2label.values()) == list(motion.LABELS)
+        clips = render(sample_scenes(2, seed=4)).frames
+        pixels = motion.to_pixels(clips)
+        videos = [Video(frames, 8.0) for frames in clips]
+        torch.testing.assert_close(videomae_pixels(videos, num_frames=16, size=64), pixels, atol=1e-5, rtol=0)
+        processor = VideoMAEImageProcessor.from_pretrained(folder)
+        processed = processor([list(frames[1:]) for frames in clips], return_tensors="pt").pixel_values
+        torch.testing.assert_close(processed, pixels, atol=1e-4, rtol=0)
+        with torch.no_grad():
+            states = model.videomae(pixels).last_hidden_state.mean(1)
+        np.testing.assert_allclose(VideoMAEFeatures(folder).features(videos), states, atol=1e-5)
+
+    def test_labels(self) -> None:
+        scene = replace(sample_scenes(1, seed=0)[0], camera="zooms in", motion="spins", subject="cup")
+        cameras, motions = motion.to_labels([scene, replace(scene, subject=None)])
+        assert [motion.LABELS[i] for i in cameras] == ["the camera zooms in"] * 2
+        assert [motion.LABELS[7 + i] for i in motions] == ["the subject spins", "no subject"]
+
+    def test_movements_follow_the_models_token_order(self) -> None:
+        scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
+                        position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
+        config = replace(MOTION, patch_size=8, tubelet_size=4)
+        lesson = motion.Lesson(motion.build(config), config)
+        flow = lesson._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
+        moving = flow[..., 0] > 0.2
+        rows, columns = torch.nonzero(moving.any(0), as_tuple=True)
+        assert rows.float().mean() > 4.5
+        assert columns.float().mean() < 2.5
+
+
+class TestVlm:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp("vlm")
+        figures = vlm.train(path / "run", path / "model", VLM)
+        wanted = {"subject", "first", "second", "motion", "photograph", "camera", "scenery", "change"}
+        assert {f"{split}_{name}" for split in ("seen", "unseen") for name in wanted} <= set(figures)
+        return path / "model"
+
+    def test_transformers_loads_it(self, folder: Path) -> None:
+        model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
+        assert model.dtype == torch.float32
+        assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+        assert isinstance(Qwen2VLProcessor.from_pretrained(folder).tokenizer, type(build_tokenizer()))
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == build_tokenizer().get_vocab()
+
+    def test_the_processor_and_the_whole_model_agree_with_the_lesson(self, folder: Path) -> None:
+        model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
+        processor = Qwen2VLProcessor.from_pretrained(folder)
+        shown = vlm.draw(1, 3, VLM)
+        text = processor.apply_chat_template(vlm.CHANGE_CHAT, add_generation_prompt=True)
+        video = torch.from_numpy(shown.clips[0]).permute(0, 3, 1, 2)
+        picture = torch.from_numpy(shown.pictures[0]).permute(2, 0, 1)
+        inputs = processor(text=[text], videos=[video], images=[picture], return_tensors="pt")
+        inputs.pop("mm_token_type_ids")
+        lesson = vlm.Lesson(model, VLM)
+        with torch.no_grad():
+            embeddings, labels = lesson.embed(vlm.CHANGE_CHAT, [""], *lesson.see(shown.clips, shown.pictures))
+            positions = torch.arange(embeddings.shape[1]).expand(3, 1, -1)
+            mine = model(inputs_embeds=embeddings, position_ids=positions).logits
+            theirs = model(**inputs, position_ids=positions).logits
+            said = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+            expected = mine[:, -1].argmax(-1)
+        assert (labels == -100).all()
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+        assert said[0, embeddings.shape[1]] == expected[0] or expected[0] == processor.tokenizer.eos_token_id
+
+    def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:
+        lesson = vlm.Lesson(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
+        shown = vlm.draw(2, 5, VLM)
+        answers = ["yes<|im_end|>", "no, the subject is recoloured<|im_end|>"]
+        with torch.no_grad():
+            videos, pictures = lesson.see(shown.clips, shown.pictures)
+            both = lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, answers, videos, pictures))
+            one, two = (
+                lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1]))
+                for i in range(2)
+            )
+        torch.testing.assert_close(both, (2 * one + 7 * two) / 9)  # tokens of each answer
+
+    def test_knowledge_is_asked_where_the_subject_is(self) -> None:
+        lesson = vlm.Lesson(vlm.build(VLM), VLM)
+        shown = vlm.draw(2, 5, VLM)
+        tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            lesson.truth.weight.normal_(generator=torch.Generator().manual_seed(1))
+            bare = lesson.knowledge(tokens, shown.scenes, np.zeros_like(shown.masks))
+            covered = lesson.knowledge(tokens, shown.scenes, np.ones_like(shown.masks))
+        assert bare != covered

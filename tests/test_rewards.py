@@ -1,0 +1,125 @@
+"""The contract, the baseline and the files of rewards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icreward_lib.rewards import mlp
+from icreward_lib.rewards.base import Scores, frame_matrix, resolve_model, to_scores
+from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
+from icreward_lib.video import Video
+
+
+class ColourFeatures:
+    """Stands where CLIP stands: unit-norm mean colours of each quarter of a frame."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def image_features(self, frames: np.ndarray) -> np.ndarray:
+        n, h, w, _ = frames.shape
+        cells = frames.reshape(n, 2, h // 2, 2, w // 2, 3).mean((2, 4)).reshape(n, 12) + 1
+        return (cells / np.linalg.norm(cells, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clips(count: int, seed: int = 0, frames: int = 5) -> list[Video]:
+    rng = np.random.default_rng(seed)
+    return [Video(rng.integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8), 8.0) for _ in range(count)]
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> MLPReward:
+    (tmp_path / "clip").mkdir()
+    base = str(tmp_path / "clip")
+    return MLPReward(MLPRewardConfig(features=12), ColourFeatures(base), base=base, seed=3)
+
+
+def test_frames_between_the_judged_moments_are_interpolated() -> None:
+    matrix = frame_matrix([1.0, 3.0], 5)
+    expected = [[1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1]]
+    assert matrix.tolist() == expected
+
+
+def test_a_clips_score_is_the_mean_over_moments_and_the_weighted_dimensions() -> None:
+    parts = torch.tensor([[[0.2, 0.6], [0.4, 1.0]]])
+    scores = to_scores(parts, torch.tensor([0.75, 0.25]), [0, 2], 3)
+    assert scores.dimensions["subject"] == pytest.approx([0.3])
+    assert scores.dimensions["background"] == pytest.approx([0.8])
+    assert scores.overall == pytest.approx([0.75 * 0.3 + 0.25 * 0.8])
+    assert scores.frames[0] == pytest.approx([0.3, 0.425, 0.55])
+
+
+@pytest.mark.parametrize("bad", [np.array([1.2, 0.0]), np.array([np.nan, 0.0]), np.array([0.5])])
+def test_scores_out_of_range_or_shape_are_refused(bad: np.ndarray) -> None:
+    good, frames = np.array([0.5, 0.5], np.float32), np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match="scores"):
+        Scores(good, {"subject": bad.astype(np.float32)}, frames)
+
+
+def test_the_baseline_scores_clips_alone_together_and_in_any_order_alike(baseline: MLPReward) -> None:
+    videos = clips(4)
+    image = videos[1].frames[0]
+    together = baseline.score(image, videos)
+    assert together.frames.shape == (4, 5)
+    assert set(together.dimensions) == {"subject", "background"}
+    np.testing.assert_allclose(together.overall, together.frames.mean(1), atol=1e-6)
+    alone = [baseline.score(image, [video]) for video in videos]
+    np.testing.assert_allclose(together.frames, np.concatenate([s.frames for s in alone]), atol=1e-6)
+    backwards = baseline.score(image, videos[::-1])
+    np.testing.assert_allclose(together.overall, backwards.overall[::-1], atol=1e-6)
+
+
+def test_the_baseline_from_features_equals_the_baseline_from_frames(baseline: MLPReward) -> None:
+    videos = clips(3)
+    features = torch.from_numpy(np.stack([baseline.clip.image_features(v.frames) for v in videos]))
+    cached = baseline.score_features(features[0, 0], features)
+    np.testing.assert_allclose(cached.overall, baseline.score(videos[0].frames[0], videos).overall, atol=1e-6)
+
+
+def test_the_baseline_sees_the_reference(baseline: MLPReward) -> None:
+    videos = clips(2)
+    one, other = (baseline.score(v.frames[0], videos).overall for v in videos)
+    assert np.abs(one - other).min() > 1e-5
+
+
+def test_the_baseline_survives_the_disk(
+    baseline: MLPReward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlp, "ClipSim", ColourFeatures)
+    for _ in range(2):  # the second replaces the first
+        baseline.save_pretrained(tmp_path / "reward")
+    assert {p.name for p in (tmp_path / "reward").iterdir()} == {"config.json", "model.safetensors"}
+    assert json.loads((tmp_path / "reward" / "config.json").read_text())["base"] == "../clip"
+    again = MLPReward.from_pretrained(tmp_path / "reward")
+    assert again.config == baseline.config
+    videos = clips(2)
+    scores = [reward.score(videos[0].frames[0], videos).overall for reward in (baseline, again)]
+    np.testing.assert_array_equal(*scores)
+
+
+def test_equal_seeds_give_equal_baselines_and_leave_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    one, same, other = (
+        MLPReward(MLPRewardConfig(features=4), ColourFeatures(""), base="", seed=seed).mlp[0].weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_missing_base_or_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="builds on the model"):
+        resolve_model("../clip", tmp_path / "reward")
+    with pytest.raises(FileNotFoundError, match="holds no MLP reward"):
+        MLPReward.from_pretrained(tmp_path)
+    assert resolve_model("owner/name", tmp_path) == "owner/name"
+
+
+def test_shares_that_do_not_sum_to_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="summing to 1"):
+        MLPRewardConfig(features=4, weights=(0.5, 0.6))

@@ -1,0 +1,322 @@
+"""The analysis of votes, by hand and against simulated raters with known habits."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icreward_lib.study.analysis import (
+    agreement,
+    attention_pass_rate,
+    consistency,
+    counts,
+    frequent_terms,
+    reward_agreement,
+    side_bias,
+    summarise,
+    themes,
+    win_rate,
+)
+from icreward_lib.study.simulate import FIDELITIES, RaterModel, simulate_votes
+from icreward_lib.study.votes import COLUMNS, VotesError, read_votes, validate, write_votes
+
+ARMS = ("icreward", "mlp")
+QUIET = RaterModel(noise=0.0, noise_spread=0.0, side_bias=0.0, side_bias_spread=0.0, lapse=0.0, feedback=0.0)
+
+
+def votes(*rows: str) -> pd.DataFrame:
+    """Rows as "rater sample arm_left arm_right choice [kind]"; video ids are sample/arm."""
+    table = []
+    for row in rows:
+        rater, sample, left, right, choice, kind = (*row.split(), "trial")[:6]
+        table.append((rater, sample, f"{sample}/{left}", f"{sample}/{right}", choice, left, right, kind))
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+SMALL = votes(
+    "r1 a icreward mlp left",
+    "r2 a mlp icreward right",
+    "r3 a icreward mlp right",
+    "r1 b mlp icreward tie",
+    "r2 b icreward mlp left",
+    "r3 b mlp icreward left",
+)
+
+
+def truth(gap: float = 0.0, samples: int = 30, *, seed: int = 0) -> pd.DataFrame:
+    """Both arms around 0.6; the first is better by `gap` in everything."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for sample in range(samples):
+        base = rng.uniform(0.5, 0.7, size=3)
+        for arm, shift in (("icreward", gap / 2), ("mlp", -gap / 2)):
+            rows.append(
+                {"sample": f"s{sample}", "arm": arm, **dict(zip(FIDELITIES, base + shift, strict=True))}
+            )
+    return pd.DataFrame(rows)
+
+
+def with_arms_swapped(table: pd.DataFrame) -> pd.DataFrame:
+    swap = dict(zip(ARMS, ARMS[::-1], strict=True))
+    return table.assign(arm_left=table["arm_left"].replace(swap), arm_right=table["arm_right"].replace(swap))
+
+
+# The table
+
+
+def test_round_trip_through_csv(tmp_path):
+    table = SMALL.assign(rater=["007", "2", "3"] * 2, feedback=['é, "quoted"', "", "a\nb", "", "None", ""])
+    write_votes(tmp_path / "votes.csv", table)
+    assert read_votes(tmp_path / "votes.csv").equals(validate(table))
+    assert [p.name for p in tmp_path.iterdir()] == ["votes.csv"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (SMALL.drop(columns="choice"), "lacks the column.*choice"),
+        (SMALL.iloc[:0], "no rows"),
+        (SMALL.assign(choice="A"), "Row 1 .*rater r1, sample a.*'choice' must be one of left, right, tie"),
+        (SMALL.assign(kind="practice"), "'kind' must be one of"),
+        (SMALL.assign(rater=["r1", " ", "r3", "r1", "r2", "r3"]), "Row 2 .*'rater' is empty"),
+        (SMALL.assign(arm_left="mlp", arm_right="mlp"), "same arm"),
+        (pd.concat([SMALL, SMALL.iloc[[4]]]), "Row 7 .*rater r2, sample b.*already has a trial"),
+        (votes("r1 a icreward mlp left repeat"), "no trial by the same rater"),
+        (votes("r1 a icreward mlp left attention"), "attention item needs"),
+        (SMALL.assign(source=["people"] * 5 + ["simulated"]), "Row 6 .*must not be in one table"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_sentence(table, message):
+    with pytest.raises(VotesError, match=message) as error:
+        validate(table)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_other_arms_and_no_csv_are_refused(tmp_path):
+    with pytest.raises(VotesError, match="Row 1 .*does not compare icreward with oracle"):
+        counts(SMALL, ("icreward", "oracle"))
+    (tmp_path / "votes.csv").write_bytes(b"\xff\xfe\x00broken")
+    with pytest.raises(VotesError, match="votes.csv is not a CSV table"):
+        read_votes(tmp_path / "votes.csv")
+
+
+# By hand
+
+
+def test_counts_by_hand():
+    table = counts(SMALL, ARMS)
+    assert table.loc["a", ["icreward", "mlp", "tie", "n"]].tolist() == [2, 1, 0, 3]
+    assert table.loc["b", ["icreward", "mlp", "tie", "n"]].tolist() == [1, 1, 1, 3]
+    assert table.loc["a", "share"] == pytest.approx(2 / 3)
+    # Wilson: (2/3 + z²/6 ± z sqrt((2/9)/3 + z²/36)) / (1 + z²/3), z = 1.96
+    assert table.loc["a", ["low", "high"]].tolist() == pytest.approx([0.2077, 0.9385], abs=1e-4)
+    assert table.loc["a", "p"] == pytest.approx(1.0)
+    all_ties = counts(SMALL.assign(choice="tie"), ARMS)
+    assert all_ties["share"].isna().all() and (all_ties["p"] == 1).all() and (all_ties["high"] == 1).all()
+
+
+def test_exact_test_by_hand():
+    table = counts(votes(*(f"r{i} a icreward mlp left" for i in range(6))), ARMS)
+    assert table.loc["a", "p"] == pytest.approx(2 / 2**6)
+
+
+def test_win_rate_by_hand():
+    interval = win_rate(SMALL, ARMS)
+    assert interval.mean == pytest.approx(3.5 / 6)
+    assert 0 <= interval.low < interval.mean < interval.high <= 1
+
+
+def test_agreement_by_hand():
+    # Sample a: 1 of 3 rater pairs agrees; sample b: none of 3.
+    assert agreement(SMALL)["agreement"] == pytest.approx(1 / 6)
+    # Krippendorff's alpha = 1 - (n - 1) * disagreeing / expected, over coincidences of 6 answers (3, 2, 1).
+    observed, expected = 2 * (2 / 2) + 2 * (3 / 2), 6 * 6 - (3**2 + 2**2 + 1)
+    assert agreement(SMALL)["alpha"] == pytest.approx(1 - 5 * observed / expected)
+    unanimous = votes(
+        "r1 a icreward mlp left",
+        "r2 a mlp icreward right",
+        "r1 b icreward mlp right",
+        "r2 b mlp icreward left",
+    )
+    assert agreement(unanimous) == {"alpha": 1.0, "agreement": 1.0}
+    assert agreement(unanimous.iloc[:2]) == {"alpha": None, "agreement": 1.0}
+    assert agreement(unanimous.iloc[[0, 3]]) == {"alpha": None, "agreement": None}
+
+
+def test_side_bias_by_hand():
+    assert side_bias(SMALL, seed=0).mean == pytest.approx(3 / 5)
+    assert side_bias(SMALL.assign(choice="tie"), seed=0) is None
+
+
+def test_attention_by_hand():
+    table = pd.concat([SMALL, votes(
+        "r1 a icreward corrupted left attention", "r1 b corrupted mlp left attention",
+        "r1 c mlp mlp tie attention", "r2 a mlp mlp left attention",
+    )])  # fmt: skip
+    passed = attention_pass_rate(table)
+    assert passed.loc["r1"].tolist() == pytest.approx([2, 3, 2 / 3])
+    assert passed.loc["r2", "rate"] == 0
+    assert counts(table, ARMS).equals(counts(SMALL, ARMS))  # checks are no votes
+
+
+def test_consistency_by_hand():
+    again = votes(
+        "r1 a mlp icreward right repeat", "r2 b icreward mlp right repeat"
+    )  # same arm; the other arm
+    assert consistency(pd.concat([SMALL, again]), seed=0).mean == 0.5
+    assert consistency(SMALL, seed=0) is None
+
+
+def test_reward_agreement_by_hand():
+    scores = pd.DataFrame(
+        {"good": [1.0, 0.0, 1.0, 0.0], "flat": 0.5}, ["a/icreward", "a/mlp", "b/icreward", "b/mlp"]
+    )
+    table = reward_agreement(SMALL, scores.assign(bad=1 - scores["good"]), seed=0)
+    assert table["accuracy"].to_dict() == pytest.approx({"good": 3 / 5, "flat": 0.5, "bad": 2 / 5})
+    assert (table["n"] == 5).all()
+    with pytest.raises(VotesError, match="1 voted video.*'b/mlp'"):
+        reward_agreement(SMALL, scores.drop("b/mlp"), seed=0)
+
+
+def test_themes_by_hand():
+    texts = [
+        "The object melts.",
+        "Subject and BACKGROUND differ",
+        "",
+        "both look the same",
+        "nice",
+        "no motion at all",
+    ]
+    table = themes(SMALL.assign(feedback=texts), ARMS)
+    assert table["comments"].to_dict() == {
+        "subject": 2, "background": 1, "motion": 1, "colour": 0, "sharpness": 0, "no difference": 1,
+    }  # fmt: skip
+    assert table.loc["subject", "share"] == pytest.approx(2 / 5)
+    assert table.loc["subject", ["icreward", "mlp", "tie"]].tolist() == [2, 0, 0]
+    assert table.loc["no difference", "tie"] == 1
+    assert (themes(SMALL, ARMS)["comments"] == 0).all()
+
+
+def test_frequent_terms_count_comments():
+    texts = ["drift drift drift", "the drift", "", "background", "background drift", ""]
+    terms = frequent_terms(SMALL.assign(feedback=texts), top=2)
+    assert terms.to_dict() == {"drift": 3, "background": 2}
+    assert frequent_terms(SMALL).empty and frequent_terms(SMALL.assign(feedback="the")).empty
+
+
+@pytest.mark.property
+def test_swapping_the_arms_flips_the_counts():
+    table = simulate_votes(truth(0.05), ARMS, seed=3)
+    here, there = counts(table, ARMS), counts(with_arms_swapped(table), ARMS)
+    assert here["icreward"].sum() != here["mlp"].sum()
+    assert here["icreward"].equals(there["mlp"].rename("icreward")) and here["tie"].equals(there["tie"])
+    a, b = win_rate(table, ARMS), win_rate(with_arms_swapped(table), ARMS)
+    assert (a.mean, a.low, a.high) == pytest.approx((1 - b.mean, 1 - b.high, 1 - b.low))
+
+
+# Simulated raters
+
+
+def test_simulated_votes_are_marked_seeded_and_balanced():
+    table = simulate_votes(truth(0.05), ARMS, seed=1)
+    assert (table["source"] == "simulated").all()
+    assert table.equals(simulate_votes(truth(0.05), ARMS, seed=1))
+    assert not table.equals(simulate_votes(truth(0.05), ARMS, seed=2))
+    trials = table[table["kind"] == "trial"]
+    assert len(trials) == 20 * 30 and not trials.duplicated(["rater", "sample"]).any()
+    left = (trials["arm_left"] == "icreward").groupby(trials["sample"]).sum()
+    assert (left == 10).all()  # half of the raters see each pair each way round
+    assert (table.groupby("rater")["order"].apply(sorted).map(len) == 30 + 4 + 3).all()
+
+
+def test_no_true_difference_gives_even_votes():
+    summary = summarise(simulate_votes(truth(0.0, 60), ARMS, seed=5), ARMS, seed=0)
+    assert abs(summary["win_rate"]["mean"] - 0.5) < 0.03
+    assert summary["win_rate"]["low"] < 0.5 < summary["win_rate"]["high"]
+
+
+def test_the_truer_arm_wins():
+    assert win_rate(simulate_votes(truth(0.1), ARMS, seed=0, model=QUIET), ARMS).mean == 1.0
+    assert win_rate(simulate_votes(truth(-0.1), ARMS, seed=0, model=QUIET), ARMS).mean == 0.0
+    rates = [win_rate(simulate_votes(truth(gap), ARMS, seed=0), ARMS).mean for gap in (0.0, 0.03, 0.1)]
+    assert rates == sorted(rates) and 0.5 < rates[1] < rates[2] <= 1.0
+
+
+def test_the_raters_weights_decide():
+    only_motion = truth(0.0).assign(**{FIDELITIES[2]: lambda t: np.where(t["arm"] == "mlp", 0.9, 0.1)})
+    cares = replace(QUIET, weights=(0.05, 0.05, 0.9), concentration=1000.0)
+    careless = replace(QUIET, weights=(0.5, 0.49, 0.01), concentration=1000.0, tie_width=0.1)
+    assert win_rate(simulate_votes(only_motion, ARMS, seed=0, model=cares), ARMS).mean == 0.0
+    assert (
+        simulate_votes(only_motion, ARMS, seed=0, model=careless).query("kind == 'trial'")["choice"] == "tie"
+    ).all()
+
+
+def test_side_bias_is_recovered():
+    leaning = replace(RaterModel(), side_bias=0.05, side_bias_spread=0.0)
+    biased = side_bias(simulate_votes(truth(), ARMS, seed=2, model=leaning), seed=0)
+    fair = side_bias(simulate_votes(truth(), ARMS, seed=2, model=replace(leaning, side_bias=0.0)), seed=0)
+    assert biased.low > 0.55 and fair.low < 0.5 < fair.high
+    assert win_rate(simulate_votes(truth(), ARMS, seed=2, model=leaning), ARMS).mean == pytest.approx(
+        0.5, abs=0.05
+    )
+
+
+def test_lapses_and_attention():
+    asleep = attention_pass_rate(simulate_votes(truth(), ARMS, seed=0, model=replace(QUIET, lapse=1.0)))
+    awake = attention_pass_rate(simulate_votes(truth(), ARMS, seed=0, model=QUIET))
+    usual = attention_pass_rate(simulate_votes(truth(), ARMS, seed=0))
+    assert (awake["rate"] == 1).all() and asleep["rate"].mean() < 0.4 and usual["rate"].mean() > 0.8
+    assert (awake["n"] == 4).all()
+    assert consistency(simulate_votes(truth(0.1), ARMS, seed=0, model=QUIET), seed=0).mean == 1.0
+
+
+def test_written_feedback_names_what_differed():
+    worse_background = truth(0.0).assign(**{FIDELITIES[1]: lambda t: np.where(t["arm"] == "mlp", 0.5, 0.9)})
+    table = simulate_votes(worse_background, ARMS, seed=0, model=replace(QUIET, feedback=1.0))
+    trials = table.query("kind == 'trial'")
+    assert (trials["feedback"] != "").all() and trials["feedback"].nunique() > 5
+    found = themes(table, ARMS)
+    assert found.loc["background", "share"] > 0.95 and found.loc["background", "icreward"] == len(trials)
+    assert found.drop(index=["background", "sharpness"])["share"].max() < 0.05
+    assert (
+        not trials["feedback"].str.contains("icreward|mlp|{", regex=True).any()
+    )  # raters know sides, not arms
+    poor = truth(0.1).assign(**{FIDELITIES[2]: 0.1})
+    assert simulate_votes(poor, ARMS, seed=0)["feedback"].str.contains("Neither video has").any()
+
+
+def test_summary_is_json_and_says_simulated():
+    summary = summarise(simulate_votes(truth(0.05), ARMS, seed=1), ARMS, seed=0)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["source"] == "simulated" and summary["raters"] == 20 and summary["votes"] == 600
+    assert summary["attention"]["n"] == 80 and len(summary["samples"]) == 30
+    bare = summarise(SMALL.assign(choice="tie"), ARMS, seed=0)
+    assert bare["source"] == "people" and bare["side_bias"] is None and bare["samples"][0]["share"] is None
+    json.dumps(bare, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns=FIDELITIES[0]), "lacks the column.*subject_fidelity"),
+        (lambda t: t.assign(**{FIDELITIES[0]: 1.2}), r"in \[0, 1\]"),
+        (lambda t: t.assign(**{FIDELITIES[0]: np.nan}), r"in \[0, 1\]"),
+        (lambda t: t.iloc[:-1], "no row for sample s29, arm 'mlp'"),
+        (lambda t: pd.concat([t, t.iloc[[0]]]), "two rows"),
+        (lambda t: t.assign(arm="other"), "no rows for the arms"),
+    ],
+)
+def test_bad_truth_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_votes(change(truth()), ARMS, seed=0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"raters": 0}, {"weights": (1.0, 1.0, 1.0)}, {"lapse": 2.0}, {"noise": -1.0}]
+)
+def test_impossible_raters_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        RaterModel(**change)
