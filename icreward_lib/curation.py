@@ -88,7 +88,12 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
     model = run.model("generator")
     inputs = {"samples": [asdict(s.scene) for s in samples], "k": run.profile.data.videos_per_sample}
     with run.stage(
-        "videos", code=VIDEO_CODE, model=model, generation=settings.model_dump(), seed=run.profile.seed, **inputs
+        "videos",
+        code=VIDEO_CODE,
+        model=model,
+        generation=settings.model_dump(),
+        seed=run.profile.seed,
+        **inputs,
     ) as stage:
         if not stage.done:
             generator = OpenSoraGenerator.from_pretrained(model, settings)
@@ -130,7 +135,12 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
     rows = []
     for sample in samples:
         values = stage.load_npz(f"{item_of(sample.id)}.npz")
-        common = {"sample": sample.id, "split": sample.split, "unseen": sample.scene.is_unseen, "prompt": sample.prompt}
+        common = {
+            "sample": sample.id,
+            "split": sample.split,
+            "unseen": sample.scene.is_unseen,
+            "prompt": sample.prompt,
+        }
         rows += [
             {**common, "video": k, **{name: float(values[name][k]) for name in columns}}
             for k in range(len(values["subject"]))
@@ -179,12 +189,15 @@ def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.
         alone = {other: float(other == d) for other in DIMENSIONS}
         table[f"label_{d}"] = ic_label(scores, limits, alone)
     rank = table.groupby("sample")["label"].rank(method="first")
-    extreme = np.minimum(rank - 1, table.groupby("sample")["label"].transform("size") - rank)
+    size = table.groupby("sample")["label"].transform("size")
+    extreme = (rank - 1).where(rank - 1 < size - rank, size - rank)
     order = extreme.groupby(table["sample"]).rank(method="first")
     return table.assign(candidate=order <= run.profile.data.candidates)
 
 
-def low_scores(run: Run, samples: Sequence[Sample], videos: Videos, limits: dict[str, Anchors]) -> tuple[pd.DataFrame, list[Video]]:
+def low_scores(
+    run: Run, samples: Sequence[Sample], videos: Videos, limits: dict[str, Anchors]
+) -> tuple[pd.DataFrame, list[Video]]:
     """Additional training videos whose label is low, as the poster adds about 30 by hand.
 
     They begin as a training sample's own video and then cut, or dissolve, into another sample's: departures of a kind
@@ -196,7 +209,12 @@ def low_scores(run: Run, samples: Sequence[Sample], videos: Videos, limits: dict
     data, size, labels = run.profile.data, run.profile.generation.height, run.profile.labels
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage(
-        "low_scores", code=SCORE_CODE, videos=videos.stage, labels=labels.model_dump(), data=data.model_dump(), seed=run.profile.seed
+        "low_scores",
+        code=SCORE_CODE,
+        videos=videos.stage,
+        labels=labels.model_dump(),
+        data=data.model_dump(),
+        seed=run.profile.seed,
     ) as stage:
         if not stage.has("clips.npz"):
             scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
@@ -211,8 +229,14 @@ def low_scores(run: Run, samples: Sequence[Sample], videos: Videos, limits: dict
                 sample, other = train[first], train[second]
                 clip = _departure(videos.of(sample.id)[0], videos.of(other.id)[0], rng)
                 scored = scorer.score(sample.image(size), [clip])
-                row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
-                row |= {"sample": sample.id, "video": data.videos_per_sample, "dynamic_degree": dynamic_degree(clip)}
+                row = {
+                    d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")
+                }
+                row |= {
+                    "sample": sample.id,
+                    "video": data.videos_per_sample,
+                    "dynamic_degree": dynamic_degree(clip),
+                }
                 row |= {name: float(value[0]) for name, value in fidelity(sample.scene, [clip]).items()}
                 label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
                 if label < data.low_score_below:
@@ -309,7 +333,11 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
                 scored = scorer.score(clip.frames[0], [clip, generator.autoencode(clip)])
                 rows.append(
                     {"sample": sample.id, "unseen": sample.scene.is_unseen}
-                    | {f"{kind}_{d}": float(scored[d][k]) for k, kind in enumerate(("true", "autoencoded")) for d in DIMENSIONS}
+                    | {
+                        f"{kind}_{d}": float(scored[d][k])
+                        for k, kind in enumerate(("true", "autoencoded"))
+                        for d in DIMENSIONS
+                    }
                 )
             stage.save_json("rows.json", rows)
     return pd.DataFrame(stage.load_json("rows.json"))

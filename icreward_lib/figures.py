@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,7 +38,7 @@ NAMES = {
 @contextmanager
 def style() -> Iterator[None]:
     """The project's look, for the figures made inside the block."""
-    settings = {
+    settings: dict[Any, Any] = {
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": 10,
@@ -72,7 +73,9 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         axis.set_axis_off()
         for row, side in enumerate(("winner", "loser")):
             frames = pair[side].frames
-            shown = np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 5).round().astype(int)]), axis=1)
+            shown = np.concatenate(
+                list(frames[np.linspace(0, len(frames) - 1, 5).round().astype(int)]), axis=1
+            )
             axis = figure.add_subplot(grid[row, 1:5])
             axis.imshow(shown)
             axis.set_xticks([])
@@ -88,9 +91,11 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         for stage, colour, height in (("before", COLOURS["base"], -0.05), ("after", COLOURS["tuned"], -0.12)):
             values = logits.loc[logits["stage"] == stage, "logit"]
             axis.plot(values, np.full(len(values), height * np.logaddexp(0, widest)), "|", color=colour, ms=9,
-                      label=f"{stage} training: {np.mean(values > 0):.0%} of {len(values)} pairs right of 0")  # fmt: skip
+                      label=f"{stage} training: {np.mean(values > 0):.0%} of {len(values)} right of 0")  # fmt: skip
         axis.axvline(0, color="#bbbbbb", lw=0.8)
-        axis.set_xlabel(r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$")
+        axis.set_xlabel(
+            r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$"
+        )
         axis.set_ylabel(r"$-\log\sigma(z)$")
         axis.set_title("Same noise and level for both sides")
         axis.legend(loc="upper right")
@@ -154,7 +159,9 @@ def preferences(table: pd.DataFrame, *, raters: int, source: str) -> Figure:
             left.bar(x, table[arm], bottom=bottom, color=COLOURS[arm], label=NAMES[arm], width=0.6)
             for position, start, votes in zip(x, bottom, table[arm], strict=True):
                 if votes:
-                    left.text(position, start + votes / 2, str(int(votes)), ha="center", va="center", fontsize=8)
+                    left.text(
+                        position, start + votes / 2, str(int(votes)), ha="center", va="center", fontsize=8
+                    )
             bottom += table[arm].to_numpy()
         left.set_xticks(x, table["sample"])
         left.set_ylabel("raters")
@@ -183,7 +190,15 @@ def preference_accuracy(curve: pd.DataFrame, poster: float) -> Figure:
         figure, axis = plt.subplots(figsize=(5.5, 3.2))
         for number, (seed, part) in enumerate(curve.groupby("seed")):
             shade = COLOURS["tuned"]
-            axis.plot(part["step"], part["accuracy"], color=shade, marker="o", ms=3, alpha=1 - 0.25 * number, label=f"seed {seed}")
+            axis.plot(
+                part["step"],
+                part["accuracy"],
+                color=shade,
+                marker="o",
+                ms=3,
+                alpha=1 - 0.25 * number,
+                label=f"seed {seed}",
+            )
             if number == 0:
                 axis.fill_between(part["step"], part["low"], part["high"], color=shade, alpha=0.2, lw=0)
         axis.axhline(poster, color="#777777", ls="--", lw=0.9, label=f"poster {poster:.2f}")
@@ -212,7 +227,9 @@ def running_wins(implicit: pd.DataFrame, samples: pd.DataFrame) -> Figure:
         left.set_title("Implicit reward while training")
         for judge, part in samples.groupby("judge", sort=False):
             colour = COLOURS.get(str(judge), "black")
-            right.plot(part["evaluated"], part["running"], color=colour, label=NAMES.get(str(judge), str(judge)))
+            right.plot(
+                part["evaluated"], part["running"], color=colour, label=NAMES.get(str(judge), str(judge))
+            )
             right.fill_between(part["evaluated"], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
         right.set_xlabel("images with a new clip of each generator")
         right.set_title("New samples, tuned against base (95 %)")
@@ -245,8 +262,10 @@ def consistency_overlay(videos: Mapping[str, Video], maps: Sequence[np.ndarray],
         columns: frames shown of each.
     """
     with style():
-        figure, axes = plt.subplots(2 * len(videos), columns, figsize=(1.25 * columns + 0.8, 2.6 * len(videos)), squeeze=False)
-        picture = None
+        figure, axes = plt.subplots(
+            2 * len(videos), columns, figsize=(1.25 * columns + 0.8, 2.6 * len(videos)), squeeze=False
+        )
+        picture: Any = None
         for row, ((title, video), values) in enumerate(zip(videos.items(), maps, strict=True)):
             for column, t in enumerate(np.linspace(0, video.num_frames - 1, columns).round().astype(int)):
                 top, bottom = axes[2 * row, column], axes[2 * row + 1, column]

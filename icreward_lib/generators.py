@@ -37,7 +37,7 @@ class OpenSoraGenerator:
     @classmethod
     def from_pretrained(cls, model: str | Path, settings: Generation) -> OpenSoraGenerator:
         """Load the pipeline in float32 from a folder or a hub id."""
-        pipeline = OpenSoraPipeline.from_pretrained(str(model), torch_dtype=torch.float32)
+        pipeline = OpenSoraPipeline.from_pretrained(str(model), dtype=torch.float32)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, settings)
 
@@ -67,7 +67,9 @@ class OpenSoraGenerator:
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Text features (n, tokens, d) and masks (n, tokens)."""
         length = self.pipeline.transformer.config.model_max_length
-        features, masks = encode_captions(self.pipeline.text_encoder, self.pipeline.tokenizer, prompts, length)
+        features, masks = encode_captions(
+            self.pipeline.text_encoder, self.pipeline.tokenizer, prompts, length
+        )
         return features[:, 0], masks
 
     @torch.inference_mode()

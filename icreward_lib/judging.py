@@ -69,7 +69,13 @@ def _features(
     size = run.profile.generation.height
     added = np.stack([clip.frames for clip in curated.added_clips]) if curated.added_clips else np.empty(0)
     with run.stage(
-        name, code=CODE, videos=curated.videos.stage, added=added.shape, model=model, labels=run.profile.labels, **settings
+        name,
+        code=CODE,
+        videos=curated.videos.stage,
+        added=added.shape,
+        model=model,
+        labels=run.profile.labels,
+        **settings,
     ) as stage:
         if not stage.done:
             image_features, video_features = extractor()
@@ -81,11 +87,11 @@ def _features(
             if curated.added_clips and not stage.has("added.npz"):
                 stage.save_npz("added.npz", clips=video_features(curated.added_clips))
     items = [stage.load_npz(f"{sample.id:04d}.npz") for sample in curated.samples]
-    clips = [item["clips"] for item in items]
+    found = [item["clips"] for item in items]
     if curated.added_clips:
-        clips.append(stage.load_npz("added.npz")["clips"])
+        found.append(stage.load_npz("added.npz")["clips"])
     references = np.stack([item["reference"] for item in items])
-    return Features(stage, torch.from_numpy(np.concatenate(clips)), torch.from_numpy(references))
+    return Features(stage, torch.from_numpy(np.concatenate(found)), torch.from_numpy(references))
 
 
 def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
@@ -98,7 +104,9 @@ def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
         references=features.references,
         sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
         labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
-        dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
+        dimension_labels=torch.from_numpy(
+            part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()
+        ),
     )
 
 
@@ -144,7 +152,8 @@ class Trained:
 
         def statistic(s: int, rows: np.ndarray) -> float:
             a, b = (pd.Series(v[rows]).rank().to_numpy() for v in (self.scores[s], labels))
-            return float(np.corrcoef(a, b)[0, 1])
+            # Constant scores put nothing in order: no correlation, rather than none that could be written down.
+            return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
         return self._interval(statistic, split, draws, level)
 
@@ -157,7 +166,10 @@ class Trained:
         seeds = len(self.scores)
         rng = np.random.default_rng(0)
         drawn = [
-            statistic(int(rng.integers(seeds)), np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
+            statistic(
+                int(rng.integers(seeds)),
+                np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]),
+            )
             for _ in range(draws)
         ]
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -180,7 +192,13 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
     )
     clip = ClipSim(base)
     return _train(
-        run, curated, "mlp", features, config, settings.seeds, lambda seed: MLPReward(shape, clip, base=str(base), seed=seed)
+        run,
+        curated,
+        "mlp",
+        features,
+        config,
+        settings.seeds,
+        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed),
     )
 
 
@@ -218,7 +236,13 @@ def _train(
     rows = curated.rows
     train, val = (dataset(curated, features, split) for split in ("train", "val"))
     with run.stage(
-        f"reward_{name}", code=CODE, features=features.stage, config=vars(config), data=train.digest(), seeds=seeds, seed=run.profile.seed
+        f"reward_{name}",
+        code=CODE,
+        features=features.stage,
+        config=vars(config),
+        data=train.digest(),
+        seeds=seeds,
+        seed=run.profile.seed,
     ) as stage:
         for number in range(seeds):
             if stage.has(f"{number}.npz"):
@@ -226,7 +250,9 @@ def _train(
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
-            history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
+            history = train_reward(
+                model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working
+            )
             with stage.write(f"model_{number}") as folder:
                 model.save_pretrained(folder)
             everything = ClipDataset(
@@ -253,3 +279,35 @@ def _train(
         rows[["sample", "video", "split", "unseen", "label"]].assign(generated=generated),
         stage,
     )
+
+
+def error_difference(a: Trained, b: Trained, split: str, *, draws: int, level: float) -> dict[str, float]:
+    """Mean squared error of `a` minus that of `b` on a split; negative: `a` is better.
+
+    The bootstrap draws images, the same for both, and one seed's model of each.
+    """
+    rows = np.flatnonzero((a.labels["split"] == split) & a.labels["generated"])
+    label = a.labels["label"].to_numpy()[rows]
+    errors = [np.square(model.scores[:, rows] - label) for model in (a, b)]
+    samples = a.labels["sample"].to_numpy()[rows]
+    groups = [np.flatnonzero(samples == sample) for sample in np.unique(samples)]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(draws):
+        chosen = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+        first, second = (error[rng.integers(len(error)), chosen].mean() for error in errors)
+        drawn.append(first - second)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return {"mean": float(errors[0].mean() - errors[1].mean()), "low": float(low), "high": float(high)}
+
+
+def error_by_content(models: dict[str, Trained], split: str) -> pd.DataFrame:
+    """Mean squared error, averaged over seeds, on samples of seen and of held-out content."""
+    columns = {}
+    for name, model in models.items():
+        rows = (model.labels["split"] == split) & model.labels["generated"]
+        error = np.square(model.scores - model.labels["label"].to_numpy()).mean(0)[rows]
+        columns[name] = pd.Series(error).groupby(model.labels.loc[rows, "unseen"].to_numpy(bool)).mean()
+    table = pd.DataFrame(columns)
+    table.index = pd.Index(["unseen" if unseen else "seen" for unseen in table.index], name="content")
+    return table

@@ -80,7 +80,6 @@ class Generation(Group):
     guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         description="classifier-free guidance on the text; 1 = none, and half the work"
     )
-    batch_size: Count = Field(description="clips sampled together; changes speed, not clips")
 
     @model_validator(mode="after")
     def _whole_latents(self) -> Generation:
@@ -109,7 +108,7 @@ class Labels(Group):
 class Mlp(Group):
     """Training of the baseline: an MLP on CLIP features of the reference image and of a frame."""
 
-    hidden: Annotated[list[Count], Field(min_length=1)] = Field(description="widths of the hidden layers")
+    hidden: Count = Field(description="width of the hidden layer")
     lr: Positive
     weight_decay: NotNegative
     epochs: Count
@@ -137,9 +136,8 @@ class ICReward(Group):
 class Dpo(Group):
     """Flow-DPO: the generator learns to prefer ICReward's pick over the baseline's."""
 
-    train_images: Count = Field(description="new images whose two picks make training pairs")
-    test_images: Count = Field(
-        description="new images for held-out pairs; more than pairs wanted, as identical picks are dropped"
+    subset: Annotated[int, Field(ge=2)] = Field(
+        description="videos that both rewards pick from; every such subset of a sample's videos is tried"
     )
     beta: Positive = Field(description="strength of the pull towards the reference model, constant over time")
     lr: Positive
@@ -147,7 +145,10 @@ class Dpo(Group):
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
     eval_every: Count = Field(description="steps between two points of the accuracy curve")
-    new_samples: Count = Field(description="images from which tuned and base generator each make a new clip")
+    seeds: Count = Field(description="independent trainings")
+    new_samples: Count = Field(
+        description="test images from which tuned and base generator each make a new clip, same seeds"
+    )
 
     @model_validator(mode="after")
     def _evaluated(self) -> Dpo:
@@ -187,15 +188,20 @@ class Profile(Group):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:
-        if self.study.showcase > self.data.test:
-            raise ValueError(
-                f"study.showcase ({self.study.showcase}) must be at most data.test ({self.data.test})"
-            )
-        if self.icreward.num_frames > self.generation.num_frames:
-            raise ValueError(
-                f"icreward.num_frames ({self.icreward.num_frames}) must be at most "
-                f"generation.num_frames ({self.generation.num_frames})"
-            )
+        limits = [
+            ("study.showcase", self.study.showcase, "data.test", self.data.test),
+            ("dpo.new_samples", self.dpo.new_samples, "data.test", self.data.test),
+            ("dpo.subset", self.dpo.subset, "data.videos_per_sample", self.data.videos_per_sample),
+            (
+                "icreward.num_frames",
+                self.icreward.num_frames,
+                "generation.num_frames",
+                self.generation.num_frames,
+            ),
+        ]
+        for key, value, limiting, limit in limits:
+            if value > limit:
+                raise ValueError(f"{key} ({value}) must be at most {limiting} ({limit})")
         return self
 
 

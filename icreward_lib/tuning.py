@@ -12,7 +12,16 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from icreward_lib.curation import Curated, Sample, item_of
-from icreward_lib.dpo import DPOConfig, DPOHistory, PairData, Pairs, add_lora, build_pairs, reference_model, train
+from icreward_lib.dpo import (
+    DPOConfig,
+    DPOHistory,
+    PairData,
+    Pairs,
+    add_lora,
+    build_pairs,
+    reference_model,
+    train,
+)
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
 from icreward_lib.run import Run
@@ -49,7 +58,9 @@ def prefer(run: Run, curated: Curated, icreward: Trained, mlp: Trained, splits: 
 
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
     """Latents and texts of the pairs."""
-    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
+    latents = torch.from_numpy(
+        np.stack([curated.videos.latents(sample.id) for sample in preferences.samples])
+    )
     text, mask = generator.encode_prompts([sample.prompt for sample in preferences.samples])
     settings = run.profile.generation
     return PairData.gather(
@@ -163,5 +174,7 @@ def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> p
     for n in range(2, len(wins) + 1):
         means = wins[rng.integers(n, size=(draws, n))].mean(1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
+        rows.append(
+            {"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)}
+        )
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What every committed notebook has to be: executed, parametrised, comparable, and of no particular machine."""
+"""What every committed notebook is: executed, parametrised, comparable, of no particular machine."""
 
 from __future__ import annotations
 

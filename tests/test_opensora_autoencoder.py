@@ -270,15 +270,16 @@ def test_sampling_follows_the_generator() -> None:
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 def test_result_depends_on_no_batch(micro_batch_size: int) -> None:
-    model, x = small(), video(3, 3, 6, 16, 16)
-    grouped = small(micro_batch_size=micro_batch_size)
+    # In double precision, because group norms of nearly constant groups amplify the rounding of convolutions.
+    model, x = small().double(), video(3, 3, 6, 16, 16).double()
+    grouped = small(micro_batch_size=micro_batch_size).double()
     with torch.no_grad():
         z = model.encode(x, sample_posterior=False)
         decoded = model.decode(z, 6)
-        alone = [grouped.encode(v.unsqueeze(0), sample_posterior=False) for v in x]
-        decoded_alone = [grouped.decode(v.unsqueeze(0), 6) for v in z]
-    assert_close(torch.cat(alone), z)
-    assert_close(torch.cat(decoded_alone), decoded)
+        alone = torch.cat([grouped.encode(v.unsqueeze(0), sample_posterior=False) for v in x])
+        decoded_alone = torch.cat([grouped.decode(v.unsqueeze(0), 6) for v in z])
+    torch.testing.assert_close(alone, z, atol=1e-10, rtol=0)
+    torch.testing.assert_close(decoded_alone, decoded, atol=1e-10, rtol=0)
 
 
 def test_spatial_noise_is_drawn_for_four_frames_at_a_time() -> None:

@@ -30,12 +30,19 @@ from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
 CLIP = clip.ClipConfig(
-    embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1, batch_size=4, loop=LOOP
+    embed_dim=16,
+    vision_width=32,
+    vision_layers=1,
+    text_width=32,
+    text_layers=1,
+    batch_size=4,
+    trials=1,
+    loop=LOOP,
 )
-MOTION = motion.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, loop=LOOP)
+MOTION = motion.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
 VLM = vlm.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
-    width=48, layers=1, heads=2, intermediate=32, batch_size=4, loop=LOOP,
+    width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16, loop=LOOP,
 )  # fmt: skip
 
 
@@ -56,7 +63,9 @@ class TestText:
 
     def test_every_word_of_the_world_is_known(self) -> None:
         tokenizer = build_tokenizer(chat=True)
-        words = " ".join((*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS, SHORT_TEMPLATE.split("<|VQ")[0]))
+        words = " ".join(
+            (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS, SHORT_TEMPLATE.split("<|VQ")[0])
+        )
         assert tokenizer.unk_token_id not in tokenizer(words.replace("{video}", " ")).input_ids
         assert tokenizer("zeppelin").input_ids == [tokenizer.unk_token_id]
 
@@ -85,7 +94,9 @@ class TestTruth:
     def errors(scene: Scene) -> tuple[float, float, float]:
         clips = render([scene])
         masks = patch_masks(clips.masks, [[8, 9]], 64)
-        step = patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2  # per frame, in units of the grid below
+        step = (
+            patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2
+        )  # per frame, in units of the grid below
         line = (torch.arange(64) + 0.5) / 32 - 1
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
         now, then = torch.from_numpy(clips.frames[0, 8:10]).permute(0, 3, 1, 2).float().split(1)
@@ -120,7 +131,7 @@ class TestChanges:
         before = sample_scenes(60, seed=2)
         assert {"nothing", "recoloured", "replaced", "removed", "elsewhere"} == set(shown.changes)
         for index, (old, new, change) in enumerate(zip(before, shown.scenes, shown.changes, strict=True)):
-            same = np.array_equal(shown.clips[index, 0], shown.pictures[index])
+            same = bool(np.array_equal(shown.clips[index, 0], shown.pictures[index]))
             assert same == (change == "nothing")
             assert (old.photograph != new.photograph) == (change == "elsewhere")
             assert (old.subject != new.subject) == (change in ("replaced", "removed"))
@@ -210,7 +221,7 @@ class TestMotion:
         config = replace(MOTION, patch_size=8, tubelet_size=4)
         lesson = motion.Lesson(motion.build(config), config)
         flow = lesson._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
-        moving = flow[..., 0] > 0.2
+        moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
         rows, columns = torch.nonzero(moving.any(0), as_tuple=True)
         assert rows.float().mean() > 4.5
         assert columns.float().mean() < 2.5
@@ -261,7 +272,9 @@ class TestVlm:
             videos, pictures = lesson.see(shown.clips, shown.pictures)
             both = lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, answers, videos, pictures))
             one, two = (
-                lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1]))
+                lesson.speak(
+                    *lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1])
+                )
                 for i in range(2)
             )
         torch.testing.assert_close(both, (2 * one + 7 * two) / 9)  # tokens of each answer

@@ -1,4 +1,4 @@
-"""Profiles: the shipped ones load, and every kind of mistake is one sentence that names file, key and remedy."""
+"""Profiles: the shipped ones load; a mistake is one sentence that names file, key and remedy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def _leaves(tree: dict[str, object]) -> list[tuple[str, object]]:
         ({"mlp.lr": "1e-4"}, ["mlp.lr", "write 1.0e-04"]),
         ({"mlp.lr": float("nan")}, ["mlp.lr", "finite"]),
         ({"mlp.lr": 0.0}, ["mlp.lr", "greater than 0"]),
-        ({"mlp.hidden": [64, 0]}, ["mlp.hidden.1", "greater than or equal to 1"]),
+        ({"mlp.hidden": 0}, ["mlp.hidden", "greater than or equal to 1"]),
+        ({"dpo.subset": 6}, ["dpo.subset (6)", "data.videos_per_sample (5)"]),
         ({"data.unseen_share": 1.5}, ["data.unseen_share", "less than or equal to 1"]),
         ({"data.train": 181}, ["data", "samples (300)", "301"]),
         ({"data.candidates": 6}, ["candidates (6)", "videos_per_sample (5)"]),

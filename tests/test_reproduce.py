@@ -23,6 +23,7 @@ from icreward_lib.reproduce import reproduce
 
 ROOT = Path(__file__).parents[1]
 START = "from icreward_lib.run import start\nrun = start('{name}', profile, **changes)"
+OUTPUT = "from icreward_lib.run import output_root"
 PARAMETERS = 'profile: str = "laptop"  # settings\nchanges: dict = {}'
 Writer = Callable[..., Path]
 
@@ -143,8 +144,16 @@ def test_a_notebook_reports_its_outputs_stages_and_memory(write_notebook: Writer
 
 
 def test_parameters_reach_the_notebooks_that_have_them(write_notebook: Writer, output: Path) -> None:
-    record = "import json, os, pathlib\npathlib.Path(os.environ['ICREWARD_OUTPUT'], NAME).write_text(json.dumps(VALUE))"
-    parameters = 'profile: str = "laptop"\nsteps: int = 3  # of training\nrate: float = 0.1\nname: str = "a"\non: bool = False'
+    record = f"import json\n{OUTPUT}\n(output_root() / NAME).write_text(json.dumps(VALUE))"
+    parameters = "\n".join(
+        [
+            'profile: str = "laptop"',
+            "steps: int = 3  # of training",
+            "rate: float = 0.1",
+            'name: str = "a"',
+            "on: bool = False",
+        ]
+    )
     value = "[profile, steps, rate, name, on]"
     path = write_notebook(
         "01_a", record.replace("NAME", "'a'").replace("VALUE", value), parameters=parameters
@@ -237,7 +246,7 @@ def test_notebooks_that_cannot_run(write_notebook: Writer) -> None:
 
 
 def test_a_kernel_of_another_name_is_run_by_this_python(write_notebook: Writer, output: Path) -> None:
-    code = "import pathlib, os, sys\npathlib.Path(os.environ['ICREWARD_OUTPUT'], 'python').write_text(sys.executable)"
+    code = f"import sys\n{OUTPUT}\n(output_root() / 'python').write_text(sys.executable)"
     path = write_notebook("01_a", code)
     path.write_text(path.read_text().replace('"name": "python3"', '"name": "my-env"'))
     reproduce("smoke", notebooks=path.parent)

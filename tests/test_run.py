@@ -98,9 +98,7 @@ def test_atomic_replaces_folders(tmp_path: Path) -> None:
 
 @pytest.mark.fault
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    )
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     gone, stays = tmp_path / f".tmp-{dead.stdout.strip()}-a.npz", tmp_path / f".tmp-{os.getpid()}-b.npz"
     gone.touch()
     stays.touch()
@@ -116,9 +114,7 @@ def test_json_takes_numpy_and_refuses_what_json_has_no_word_for(tmp_path: Path) 
     assert all_files(tmp_path) == ["a.json"]
 
 
-@given(
-    st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False), st.text()), max_size=5)
-)
+@given(st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False), st.text()), max_size=5))
 @pytest.mark.property
 def test_digest_ignores_order_and_sees_every_value(settings: dict[str, object]) -> None:
     assert digest(settings) == digest(dict(reversed(settings.items())))
@@ -221,9 +217,7 @@ def test_the_key_follows_from_code_models_and_other_stages(run: Run, monkeypatch
 
 @pytest.mark.fault
 @pytest.mark.parametrize("cut", [0, 10, 100])
-def test_a_damaged_item_is_made_again_and_said(
-    run: Run, capsys: pytest.CaptureFixture[str], cut: int
-) -> None:
+def test_a_damaged_item_is_made_again_and_said(run: Run, capsys: pytest.CaptureFixture[str], cut: int) -> None:
     make_items(run)
     (item,) = run.cache.glob("numbers/*/2.npz")
     item.write_bytes(item.read_bytes()[:cut])
@@ -399,28 +393,30 @@ def test_the_log_tells_reproduce_what_was_written_and_how_long_it_took(run: Run)
 
 
 def test_models_are_folders_hub_ids_or_a_sentence(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "CHECKOUT", tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"models\.clip .* no folder checkpoints/laptop/clip; restore"
-    ) as caught:
+    name = "checkpoints/laptop/some-clip"
+    run = start("a", "smoke", **{"models.clip": name, "models.vlm": "Qwen/Qwen2-VL-2B-Instruct"})
+    with pytest.raises(FileNotFoundError, match=rf"models\.clip .* no folder {name}; restore") as caught:
         run.model("clip")
     assert "\n" not in str(caught.value)
-    folder = tmp_path / "checkpoints" / "laptop" / "clip"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"w")
-    assert run.model("clip") == folder
-    assert run.provenance()["models"]["clip"]["files"] == {
-        "model.safetensors": content_hash(folder / "model.safetensors")
-    }
+    weights = tmp_path / name / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"w")
+    assert run.model("clip") == weights.parent
     assert run.model("labels") == "efficientnet-lite0"
-    hub = start("a", "smoke", **{"models.vlm": "Qwen/Qwen2-VL-2B-Instruct"})
-    assert hub.model("vlm") == "Qwen/Qwen2-VL-2B-Instruct"
+    assert run.model("vlm") == "Qwen/Qwen2-VL-2B-Instruct"
+    assert run.provenance()["models"] == {
+        "clip": {"id": name, "files": {weights.name: content_hash(weights)}},
+        "labels": {"id": "efficientnet-lite0"},
+        "vlm": {"id": "Qwen/Qwen2-VL-2B-Instruct"},
+    }
 
 
 def test_importing_the_command_line_is_quick_and_loads_no_framework() -> None:
-    code = "import sys, icreward_lib.__main__; print(sorted({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    heavy = "{'torch', 'matplotlib', 'pandas'}"
+    code = f"import sys, icreward_lib.__main__; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

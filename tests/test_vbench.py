@@ -140,6 +140,9 @@ def test_label_is_anchored_and_monotone() -> None:
         {"subject": np.array([0.7]), "background": np.array([1.0])}, anchors, {"subject": 3, "background": 1}
     )
     np.testing.assert_allclose(only, [0.75 * 0.25 + 0.25])
+    lower = {"subject": Anchors(0.5, 0.9), "background": Anchors(0.5, 0.9)}
+    half = {"subject": np.array([0.7, 0.95]), "background": np.array([0.7, 0.95])}
+    np.testing.assert_allclose(ic_label(half, lower, weights), [0.5, 1])
     with pytest.raises(ValueError, match="low < high"):
         Anchors(1.0, 1.0)
     with pytest.raises(ValueError, match="Weights"):
@@ -167,6 +170,9 @@ def test_efficientnet_features_are_row_wise_and_tell_pictures_apart() -> None:
         torch.testing.assert_close(whole[2:3], alone, atol=1e-5, rtol=1e-5)
         c = conformity(whole[0], whole)
         assert c[1] > c[4] + 0.1
+    ends = features.preprocess(np.stack([np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)]))
+    assert ends.shape == (2, 3, 64, 64)
+    torch.testing.assert_close(ends.mean((1, 2, 3)), torch.tensor([-1.0, 1.0]))
     assert "64" in features.name
     with pytest.raises(ValueError, match="32"):
         EfficientNetLite0Features(16)

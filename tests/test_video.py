@@ -2,6 +2,7 @@
 
 import re
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,17 @@ def test_truncated_file_is_an_error(tmp_path, kept: float, lossless: bool) -> No
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ValueError, match=r"clip\.mp4.*again"):
+        read_video(path)
+
+
+@pytest.mark.fault
+def test_file_cut_between_two_frames_is_an_error(tmp_path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, noise(17), lossless=True)
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: ends[8]])  # every frame that is left is whole
+    with pytest.raises(ValueError, match="9 whole frames of 17"):
         read_video(path)
 
 

@@ -56,7 +56,11 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 class OpenSoraPipeline(DiffusionPipeline):
-    """Text and image to video. Every component is saved and loaded in its own folder."""
+    """Text and image to video. Every component is saved and loaded in its own folder.
+
+    Raises:
+        ValueError: if the file of the autoencoder or the transformer lacked some of its weights.
+    """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
@@ -69,6 +73,11 @@ class OpenSoraPipeline(DiffusionPipeline):
         scheduler: RectifiedFlow,
     ) -> None:
         super().__init__()
+        for name, model in (("vae", vae), ("transformer", transformer)):
+            # diffusers only warns of these and leaves them without values.
+            missing = [key for key, value in model.state_dict().items() if value.is_meta]
+            if missing:
+                raise ValueError(f"the weights of the {name} lack {', '.join(missing)}: restore that folder")
         self.register_modules(
             text_encoder=text_encoder,
             tokenizer=tokenizer,

@@ -30,7 +30,20 @@ SUBJECTS: dict[str, int] = {
     "heart": 0x2665, "skull": 0x2620, "scissor": 0x2702, "lily": 0x269C, "urn": 0x26B1, "gear": 0x2699,
 }  # fmt: skip
 UNSEEN_SUBJECTS = frozenset(
-    ("knight", "anchor", "airplane", "snowman", "cow", "helm", "heart", "skull", "scissor", "lily", "urn", "gear")
+    (
+        "knight",
+        "anchor",
+        "airplane",
+        "snowman",
+        "cow",
+        "helm",
+        "heart",
+        "skull",
+        "scissor",
+        "lily",
+        "urn",
+        "gear",
+    )
 )
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -70,14 +83,22 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut": Photograph(skimage.data.astronaut, "NASA, Eileen Collins, public domain (scikit-image)"),
     "tabby": Photograph(skimage.data.chelsea, "Chelsea the cat, Stéfan van der Walt, CC0 (scikit-image)"),
     "coffee": Photograph(skimage.data.coffee, "Rachel Michetti, public domain (scikit-image)"),
-    "galaxies": Photograph(skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"),
-    "tissue": Photograph(skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"),
-    "motorcycle": Photograph(_motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"),
+    "galaxies": Photograph(
+        skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"
+    ),
+    "tissue": Photograph(
+        skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"
+    ),
+    "motorcycle": Photograph(
+        _motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"
+    ),
     "rocket": Photograph(skimage.data.rocket, "SpaceX, CC0 (scikit-image)"),
     "bricks": Photograph(skimage.data.brick, "CC0Textures, CC0 (scikit-image)"),
     "grass": Photograph(skimage.data.grass, "Linolafett on DeviantArt, CC0 (scikit-image)"),
     "moon": Photograph(skimage.data.moon, "Lunar surface, NASA, public domain (scikit-image)"),
-    "coins": Photograph(skimage.data.coins, "Greek coins from Pompeii, Brooklyn Museum, no known restrictions (scikit-image)"),
+    "coins": Photograph(
+        skimage.data.coins, "Greek coins from Pompeii, Brooklyn Museum, no known restrictions (scikit-image)"
+    ),
     "cameraman": Photograph(skimage.data.camera, "Lav Varshney, CC0 (scikit-image)"),
     "temple": Photograph(lambda: load_sample_image("china.jpg"), "Daniel Buechele, CC BY 2.0 (scikit-learn)"),
     "dahlia": Photograph(lambda: load_sample_image("flower.jpg"), "vultilion, CC BY 2.0 (scikit-learn)"),
@@ -107,7 +128,7 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 
 @cache
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
-    """The layers of a subject's sticker, before colour: ink, body (ink with its holes filled) and cut (body and border).
+    """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
 
     Returns:
         "3 size size" float32 coverage in [0, 1]; the cut's bounding box fills the square up to a margin of one pixel.
@@ -120,7 +141,9 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     font = font.font_variant(size=round(big * 0.80 * big / longest))
     left, top, right, bottom = font.getbbox(glyph)
     canvas = Image.new("L", (big, big), 0)
-    ImageDraw.Draw(canvas).text((big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font)
+    ImageDraw.Draw(canvas).text(
+        (big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font
+    )
     ink = np.asarray(canvas) > 127
     border = 0.05 * big
     ink = ndimage.distance_transform_edt(~ink) <= border / 4  # thin strokes would not survive the shrinking

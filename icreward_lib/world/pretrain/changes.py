@@ -47,7 +47,8 @@ def examples(
     before = sample_scenes(count, seed=seed, split=split)
     changes = [_draw_change(scene, rng) for scene in before]
     after = [_change(scene, change, rng) for scene, change in zip(before, changes, strict=True)]
-    pictures = render(before, num_frames=1, size=size).frames[:, 0]
+    # Both ends of the movement: a lone first frame would place a zooming view elsewhere.
+    pictures = render(before, num_frames=2, size=size).frames[:, 0]
     rendered = render(after, size=size)
     clips = rendered.frames[:, frames]
     fades = np.arange(count) >= count - drifting

@@ -40,7 +40,8 @@ class ClipConfig:
     text_layers: int = 3
     image_size: int = 64
     batch_size: int = 64
-    loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
+    trials: int = 5  # retrievals among 100 scenes behind each final figure
+    loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
 
 
 def model_config(config: ClipConfig) -> dict[str, object]:
@@ -91,7 +92,7 @@ def to_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
 
 
 def contrast(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tensor]]:
-    """The loss of a step: symmetric cross-entropy over a batch's frames and captions (Radford et al. 2021)."""
+    """The loss of a step: symmetric cross-entropy over a batch's frames and captions (CLIP, Radford 2021)."""
     tokenizer = build_tokenizer()
     targets = torch.arange(config.batch_size)
 
@@ -118,8 +119,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Retrieval top-1 among 100 new scenes, averaged over `trials` draws of them.
 
-    `text_to_image` looks up a scene's middle frame by its caption; `last_to_first` looks up a scene's first frame by
-    its last, and `blurred_to_first` by its degraded middle frame.
+    `text_to_image` looks up a scene's middle frame by its caption, `last_to_first` its first frame by its
+    last, and `blurred_to_first` its first frame by its degraded middle one.
     """
     tokenizer = build_tokenizer()
     hits: dict[str, list[float]] = {"text_to_image": [], "last_to_first": [], "blurred_to_first": []}
@@ -159,7 +160,8 @@ def train(run_folder: Path, out_folder: Path, config: ClipConfig | None = None) 
     model = build(config)
     log = fit(model, contrast(model, config), config.loop, run_folder, lambda: evaluate(model, config))
     save(model, config, out_folder)
-    figures = evaluate(model, config, trials=5) | evaluate(model, config, split="unseen", trials=5)
+    figures = evaluate(model, config, trials=config.trials)
+    figures |= evaluate(model, config, split="unseen", trials=config.trials)
     figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
     write_json(run_folder / "metrics.json", figures)
     return figures

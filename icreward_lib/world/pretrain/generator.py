@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from icreward_lib.opensora.autoencoder import VideoAutoencoder
 from icreward_lib.opensora.flow import RectifiedFlow, flow_losses
+from icreward_lib.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.world.pretrain.autoencoder import psnr
 from icreward_lib.world.pretrain.loop import LoopConfig, fit
 from icreward_lib.world.pretrain.text import build_tokenizer
 from icreward_lib.world.scenes import Scene, render, sample_scenes
@@ -26,10 +28,10 @@ BLOCK = 250  # clips encoded between two saves
 class GeneratorRecipe:
     """Sizes and schedule."""
 
-    clips: int = 8000  # training clips, all of seen content
+    clips: int = 5000  # training clips, all of seen content
     clips_seed: int = 11
     hidden_size: int = 192
-    depth: int = 5
+    depth: int = 4
     num_heads: int = 6
     text_width: int = 64
     text_tokens: int = 20
@@ -97,7 +99,9 @@ def encode_clips(vae: VideoAutoencoder, scenes: list[Scene], path: Path) -> np.n
 
 
 def train(
-    vae: VideoAutoencoder, run_folder: Path, recipe: GeneratorRecipe = GeneratorRecipe()  # noqa: B008
+    vae: VideoAutoencoder,
+    run_folder: Path,
+    recipe: GeneratorRecipe = GeneratorRecipe(),  # noqa: B008
 ) -> tuple[TextToVideo, PreTrainedTokenizerFast, list[dict[str, float]]]:
     """Train from nothing, or go on where an earlier call stopped; returns the networks, the tokenizer and the log."""
     tokenizer = build_tokenizer()
@@ -115,7 +119,9 @@ def train(
     x_mask = torch.ones(1, latents.shape[2], dtype=torch.bool)
     x_mask[:, 0] = False  # image to video is all this model does
 
-    def losses(z: Tensor, ids: Tensor, mask: Tensor, t: Tensor, generator: torch.Generator, drop: bool) -> Tensor:
+    def losses(
+        z: Tensor, ids: Tensor, mask: Tensor, t: Tensor, generator: torch.Generator, drop: bool
+    ) -> Tensor:
         y = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
         y = model.transformer.drop_captions(y, generator) if drop else y
         size = torch.full((len(z),), float(SIZE))
@@ -170,3 +176,46 @@ def _tokens(
         return_tensors="pt",
     )
     return batch.input_ids, batch.attention_mask
+
+
+@torch.inference_mode()
+def evaluate_samples(
+    pipeline: OpenSoraPipeline, scenes: list[Scene], *, steps: int, seed: int
+) -> dict[str, float]:
+    """How the generator's clips compare with the true ones, one clip a scene.
+
+    Returns:
+        `psnr_generated`: to the true clip, dB; `psnr_frozen`: of the first frame held still; `psnr_autoencoded`: of
+        the true clip encoded and decoded, the ceiling. Averages over the scenes that move.
+    """
+    truth = torch.from_numpy(render(scenes, num_frames=FRAMES, size=SIZE).frames)
+    x = truth.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    figures: dict[str, list[float]] = {"psnr_generated": [], "psnr_frozen": [], "psnr_autoencoded": []}
+    for index, scene in enumerate(scenes):
+        clip = x[index : index + 1]
+        frozen = clip[:, :, :1].expand_as(clip)
+        if float((clip - frozen).abs().mean()) < 0.02:
+            continue
+        made = pipeline(
+            truth[index, 0].numpy(),
+            scene.caption,
+            num_frames=FRAMES,
+            height=SIZE,
+            width=SIZE,
+            fps=FPS,
+            num_inference_steps=steps,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(seed + index),
+        ).frames
+        vae = pipeline.vae
+        z = vae.encode(clip, sample_posterior=False)
+        z[:, :, :1] = vae.encode(clip[:, :, :1], sample_posterior=False)
+        shown = {
+            "psnr_generated": torch.from_numpy(made).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
+            "psnr_frozen": frozen,
+            "psnr_autoencoded": vae.decode(z, FRAMES),
+        }
+        for name, video in shown.items():
+            # The first frame is given: it would flatter all three alike.
+            figures[name].append(float(psnr(video[:, :, 1:], clip[:, :, 1:]).mean()))
+    return {name: float(np.mean(values)) for name, values in figures.items()}

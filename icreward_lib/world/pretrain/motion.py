@@ -1,4 +1,4 @@
-"""The laptop's VideoMAE: a classifier of camera and subject movements, whose features serve the Fréchet distance."""
+"""The laptop's VideoMAE: a classifier of movements, whose features serve the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from icreward_lib.world.pretrain.loop import LoopConfig, fit
 from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
-#: The head's outputs: logits of the camera's movements, then of the subject's (the last: there is no subject).
+#: The head's outputs: logits of the camera's movements, then of the subject's, or that there is none.
 LABELS = (
     *(f"the camera {name}" for name in CAMERAS),
     *(f"the subject {name}" for name in MOTIONS),
@@ -41,6 +41,7 @@ class MotionConfig:
     layers: int = 3
     heads: int = 4
     batch_size: int = 24
+    judged: int = 512  # new clips of each split behind the final figures
     flow_weight: float = 1.0
     loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
 
@@ -79,7 +80,7 @@ def to_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
 
 class Lesson(nn.Module):
-    """The classifier and, for the time of training, a head that reads each patch's movement off the last states.
+    """The classifier and, while it trains, a head that reads each patch's movement off the last states.
 
     Labels of whole clips alone teach such a small model nothing for hundreds of steps.
     """
@@ -92,7 +93,7 @@ class Lesson(nn.Module):
         nn.init.zeros_(self.flow.weight)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Two cross-entropies, and the squared error of the patches' movements in units of 1/4 frame per clip."""
+        """Two cross-entropies, and the squared error of the patches' movements in quarters of a frame."""
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
         scenes = sample_scenes(config.batch_size, seed=seed)
@@ -145,7 +146,7 @@ def evaluate(
 
 
 def save(model: VideoMAEForVideoClassification, config: MotionConfig, folder: Path) -> None:
-    """Write what `VideoMAEForVideoClassification` and `VideoMAEImageProcessor` read with `from_pretrained`."""
+    """Write what `from_pretrained` of the classifier and of `VideoMAEImageProcessor` read."""
     processor = VideoMAEImageProcessor(
         size={"height": config.image_size, "width": config.image_size},
         do_center_crop=False,
@@ -162,9 +163,16 @@ def train(run_folder: Path, out_folder: Path, config: MotionConfig | None = None
     config = config or MotionConfig()
     model = build(config)
     lesson = Lesson(model, config)
-    log = fit(lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(model, config))
+    log = fit(
+        lesson,
+        lesson.loss,
+        config.loop,
+        run_folder,
+        lambda: evaluate(model, config, count=config.judged // 4),
+    )
     save(model, config, out_folder)
-    figures = evaluate(model, config, count=512) | evaluate(model, config, split="unseen", count=512)
+    figures = evaluate(model, config, count=config.judged)
+    figures |= evaluate(model, config, split="unseen", count=config.judged)
     figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
     write_json(run_folder / "metrics.json", figures)
     return figures

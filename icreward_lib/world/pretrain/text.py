@@ -1,4 +1,4 @@
-"""The one small tokenizer of the laptop's T5, CLIP and Qwen2-VL: every word of the sticker world is a token."""
+"""The one small tokenizer of the laptop's T5, CLIP and Qwen2-VL: every word of its world is a token."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _CAPTION = re.compile(
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """All tokens in the order of their ids: special ones, then the words of captions (held-out ones too) and of
-    the questions and answers."""
+    """All tokens in the order of their ids: special ones, then the words of captions (held-out names too), of
+    the questions and of the answers."""
     moves = " ".join((*content.CAMERAS, *content.MOTIONS))
     grammar = f"a and over the camera is , {moves}"
     talk = " ".join(("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values()))
@@ -54,8 +54,8 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer, built from the captions' grammar; words outside of it become `<unk>`.
 
     Args:
-        chat: for Qwen2-VL: nothing is appended, and `<|im_end|>` ends a turn. Otherwise, for T5 and CLIP, every
-            text ends with `</s>`. Ids are the same.
+        chat: for Qwen2-VL: nothing is appended, and `<|im_end|>` ends a turn. Otherwise, for T5 and CLIP,
+            every text ends with `</s>`. Ids are the same.
     """
     ids = {token: index for index, token in enumerate(vocabulary())}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
@@ -80,6 +80,9 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 
 def factors(caption: str) -> dict[str, str | None]:
-    """What a caption says: first and second colour, subject, motion, photograph, camera; nothing if it says none."""
+    """What a caption says: first and second colour, subject, motion, photograph, camera.
+
+    A scenery's first four are None; no caption at all gives an empty dict.
+    """
     match = _CAPTION.fullmatch(caption)
     return match.groupdict() if match else {}

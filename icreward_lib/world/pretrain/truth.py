@@ -27,7 +27,7 @@ def patch_masks(masks: np.ndarray, frames: list[list[int]], grid: int) -> Tensor
 
 
 def patch_flow(scenes: list[Scene], masks: Tensor, phases: list[float]) -> Tensor:
-    """How each patch moves, in frame sizes per clip: the subject's and the background's movement, mixed by coverage.
+    """How each patch moves, in frame sizes per clip: subject and background, mixed by coverage.
 
     Args:
         scenes: n of them.

@@ -1,166 +1,38 @@
 """The laptop's Qwen2-VL: it captions clips and says what became of a reference picture.
 
-Sequences have the reward model's layout (video, question, reference) and its positions: one count of tokens, the same
-in all three axes of the rotary embedding. To generate with the saved model, drop `mm_token_type_ids` from the
-processor's output: transformers then uses these positions too.
+Sequences have the reward model's layout (video, question, reference) and its positions: one count of tokens,
+the same in all three axes of the rotary embedding. To generate with the saved model, drop `mm_token_type_ids`
+from the processor's output: transformers then uses these positions too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import Qwen2VLForConditionalGeneration
 
-from icreward_lib.files import atomic, write_json
-from icreward_lib.world.content import (
-    CAMERAS,
-    COLOURS,
-    MOTIONS,
-    PHOTOGRAPHS,
-    SUBJECTS,
-)
+from icreward_lib.files import write_json
+from icreward_lib.world.content import CAMERAS, COLOURS, MOTIONS, PHOTOGRAPHS, SUBJECTS
 from icreward_lib.world.pretrain.batches import EVALUATION_SEED, degrade
 from icreward_lib.world.pretrain.changes import Examples, examples
-from icreward_lib.world.pretrain.checkpoint import half_weights
-from icreward_lib.world.pretrain.loop import LoopConfig, fit
-from icreward_lib.world.pretrain.text import (
-    CAPTION_QUESTION,
-    CHANGE_QUESTION,
-    CHANGES,
-    PAD,
-    TURN_END,
-    TURN_START,
-    VISION_TOKENS,
-    build_tokenizer,
-    factors,
-)
+from icreward_lib.world.pretrain.loop import fit
+from icreward_lib.world.pretrain.qwen import FRAMES, IMAGE, VIDEO, VlmConfig, build, build_processor, save
+from icreward_lib.world.pretrain.text import CAPTION_QUESTION, CHANGE_QUESTION, CHANGES, TURN_END, factors
 from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
 from icreward_lib.world.scenes import Scene
 
-FRAMES = 17  # of the world's clips
-VISION_START, VISION_END, IMAGE, VIDEO = VISION_TOKENS
-CHAT_TEMPLATE = (
-    "{% for message in messages %}" + TURN_START + "{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}"
-    + VISION_START
-    + "{% if part['type'] == 'video' %}"
-    + VIDEO
-    + "{% else %}"
-    + IMAGE
-    + "{% endif %}"
-    + VISION_END
-    + "{% endif %}{% endfor %}{% endif %}"
-    + TURN_END
-    + "{% endfor %}{% if add_generation_prompt %}"
-    + TURN_START
-    + "assistant\n{% endif %}"
-)
+Chat = list[dict[str, Any]]
 _SEEN = {"type": "video"}
-CAPTION_CHAT = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
-CHANGE_CHAT = [
+CAPTION_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
+CHANGE_CHAT: Chat = [
     {"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}
 ]
-
-
-@dataclass(frozen=True)
-class VlmConfig:
-    """Sizes of the model and of its training."""
-
-    image_size: int = 64
-    num_frames: int = 8  # read of each clip
-    patch_size: int = 8
-    vision_width: int = 160
-    vision_layers: int = 3
-    vision_heads: int = 4
-    width: int = 192
-    layers: int = 4
-    heads: int = 4
-    intermediate: int = 512
-    batch_size: int = 16
-    truth_weight: float = 0.5  # of what the patches' tokens must know
-    loop: LoopConfig = LoopConfig(steps=1600, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.99, save_every=100)
-
-    @property
-    def grid(self) -> int:
-        """Tokens along a side of a picture; one token is a square of 2 x 2 patches."""
-        return self.image_size // self.patch_size // 2
-
-    @property
-    def frames(self) -> list[int]:
-        """Indices of the frames that are read, from the first to the last."""
-        indices: list[int] = np.linspace(0, FRAMES - 1, self.num_frames).round().astype(int).tolist()
-        return indices
-
-    @property
-    def groups(self) -> list[list[int]]:
-        """The frames read, in the pairs that share tokens."""
-        return [self.frames[first : first + 2] for first in range(0, self.num_frames, 2)]
-
-
-def build_processor(config: VlmConfig) -> Qwen2VLProcessor:
-    """Qwen2-VL's processor with the small tokenizer; pictures are brought to about `image_size` squared pixels."""
-    pixels = {"shortest_edge": config.image_size**2, "longest_edge": config.image_size**2}
-    shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=build_tokenizer(chat=True),
-        video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL with new weights, drawn from the loop's seed."""
-    ids = build_tokenizer(chat=True).get_vocab()
-    half = config.width // config.heads // 2
-    settings = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(ids),
-            "hidden_size": config.width,
-            "intermediate_size": config.intermediate,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.heads,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8],
-            },
-            "bos_token_id": None,
-            "eos_token_id": ids[TURN_END],
-            "pad_token_id": ids[PAD],
-        },
-        vision_config={
-            "depth": config.vision_layers,
-            "embed_dim": config.vision_width,
-            "hidden_size": config.width,
-            "num_heads": config.vision_heads,
-            "patch_size": config.patch_size,
-        },
-        vision_start_token_id=ids[VISION_START],
-        vision_end_token_id=ids[VISION_END],
-        image_token_id=ids[IMAGE],
-        video_token_id=ids[VIDEO],
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.loop.seed)
-        return Qwen2VLForConditionalGeneration(settings)
 
 
 def draw(
@@ -173,10 +45,10 @@ def draw(
 
 
 class Lesson(nn.Module):
-    """The model and, for the time of training, a head that reads off each video token what it shows.
+    """The model and, while it trains, a head that reads off each video token what it shows.
 
-    Through the language model alone, what pictures show reaches the vision tower slowly. The head's outputs are
-    (see `truth`): movement, coverage by the subject, then logits of subject, two colours, motion, photograph, camera.
+    Through the language model alone, what pictures show reaches the vision tower slowly. The head's outputs:
+    movement, coverage by the subject, then logits of subject, two colours, motion, photograph, camera.
     """
 
     def __init__(self, vlm: Qwen2VLForConditionalGeneration, config: VlmConfig) -> None:
@@ -198,22 +70,21 @@ class Lesson(nn.Module):
         nn.init.zeros_(self.truth.weight)
 
     def see(self, clips: np.ndarray, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Vision tokens: of clips uint8 "n f h w c" (n, f/2 * grid^2, d), of pictures "n h w c" (n, grid^2, d)."""
+        """Tokens of clips uint8 "n f h w c": (n, f/2 * grid^2, d), of pictures "n h w c": (n, grid^2, d)."""
         videos = self.processor.video_processor(list(torch.from_numpy(clips.transpose(0, 1, 4, 2, 3))))
         images = self.processor.image_processor(list(torch.from_numpy(pictures.transpose(0, 3, 1, 2))))
         pixels = torch.cat([videos["pixel_values_videos"], images["pixel_values"]])
         grids = torch.cat([videos["video_grid_thw"], images["image_grid_thw"]])
         tokens = self.model.visual(pixels, grid_thw=grids).pooler_output
-        counts = len(clips) * len(self.config.groups) * self.config.grid**2
-        return tokens[:counts].unflatten(0, (len(clips), -1)), tokens[counts:].unflatten(
-            0, (len(pictures), -1)
-        )
+        ours = len(clips) * len(self.config.groups) * self.config.grid**2
+        video, image = tokens.split([ours, len(tokens) - ours])
+        return video.unflatten(0, (len(clips), -1)), image.unflatten(0, (len(pictures), -1))
 
-    def embed(
-        self, chat: list[dict[str, object]], answers: Sequence[str], *pictures: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings (n,l,d) of a chat, each with its answer and the vision tokens (n,m,d) of what it shows, and the
-        labels (n,l): ids of the answers, elsewhere -100."""
+    def embed(self, chat: Chat, answers: Sequence[str], *pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (n,l,d) and labels (n,l) of a chat, n answers and the vision tokens (n,m,d) it shows.
+
+        Labels are the ids of the answers, elsewhere -100.
+        """
         prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
         for mark, tokens in zip((VIDEO, IMAGE), pictures, strict=False):
             prompt = prompt.replace(mark, mark * tokens.shape[1])
@@ -239,7 +110,7 @@ class Lesson(nn.Module):
     def knowledge(self, tokens: Tensor, scenes: list[Scene], masks: np.ndarray) -> Tensor:
         """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
 
-        A token answers for the subject by how much of it the subject covers, and for the background by the rest.
+        A token answers for the subject by how much of it is covered, and for the background by the rest.
         """
         phases = [float(np.mean(group)) / (FRAMES - 1) - 0.5 for group in self.config.groups]
         coverage = patch_masks(masks, self.config.groups, self.config.grid)
@@ -256,8 +127,10 @@ class Lesson(nn.Module):
         return torch.stack(errors).mean()
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Words of captions and of what changed, and what tokens must know. A quarter of the clips drift: these
-        have no caption."""
+        """Words of captions and of what changed, and what tokens must know.
+
+        A quarter of the clips drift: these have no caption.
+        """
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
         shown = draw(config.batch_size, seed, config, drifting=config.batch_size // 4)
@@ -276,7 +149,7 @@ class Lesson(nn.Module):
 
 
 def _labels(scene: Scene) -> list[int]:
-    """Indices of subject, colours, motion, photograph and camera; without a subject the first four do not count."""
+    """Indices of subject, colours, motion, photograph and camera; the first four do not count for scenery."""
     subject = 0 if scene.subject is None else list(SUBJECTS).index(scene.subject)
     colours = [list(COLOURS).index(name) for name in scene.colours]
     places = [
@@ -297,8 +170,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Shares of right answers about `count` new clips, written word by word.
 
-    Each factor of the captions (those of the subject over scenes with one, where saying that there is none is wrong;
-    `scenery` over scenes without), and `change` with its kinds.
+    Each factor of the captions (those of the subject over clips with one, `scenery` over clips without), and
+    `change` with its kinds.
     """
     lesson = Lesson(vlm, config)
     hits: dict[str, list[bool]] = {}
@@ -331,21 +204,17 @@ def _answer(vlm: Qwen2VLForConditionalGeneration, lesson: Lesson, embeddings: Te
     return texts
 
 
-def save(vlm: Qwen2VLForConditionalGeneration, config: VlmConfig, folder: Path) -> None:
-    """Write what `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor` read with `from_pretrained`."""
-    with atomic(folder) as new:
-        vlm.save_pretrained(new, state_dict=half_weights(vlm))
-        build_processor(config).save_pretrained(new)
-
-
 def train(run_folder: Path, out_folder: Path, config: VlmConfig | None = None) -> dict[str, float]:
     """Train, or go on training, in `run_folder`; save to `out_folder`; return the figures reached."""
     config = config or VlmConfig()
     vlm = build(config)
     lesson = Lesson(vlm, config)
-    log = fit(lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(vlm, config))
+    log = fit(
+        lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(vlm, config, count=config.judged // 4)
+    )
     save(vlm, config, out_folder)
-    figures = evaluate(vlm, config, count=256) | evaluate(vlm, config, split="unseen", count=256)
+    figures = evaluate(vlm, config, count=config.judged)
+    figures |= evaluate(vlm, config, split="unseen", count=config.judged)
     figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in vlm.parameters())}
     write_json(run_folder / "metrics.json", figures)
     return figures

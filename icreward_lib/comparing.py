@@ -1,0 +1,213 @@
+"""What the rewards' picks are judged by: CLIPSim, FVD, motion, and the world's truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from icreward_lib.curation import Curated, Sample, add_labels
+from icreward_lib.judging import Trained, clip_features
+from icreward_lib.metrics.clip import ClipSim, clipsim
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.metrics.fvd import VideoMAEFeatures
+from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.vbench import DIMENSIONS, ConsistencyScorer
+from icreward_lib.rewards.base import Reward
+from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.mlp import MLPReward
+from icreward_lib.run import Run
+from icreward_lib.sampling import picks
+from icreward_lib.stats import bootstrap_mean
+from icreward_lib.video import Video
+from icreward_lib.world.scenes import render, sample_scenes
+from icreward_lib.world.truth import FIDELITIES, fidelity
+
+
+def _rows(curated: Curated, split: str) -> np.ndarray:
+    """Rows of `Curated.rows` of a split's generated videos, "samples videos"."""
+    table = curated.table
+    rows = table.index.to_numpy()[table["split"] == split]
+    return rows.reshape(len(curated.of(split)), -1)
+
+
+def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
+    """Metrics of every generated video of a split, "samples videos"; none but the label was trained on."""
+    features = clip_features(run, curated)
+    rows = _rows(curated, split)
+    frames, references = features.clips.numpy(), features.references.numpy()
+    result = {}
+    for name, first in (("clipsim", True), ("clipsim_no_first", False)):
+        values = [
+            clipsim(references[sample.id], frames[videos], include_first=first)
+            for sample, videos in zip(curated.of(split), rows, strict=True)
+        ]
+        result[name] = np.stack(values)
+    return result | {name: curated.matrix(name, split) for name in ("dynamic_degree", "label")}
+
+
+def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """VideoMAE features of a split's generated videos, "samples videos d", and of its true clips, "samples d"."""
+    model, settings = run.model("fvd"), run.profile.generation
+    with run.stage(
+        "fvd_features", code=("metrics.fvd",), videos=curated.videos.stage, model=model, split=split
+    ) as stage:
+        if not stage.has("features.npz"):
+            extractor = VideoMAEFeatures(model)
+            samples = curated.of(split)
+            fake = np.stack([extractor.features(curated.videos.of(sample.id)) for sample in samples])
+            true = [s.truth(settings.num_frames, settings.height, settings.fps) for s in samples]
+            stage.save_npz("features.npz", fake=fake, real=extractor.features(true))
+    found = stage.load_npz("features.npz")
+    return found["fake"], found["real"]
+
+
+def real_clip_features(run: Run) -> np.ndarray:
+    """VideoMAE features of twice as many other true clips as the test split has, with its share of unseen content."""
+    model, settings, data = run.model("fvd"), run.profile.generation, run.profile.data
+    with run.stage(
+        "real_features",
+        code=("metrics.fvd", "world.scenes", "world.content"),
+        model=model,
+        generation=settings,
+        data=data,
+        seed=run.profile.seed,
+    ) as stage:
+        if not stage.has("features.npz"):
+            unseen = round(2 * data.test * data.unseen_share)
+            scenes = sample_scenes(2 * data.test - unseen, seed=run.seed("real", "seen"))
+            scenes += sample_scenes(unseen, seed=run.seed("real", "unseen"), split="unseen")
+            frames = render(scenes, num_frames=settings.num_frames, size=settings.height).frames
+            features = VideoMAEFeatures(model).features([Video(clip, settings.fps) for clip in frames])
+            stage.save_npz("features.npz", features=features)
+    return stage.load_npz("features.npz")["features"]
+
+
+def showcase(run: Run, curated: Curated) -> list[Sample]:
+    """The samples that figures show one by one: the first of the test split with a subject."""
+    with_subject = [sample for sample in curated.of("test") if sample.scene.subject is not None]
+    return with_subject[: run.profile.study.showcase]
+
+
+def showcase_clipsim(
+    run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], samples: Sequence[Sample]
+) -> pd.DataFrame:
+    """CLIPSim of the picked video of each sample, its interval over the clip's frames.
+
+    Args:
+        chosen: picker -> video per test sample, (S,).
+        samples: which of the test samples.
+
+    Returns:
+        Columns sample (title), pick, video, mean, low, high.
+    """
+    features, rows, test = clip_features(run, curated), _rows(curated, "test"), curated.of("test")
+    bars = []
+    for number, sample in enumerate(samples, start=1):
+        position = test.index(sample)
+        reference = features.references[sample.id].numpy()
+        for name, columns in chosen.items():
+            video = int(columns[position])
+            cosines = features.clips[rows[position, video]].numpy() @ reference
+            interval = bootstrap_mean(
+                cosines, seed=run.seed("frames", sample.id), level=run.profile.stats.level
+            )
+            title = f"sample {number}: {sample.scene.subject}"
+            bars.append({"sample": title, "pick": name, "video": video, **interval.as_dict()})
+    return pd.DataFrame(bars)
+
+
+def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The true fidelities of the pickers' videos on the test samples where their picks differ.
+
+    Args:
+        scores: picker -> "samples videos" on the test split.
+
+    Returns:
+        Columns sample, arm and the three fidelities; `attrs["identical"]` counts the samples left out.
+    """
+    chosen = {arm: picks(values) for arm, values in scores.items()}
+    fidelities = {name: curated.matrix(name, "test") for name in FIDELITIES}
+    rows = []
+    identical = 0
+    for position, sample in enumerate(curated.of("test")):
+        if len({int(columns[position]) for columns in chosen.values()}) == 1:
+            identical += 1
+            continue
+        rows += [
+            {"sample": sample.id, "arm": arm}
+            | {name: float(values[position, columns[position]]) for name, values in fidelities.items()}
+            for arm, columns in chosen.items()
+        ]
+    table = pd.DataFrame(rows, columns=["sample", "arm", *FIDELITIES])
+    table.attrs["identical"] = identical
+    return table
+
+
+def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """What each reward, and the label, say of the pickers' videos: a column each, by the video's id in the votes."""
+    chosen = {arm: picks(values) for arm, values in scores.items()}
+    judges = {**scores, "label": curated.matrix("label", "test")}
+    return pd.DataFrame.from_dict(
+        {
+            f"{sample.id}/{arm}": {
+                j: float(values[position, columns[position]]) for j, values in judges.items()
+            }
+            for position, sample in enumerate(curated.of("test"))
+            for arm, columns in chosen.items()
+        },
+        orient="index",
+    )
+
+
+def judge_new(
+    run: Run,
+    curated: Curated,
+    samples: Sequence[Sample],
+    new: Mapping[str, Sequence[Video]],
+    rewards: Mapping[str, Trained],
+) -> pd.DataFrame:
+    """Scores of new clips, one row per sample and generator.
+
+    Columns: sample, generator; `icreward` and `mlp` (seed 0's models), `label`, clipsim_no_first, dynamic_degree and
+    the fidelities to the true clip.
+    """
+    size = run.profile.generation.height
+    models: dict[str, Reward] = {
+        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0]),
+        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0]),
+    }
+    clip = ClipSim(run.model("clip"))
+    scorer = ConsistencyScorer(EfficientNetLite0Features(run.profile.labels.input_size))
+    rows = []
+    for position, sample in enumerate(samples):
+        image = sample.image(size)
+        clips = [videos[position] for videos in new.values()]
+        raw = scorer.score(image, clips)
+        values = {name: model.score(image, clips).overall for name, model in models.items()}
+        values |= {d: raw[d] for d in DIMENSIONS}
+        reference = clip.image_features(image[None])[0]
+        values["clipsim_no_first"] = np.array(
+            [clipsim(reference, clip.image_features(video.frames), include_first=False) for video in clips]
+        )
+        values["dynamic_degree"] = np.array([dynamic_degree(video) for video in clips])
+        values |= fidelity(sample.scene, clips)
+        rows += [
+            {"sample": sample.id, "generator": name, "video": 0}
+            | {k: float(v[row]) for k, v in values.items()}
+            for row, name in enumerate(new)
+        ]
+    table = pd.DataFrame(rows)
+    labelled = [add_labels(run, part, curated.anchors) for _, part in table.groupby("generator", sort=False)]
+    return pd.concat(labelled, ignore_index=True).drop(columns=["candidate", "video"])
+
+
+def new_sample_wins(judged: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Per judge, whether the tuned generator's clip beats the base's on each sample: 1, 0, or 1/2 for a tie."""
+    wins = {}
+    for judge in ("icreward", "mlp", "label"):
+        table = judged.pivot(index="sample", columns="generator", values=judge)
+        gain = table["tuned"].to_numpy() - table["base"].to_numpy()
+        wins["oracle" if judge == "label" else judge] = (1 + np.sign(gain)) / 2
+    return wins

@@ -1,0 +1,79 @@
+"""Cards: what a data set or a small model is, where it comes from, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icreward_lib.world.content import (
+    PHOTOGRAPHS,
+    SUBJECTS,
+    UNSEEN_MOVES,
+    UNSEEN_PHOTOGRAPHS,
+    UNSEEN_SUBJECTS,
+)
+
+
+def dataset_card(summary: Mapping[str, Any]) -> str:
+    """The card of a curated set, from what notebook 01 records of it."""
+    credits = "\n".join(
+        f"- {name}{' (held out)' if name in UNSEEN_PHOTOGRAPHS else ''}: {photo.credit}"
+        for name, photo in PHOTOGRAPHS.items()
+    )
+    splits = ", ".join(f"{name} {count}" for name, count in summary["splits"].items())
+    anchors = "; ".join(f"{d}: {low:.3f} to {high:.3f}" for d, (low, high) in summary["anchors"].items())
+    return f"""# The curated set
+
+**What.** {summary["samples"]} reference images of the sticker world with captions, {summary["videos"]} videos that the
+generator made of them, {summary["candidates"]} candidates (each image's videos of lowest and highest label),
+{summary["low_score_added"]} added videos of low label. Splits by image: {splits};
+{summary["unseen_test_samples"]} test images have content that is held out from all training.
+
+**Label.** VBench++'s `i2v_subject` and `i2v_background` formulas on EfficientNet-Lite0 features (which stand in for
+DINO and DreamSim), averaged, and mapped so that 0 is the median score against another sample's image and 1 that of a
+frozen copy. Raw scores at these two points: {anchors}. Nobody annotated anything: labels are computed.
+
+**Known limits.** A frozen clip has the best label. The formula's maximum forgives slow drift. An autoencoded true clip
+scores {summary["autoencoded_gap"]:.3f} below the true clip, so that much of every label is the autoencoder. The label's
+standard deviation is {summary["label_spread_within"]:.3f} within an image and {summary["label_spread_between"]:.3f}
+between images.
+
+**Content.** {len(SUBJECTS)} glyphs of the font DejaVu Sans ({len(UNSEEN_SUBJECTS)} held out), {len(PHOTOGRAPHS)}
+photographs ({len(UNSEEN_PHOTOGRAPHS)} held out), 49 combinations of camera and subject movement
+({len(UNSEEN_MOVES)} held out). Two
+photographs show people (an astronaut, an admiral), both in the public domain.
+
+**Photographs.**
+
+{credits}
+"""
+
+
+def model_card(
+    title: str, *, what: str, data: str, training: str, figures: Mapping[str, float], limits: str, size: float
+) -> str:
+    """The card of one small model.
+
+    Args:
+        figures: what was measured, name -> value.
+        size: of its files, in MB.
+    """
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
+    return f"""# {title}
+
+{what}
+
+**Training data.** {data}
+
+**Training.** {training}
+
+**Size.** {size:.1f} MB.
+
+**Intended use.** The `laptop` profile of this project and its tests; nothing outside of the sticker world.
+
+**Limits.** {limits}
+
+| measured | value |
+|---|---|
+{rows}
+"""
