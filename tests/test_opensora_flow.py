@@ -33,9 +33,7 @@ def toy(z, t, x_mask, y):
 
 
 def timesteps_of(run) -> list[float]:
-    return RectifiedFlow(use_timestep_transform=run["transform"]).timesteps(
-        run["steps"], *run["px"], run["num_frames"]
-    )
+    return RectifiedFlow(use_timestep_transform=run["transform"]).timesteps(run["steps"], *run["px"], run["num_frames"])
 
 
 def numbers(*values: float) -> list[torch.Tensor]:
@@ -74,9 +72,7 @@ def test_losses_match_upstream():
     r = REFERENCE["loss"]
     torch.testing.assert_close(add_noise(r["x0"], r["noise"], r["t"]), r["noised"])
     for name, mask in (("nomask", None), ("masked", r["mask"])):
-        losses = flow_losses(
-            lambda z, t, x_mask: toy(z, t, x_mask, r["y"]), r["x0"], r["noise"], r["t"], mask
-        )
+        losses = flow_losses(lambda z, t, x_mask: toy(z, t, x_mask, r["y"]), r["x0"], r["noise"], r["t"], mask)
         torch.testing.assert_close(losses, r[name], rtol=0, atol=1e-5)
 
 
@@ -217,9 +213,7 @@ def test_masks_follow_their_ratios():
     assert sample_masks(3, 1, {"image_head": 1.0}, generator=seeded()).all()
 
 
-@pytest.mark.parametrize(
-    "ratios, word", [({"head": 0.5}, "head"), ({"image_head": 0.8, "random": 0.3}, "at most 1")]
-)
+@pytest.mark.parametrize("ratios, word", [({"head": 0.5}, "head"), ({"image_head": 0.8, "random": 0.3}, "at most 1")])
 def test_bad_mask_ratios_are_refused(ratios, word):
     with pytest.raises(ValueError, match=word):
         sample_masks(2, 5, ratios, generator=seeded())

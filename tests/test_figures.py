@@ -1,0 +1,69 @@
+"""Every figure draws what it is given."""
+
+from __future__ import annotations
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from icreward_lib import figures
+from icreward_lib.video import Video
+
+matplotlib.use("Agg")
+CLIP = Video(np.random.default_rng(0).integers(0, 255, (17, 16, 16, 3), np.uint8), 8.0)
+
+
+@pytest.fixture(autouse=True)
+def closed() -> object:
+    yield
+    plt.close("all")
+
+
+def heights(figure: Figure, axis: int) -> list[float]:
+    return [round(patch.get_height(), 6) for patch in figure.axes[axis].patches]
+
+
+def test_validation_mse() -> None:
+    epochs = pd.DataFrame(
+        {"model": ["mlp"] * 4 + ["icreward"] * 4, "seed": [0, 0, 1, 1] * 2, "share": [0.5, 1] * 4, "mse": 0.01}
+    )
+    final = pd.DataFrame(
+        {"model": ["mlp", "icreward"], "split": "val", "mean": [0.02, 0.01], "low": 0.005, "high": 0.03, "level": 0.95}
+    )
+    assert heights(figures.validation_mse(epochs, final), 1) == [0.02, 0.01]
+
+
+def test_preferences_say_that_raters_are_simulated() -> None:
+    table = pd.DataFrame(
+        {"sample": ["a", "b"], "mlp": [5, 2], "icreward": [12, 18], "tie": [3, 0], "share": 0.7, "low": 0.5, "high": 0.9}
+    )
+    figure = figures.preferences(table, raters=20, source="simulated")
+    assert heights(figure, 0) == [5, 2, 3, 0, 12, 18]
+    assert "SIMULATED" in figure.axes[0].get_title(loc="left")
+    assert "SIMULATED" not in figures.preferences(table, raters=20, source="people").axes[0].get_title(loc="left")
+
+
+def test_showcase_clipsim() -> None:
+    table = pd.DataFrame(
+        {"sample": ["a", "a"], "pick": ["mlp", "icreward"], "mean": [0.8, 0.9], "low": [0.7, 0.85], "high": [0.85, 0.95]}
+    )
+    assert heights(figures.showcase_clipsim(table), 0) == [0.8, 0.9]
+
+
+def test_curves() -> None:
+    curve = pd.DataFrame({"seed": 0, "step": [0, 10], "accuracy": [0.5, 0.7], "low": 0.4, "high": 0.8, "n_pairs": 100})
+    line = figures.preference_accuracy(curve, poster=0.83).axes[0].lines[0]
+    assert line.get_ydata().tolist() == [0.5, 0.7]  # type: ignore[union-attr]
+    running = pd.DataFrame({"evaluated": [2, 3], "judge": "icreward", "running": [0.5, 0.6], "low": 0.3, "high": 0.9})
+    implicit = pd.DataFrame({"evaluated": [1, 2], "step": [0, 0], "running": [0.5, 0.5]})
+    assert len(figures.running_wins(implicit, running).axes) == 2
+
+
+def test_pictures() -> None:
+    logits = pd.DataFrame({"stage": ["before", "after"], "logit": [0.0, 1.5]})
+    figures.paired_loss({"winner": CLIP, "loser": CLIP}, CLIP.frames[0], "a star", logits)
+    figures.consistency_overlay({"one": CLIP, "two": CLIP}, [np.ones((17, 16, 16))] * 2)
+    figures.label_histogram(np.array([0.5]), np.array([0.5, 0.1]))
