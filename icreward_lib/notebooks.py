@@ -141,12 +141,17 @@ def _failure(book: Notebook, where: str, why: str, copy: Path, resume: str) -> s
 
 
 def save_executed(copy: Path, target: Path) -> None:
-    """Put an executed copy in the place of its notebook, without papermill's times and paths."""
+    """Put an executed copy in the place of its notebook, without what belongs to one run on one machine.
+
+    That is papermill's times and paths, and stderr: progress bars, and warnings that name files.
+    """
     content = json.loads(copy.read_text(encoding="utf-8"))
     content["metadata"].pop("papermill", None)
     for cell in content["cells"]:
         for added in ("papermill", "execution"):
             cell["metadata"].pop(added, None)
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
         if not cell["metadata"].get("tags", True):
             del cell["metadata"]["tags"]
     with atomic(target) as temporary:

@@ -144,7 +144,11 @@ class Dpo(Group):
     lora_rank: Count = Field(description="rank of the adapters on the transformer")
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
+    held_out_pairs: Annotated[int, Field(ge=2)] = Field(
+        description="pairs of validation and test images that the accuracy is measured on, at most"
+    )
     eval_every: Count = Field(description="steps between two points of the accuracy curve")
+    eval_timesteps: Count = Field(description="noise levels at which a held-out pair is compared")
     seeds: Count = Field(description="independent trainings")
     new_samples: Count = Field(
         description="test images from which tuned and base generator each make a new clip, same seeds"

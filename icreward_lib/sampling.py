@@ -31,14 +31,10 @@ def picks(scores: ArrayLike) -> IntArray:
     """`pick` for every row of scores (S, K) -> (S,)."""
     values = np.asarray(scores, dtype=float)
     if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(
-            f"Scores must be samples x videos with at least one video, not of shape {values.shape}."
-        )
+        raise ValueError(f"Scores must be samples x videos with at least one video, not of shape {values.shape}.")
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(
-            f"The score of sample {row}, video {column} is {values[row, column]}: score it again."
-        )
+        raise ValueError(f"The score of sample {row}, video {column} is {values[row, column]}: score it again.")
     best: IntArray = np.argmax(values, axis=1)
     return best
 
@@ -74,7 +70,7 @@ def sampling_table(
         cells = {m: bootstrap_mean(v, seed=seed, draws=draws, level=level) for m, v in measured}
         if fvd is not None:
             images = np.arange(columns.shape[1])
-            cells["fvd"] = bootstrap(_fvd(fvd, columns), images, seed=seed, draws=fvd_draws, level=level)
+            cells["fvd"] = bootstrap(_fvd(fvd, columns), images, seed=seed, draws=fvd_draws, level=level, biased=True)
         rows[name] = {"n": columns.shape[1]}
         for metric, cell in cells.items():
             rows[name] |= _columns(metric, cell)
@@ -101,16 +97,14 @@ def sampling_difference(
     """
     chosen, values = _checked(scores, metrics)
     if unknown := {first, second} - set(chosen):
-        raise ValueError(
-            f"There is no pick called {', '.join(sorted(unknown))}; there are {', '.join(chosen)}."
-        )
+        raise ValueError(f"There is no pick called {', '.join(sorted(unknown))}; there are {', '.join(chosen)}.")
     a, b = chosen[first], chosen[second]
     of_a, of_b = _measured(values, a), _measured(values, b)
     cells = {m: paired_difference(of_a[m], of_b[m], seed=seed, draws=draws, level=level) for m in values}
     if fvd is not None:
         fvd_a, fvd_b, images = _fvd(fvd, a), _fvd(fvd, b), np.arange(a.shape[1])
         cells["fvd"] = bootstrap(
-            lambda i: fvd_a(i) - fvd_b(i), images, seed=seed, draws=fvd_draws, level=level
+            lambda i: fvd_a(i) - fvd_b(i), images, seed=seed, draws=fvd_draws, level=level, biased=True
         )
     rows = {metric: _columns("difference", cell) for metric, cell in cells.items()}
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -130,9 +124,7 @@ def _checked(
     shapes = {name: np.shape(array) for name, array in [*scores.items(), *values.items()]}
     samples, videos = next(iter(shapes.values()))
     if wrong := {name: shape for name, shape in shapes.items() if shape != (samples, videos)}:
-        raise ValueError(
-            f"All scores and metrics must be {samples} samples x {videos} videos, but {wrong} are not."
-        )
+        raise ValueError(f"All scores and metrics must be {samples} samples x {videos} videos, but {wrong} are not.")
     rotations = (np.arange(videos)[:, None] + np.arange(samples)[None]) % videos
     return {RANDOM: rotations, **chosen}, values
 

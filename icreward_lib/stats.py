@@ -60,8 +60,12 @@ def bootstrap(
     seed: int,
     draws: int = 2000,
     level: float = 0.95,
+    biased: bool = False,
 ) -> Interval:
     """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows.
+
+    With `biased`, for statistics that drawing with replacement shifts (a Frechet distance grows by it), the limits
+    are moved by the draws' mean error: they show the spread at this n.
 
     Draws in which the statistic is undefined (nan: e.g. the correlation of a constant) are left out of the
     limits.
@@ -72,7 +76,8 @@ def bootstrap(
     if not math.isfinite(mean):
         raise ValueError(f"The statistic is {mean} on the full data, so it has no interval.")
     drawn = np.array([statistic(np.repeat(rows, count[codes])) for count in counts])
-    return _percentiles(mean, drawn[~np.isnan(drawn)], level, counts.shape[1])
+    drawn = drawn[~np.isnan(drawn)]
+    return _percentiles(mean, drawn + mean - drawn.mean() if biased else drawn, level, counts.shape[1])
 
 
 def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,9 +85,7 @@ def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.nd
     names, codes = np.unique(clusters, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"A bootstrap needs at least 2 clusters, not {len(names)}.")
-    counts = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=draws
-    )
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return codes, counts
 
 
@@ -108,9 +111,7 @@ def spearman(
 ) -> Interval:
     """Spearman's rank correlation over all rows, in [-1, 1], with a (cluster) bootstrap interval."""
     x, y = _finite(x, "x"), _finite(y, "y")
-    return bootstrap(
-        lambda i: _rank_correlation(x[i], y[i]), _labels(x, clusters), seed=seed, draws=draws, level=level
-    )
+    return bootstrap(lambda i: _rank_correlation(x[i], y[i]), _labels(x, clusters), seed=seed, draws=draws, level=level)
 
 
 def spearman_within(
@@ -129,9 +130,7 @@ def spearman_within(
     return bootstrap_mean(inside, seed=seed, draws=draws, level=level)
 
 
-def two_way_clustered(
-    wins: ArrayLike, raters: ArrayLike, clips: ArrayLike, *, level: float = 0.95
-) -> Interval:
+def two_way_clustered(wins: ArrayLike, raters: ArrayLike, clips: ArrayLike, *, level: float = 0.95) -> Interval:
     """Win rate of votes (n,) with 1 = win, 0 = loss, 0.5 = tie that share raters and clips; n counts votes.
 
     Variance V = V_rater + V_clip - V_vote (Cameron, Gelbach & Miller 2011), each with the factor G / (G -

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,15 @@ def prefer(run: Run, curated: Curated, icreward: Trained, mlp: Trained, splits: 
     return Preferences(pairs, samples)
 
 
+def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
+    """A random part of the pairs, so that evaluating them stays cheap; the counts stay those of all."""
+    table = preferences.pairs.table
+    if len(table) > count:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(table))[:count])
+        table = table.iloc[chosen].reset_index(drop=True)
+    return replace(preferences, pairs=replace(preferences.pairs, table=table))
+
+
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
     """Latents and texts of the pairs."""
     latents = torch.from_numpy(
@@ -96,6 +105,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
         steps=settings.steps,
         batch_size=settings.batch_size,
         eval_every=settings.eval_every,
+        eval_timesteps=settings.eval_timesteps,
         seed=run.seed("dpo", seed),
     )
     with run.stage(

@@ -38,7 +38,15 @@ def test_validation_mse() -> None:
 
 def test_preferences_say_that_raters_are_simulated() -> None:
     table = pd.DataFrame(
-        {"sample": ["a", "b"], "mlp": [5, 2], "icreward": [12, 18], "tie": [3, 0], "share": 0.7, "low": 0.5, "high": 0.9}
+        {
+            "sample": ["a", "b"],
+            "mlp": [5, 2],
+            "icreward": [12, 18],
+            "tie": [3, 0],
+            "share": 0.7,
+            "low": 0.5,
+            "high": 0.9,
+        }
     )
     figure = figures.preferences(table, raters=20, source="simulated")
     assert heights(figure, 0) == [5, 2, 3, 0, 12, 18]
@@ -48,7 +56,13 @@ def test_preferences_say_that_raters_are_simulated() -> None:
 
 def test_showcase_clipsim() -> None:
     table = pd.DataFrame(
-        {"sample": ["a", "a"], "pick": ["mlp", "icreward"], "mean": [0.8, 0.9], "low": [0.7, 0.85], "high": [0.85, 0.95]}
+        {
+            "sample": ["a", "a"],
+            "pick": ["mlp", "icreward"],
+            "mean": [0.8, 0.9],
+            "low": [0.7, 0.85],
+            "high": [0.85, 0.95],
+        }
     )
     assert heights(figures.showcase_clipsim(table), 0) == [0.8, 0.9]
 

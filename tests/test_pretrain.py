@@ -42,7 +42,8 @@ CLIP = clip.ClipConfig(
 MOTION = motion.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
 VLM = vlm.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
-    width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16, loop=LOOP,
+    width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
+    tower_batch_size=3, tower=LOOP, loop=LOOP,
 )  # fmt: skip
 
 
@@ -63,9 +64,7 @@ class TestText:
 
     def test_every_word_of_the_world_is_known(self) -> None:
         tokenizer = build_tokenizer(chat=True)
-        words = " ".join(
-            (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS, SHORT_TEMPLATE.split("<|VQ")[0])
-        )
+        words = " ".join((*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS, SHORT_TEMPLATE.split("<|VQ")[0]))
         assert tokenizer.unk_token_id not in tokenizer(words.replace("{video}", " ")).input_ids
         assert tokenizer("zeppelin").input_ids == [tokenizer.unk_token_id]
 
@@ -94,9 +93,7 @@ class TestTruth:
     def errors(scene: Scene) -> tuple[float, float, float]:
         clips = render([scene])
         masks = patch_masks(clips.masks, [[8, 9]], 64)
-        step = (
-            patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2
-        )  # per frame, in units of the grid below
+        step = patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2  # per frame, in units of the grid below
         line = (torch.arange(64) + 0.5) / 32 - 1
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
         now, then = torch.from_numpy(clips.frames[0, 8:10]).permute(0, 3, 1, 2).float().split(1)
@@ -272,9 +269,7 @@ class TestVlm:
             videos, pictures = lesson.see(shown.clips, shown.pictures)
             both = lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, answers, videos, pictures))
             one, two = (
-                lesson.speak(
-                    *lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1])
-                )
+                lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1]))
                 for i in range(2)
             )
         torch.testing.assert_close(both, (2 * one + 7 * two) / 9)  # tokens of each answer
@@ -285,6 +280,6 @@ class TestVlm:
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             lesson.truth.weight.normal_(generator=torch.Generator().manual_seed(1))
-            bare = lesson.knowledge(tokens, shown.scenes, np.zeros_like(shown.masks))
-            covered = lesson.knowledge(tokens, shown.scenes, np.ones_like(shown.masks))
+            bare = lesson.knowledge(tokens, shown.scenes, np.zeros_like(shown.masks), VLM.groups)
+            covered = lesson.knowledge(tokens, shown.scenes, np.ones_like(shown.masks), VLM.groups)
         assert bare != covered

@@ -344,7 +344,7 @@ def test_json_results_carry_their_provenance(run: Run) -> None:
     assert written["samples"] == 12
     provenance = written["provenance"]
     assert provenance["profile"] == "smoke" and provenance["notebook"] == "03_icreward"
-    assert provenance["parameters"]["data"]["samples"] == 12
+    assert provenance["parameters"] == run.profile.model_dump()
     assert provenance["versions"]["torch"] and provenance["versions"]["diffusers"]
     assert provenance["start"] <= provenance["end"]
     assert set(provenance["git"]) == {"commit", "dirty"}

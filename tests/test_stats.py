@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.stats import (
     Interval,
     binomial_test,
@@ -29,9 +30,7 @@ def makers(rng: np.random.Generator):
     return {
         "mean": lambda seed: bootstrap_mean(x, clusters=groups, seed=seed),
         "paired": lambda seed: paired_difference(x, y, seed=seed),
-        "statistic": lambda seed: bootstrap(
-            lambda i: float(np.median(x[i])), np.arange(40), seed=seed, draws=200
-        ),
+        "statistic": lambda seed: bootstrap(lambda i: float(np.median(x[i])), np.arange(40), seed=seed, draws=200),
         "spearman": lambda seed: spearman(x, y, clusters=groups, seed=seed, draws=200),
         "within": lambda seed: spearman_within(x, y, groups, seed=seed),
     }
@@ -188,3 +187,17 @@ def test_interval_is_plain_numbers() -> None:
     interval = bootstrap_mean(np.arange(5, dtype=np.float32), seed=0)
     assert json.loads(json.dumps(interval.as_dict())) == interval.as_dict()
     assert isinstance(interval, Interval)
+
+
+def test_a_biased_statistic_has_its_interval_around_it() -> None:
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(120, 32)), rng.normal(size=(40, 32))
+
+    def distance(rows: np.ndarray) -> float:  # drawing clips twice can only narrow what they span
+        return frechet_distance(real, fake[rows])
+
+    plain = bootstrap(distance, np.arange(40), seed=1, draws=100)
+    moved = bootstrap(distance, np.arange(40), seed=1, draws=100, biased=True)
+    assert plain.low > plain.mean == moved.mean
+    assert moved.low < moved.mean < moved.high
+    assert moved.high - moved.low == pytest.approx(plain.high - plain.low)

@@ -46,9 +46,7 @@ class ScalarEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         """(b,) -> (b, hidden) in the weights' `dtype`; the waves are always float32."""
@@ -197,9 +195,7 @@ class STDiT3Block(nn.Module):
         self.cross_attn = CrossAttention(hidden_size, num_heads)
         self.mlp = FeedForward(hidden_size, int(hidden_size * mlp_ratio), hidden_size)
 
-    def forward(
-        self, x: Tensor, y: Tensor, y_mask: Tensor | None, modulation: Tensor, rotary: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, y_mask: Tensor | None, modulation: Tensor, rotary: Tensor | None) -> Tensor:
         """x (b, t, s, hidden); modulation (b, t or 1, 6, hidden): per frame, cheaper than per token."""
         vectors = (modulation + self.scale_shift_table).unsqueeze(2).unbind(3)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = vectors

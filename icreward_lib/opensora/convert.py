@@ -47,9 +47,7 @@ def convert_transformer(source: str | Path, target: str | Path) -> None:
     _save(STDiT3, config, weights, source, Path(target))
 
 
-def convert_autoencoder(
-    source: str | Path, target: str | Path, *, spatial: Mapping[str, Any] | None = None
-) -> None:
+def convert_autoencoder(source: str | Path, target: str | Path, *, spatial: Mapping[str, Any] | None = None) -> None:
     """Convert a folder of the public autoencoder into one for `VideoAutoencoder.from_pretrained`.
 
     `spatial` is the config of the 2D `AutoencoderKL`, which the public file does not hold (None: SDXL's).

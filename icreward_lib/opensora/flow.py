@@ -115,9 +115,7 @@ def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor
     return (per_frame * x_mask).sum(1) / x_mask.sum(1)
 
 
-def flow_losses(
-    velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None
-) -> Tensor:
+def flow_losses(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
     """Rectified-flow training losses per sample, (b,): average them to train, compare them for preferences.
 
     Args:
@@ -130,9 +128,7 @@ def flow_losses(
     return velocity_error(velocity(add_noise(x0, noise, t, x_mask), t, x_mask), x0, noise, x_mask)
 
 
-def sample_masks(
-    batch: int, frames: int, ratios: Mapping[MaskKind, float], *, generator: torch.Generator
-) -> Tensor:
+def sample_masks(batch: int, frames: int, ratios: Mapping[MaskKind, float], *, generator: torch.Generator) -> Tensor:
     """Training masks (batch, frames) bool, True = denoise, drawn per sample on the CPU.
 
     Kinds: `image_head` keeps the first latent frame clean (image to video), `random` keeps 10 to 90 % of the

@@ -70,7 +70,7 @@ def fit(
         average, start, log = state["average"], state["step"], state["log"]
     model.train()
     sums: dict[str, float] = {}
-    clock = time.monotonic()
+    begin, clock = start, time.monotonic()
     for step in range(start, config.steps):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -91,7 +91,7 @@ def fit(
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         done = step + 1
         if done % config.save_every == 0 or done == config.steps:
-            count = (done - 1) % config.save_every + 1
+            count = done - begin
             row = {"step": done, **{name: value / count for name, value in sums.items()}}
             row["seconds_per_step"] = (time.monotonic() - clock) / count
             if evaluate is not None:
@@ -100,7 +100,7 @@ def fit(
                     row |= evaluate()
                     model.train()
             log.append(row)
-            sums, clock = {}, time.monotonic()
+            sums, begin, clock = {}, done, time.monotonic()
             _save(folder, model, optimizers, average, done, log)
             print(json.dumps({k: round(v, 5) for k, v in row.items()}), flush=True)
     for mean, parameter in zip(average, parameters, strict=False):

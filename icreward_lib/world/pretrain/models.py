@@ -19,7 +19,7 @@ from icreward_lib.world.pretrain.text import build_tokenizer
 from icreward_lib.world.scenes import sample_scenes
 
 NAMES = ("autoencoder", "opensora", "open-clip", "videomae", "qwen2-vl")
-JUDGED = 60  # scenes behind the generator's figures, of seen and of held-out content each
+JUDGED = 30  # scenes behind the generator's figures, of seen and of held-out content each
 DATA = (
     "Clips of the sticker world, drawn step by step from a seed: photographs that come with scikit-image, scikit-learn "
     "and matplotlib, glyphs of DejaVu Sans. Held-out glyphs, photographs and movements are never seen."

@@ -25,23 +25,19 @@ from icreward_lib.world.pretrain.loop import fit
 from icreward_lib.world.pretrain.qwen import FRAMES, IMAGE, VIDEO, VlmConfig, build, build_processor, save
 from icreward_lib.world.pretrain.text import CAPTION_QUESTION, CHANGE_QUESTION, CHANGES, TURN_END, factors
 from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
-from icreward_lib.world.scenes import Scene
+from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 Chat = list[dict[str, Any]]
 _SEEN = {"type": "video"}
 CAPTION_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
-CHANGE_CHAT: Chat = [
-    {"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}
-]
+CHANGE_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}]
 
 
 def draw(
     count: int, seed: int, config: VlmConfig, *, split: Literal["seen", "unseen"] = "seen", drifting: int = 0
 ) -> Examples:
     """Examples of the frames that `config` reads."""
-    return examples(
-        count, seed=seed, frames=config.frames, size=config.image_size, split=split, drifting=drifting
-    )
+    return examples(count, seed=seed, frames=config.frames, size=config.image_size, split=split, drifting=drifting)
 
 
 class Lesson(nn.Module):
@@ -69,16 +65,17 @@ class Lesson(nn.Module):
         self.truth = nn.Linear(config.width, sum(self.sizes))
         nn.init.zeros_(self.truth.weight)
 
-    def see(self, clips: np.ndarray, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+    def see(self, clips: np.ndarray, pictures: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Tokens of clips uint8 "n f h w c": (n, f/2 * grid^2, d), of pictures "n h w c": (n, grid^2, d)."""
-        videos = self.processor.video_processor(list(torch.from_numpy(clips.transpose(0, 1, 4, 2, 3))))
-        images = self.processor.image_processor(list(torch.from_numpy(pictures.transpose(0, 3, 1, 2))))
-        pixels = torch.cat([videos["pixel_values_videos"], images["pixel_values"]])
-        grids = torch.cat([videos["video_grid_thw"], images["image_grid_thw"]])
-        tokens = self.model.visual(pixels, grid_thw=grids).pooler_output
-        ours = len(clips) * len(self.config.groups) * self.config.grid**2
+        seen = self.processor.video_processor(list(torch.from_numpy(clips.transpose(0, 1, 4, 2, 3))))
+        pixels, grids = [seen["pixel_values_videos"]], [seen["video_grid_thw"]]
+        if pictures is not None:
+            seen = self.processor.image_processor(list(torch.from_numpy(pictures.transpose(0, 3, 1, 2))))
+            pixels, grids = [*pixels, seen["pixel_values"]], [*grids, seen["image_grid_thw"]]
+        tokens = self.model.visual(torch.cat(pixels), grid_thw=torch.cat(grids)).pooler_output
+        ours = clips.shape[0] * clips.shape[1] // 2 * self.config.grid**2
         video, image = tokens.split([ours, len(tokens) - ours])
-        return video.unflatten(0, (len(clips), -1)), image.unflatten(0, (len(pictures), -1))
+        return video.unflatten(0, (len(clips), -1)), image.unflatten(0, (-1, self.config.grid**2))
 
     def embed(self, chat: Chat, answers: Sequence[str], *pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (n,l,d) and labels (n,l) of a chat, n answers and the vision tokens (n,m,d) it shows.
@@ -107,24 +104,43 @@ class Lesson(nn.Module):
         logits = states.last_hidden_state[:, :-1][wanted] @ self.model.language_model.embed_tokens.weight.T
         return F.cross_entropy(logits, labels[:, 1:][wanted])
 
-    def knowledge(self, tokens: Tensor, scenes: list[Scene], masks: np.ndarray) -> Tensor:
+    def knowledge(self, tokens: Tensor, scenes: list[Scene], masks: np.ndarray, groups: list[list[int]]) -> Tensor:
         """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
 
         A token answers for the subject by how much of it is covered, and for the background by the rest.
+
+        Args:
+            tokens: of the frames in `groups`.
+            scenes: n of them.
+            masks: the subject's, "n t h w", of whole clips.
+            groups: indices of the frames that share tokens.
         """
-        phases = [float(np.mean(group)) / (FRAMES - 1) - 0.5 for group in self.config.groups]
-        coverage = patch_masks(masks, self.config.groups, self.config.grid)
+        phases = [float(np.mean(group)) / (masks.shape[1] - 1) - 0.5 for group in groups]
+        coverage = patch_masks(masks, groups, self.config.grid)
         movement = 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)
         cover = coverage.flatten(1)
         parts = self.truth(tokens).split(self.sizes, dim=-1)
         errors = [F.mse_loss(parts[0], movement), F.binary_cross_entropy_with_logits(parts[1][..., 0], cover)]
         labels = torch.tensor([_labels(scene) for scene in scenes])
         for part, label, weight in zip(parts[2:], labels.T, (cover,) * 4 + (1 - cover,) * 2, strict=True):
-            each = F.cross_entropy(
-                part.transpose(1, 2), label[:, None].expand(weight.shape), reduction="none"
-            )
+            each = F.cross_entropy(part.transpose(1, 2), label[:, None].expand(weight.shape), reduction="none")
             errors.append((each * weight).sum() / weight.sum().clamp(min=1))
         return torch.stack(errors).mean()
+
+    def look(self, step: int) -> dict[str, Tensor]:
+        """What the tokens of one pair of frames must know, without the language model.
+
+        A pair is cheap, so that a step sees many more scenes than with whole clips and words.
+        """
+        config = self.config
+        seed = config.tower.seed * 1_000_003 + step
+        rng = np.random.default_rng([seed, 3])
+        scenes = sample_scenes(config.tower_batch_size, seed=seed)
+        clips = render(scenes, num_frames=FRAMES // 2 + 1, size=config.image_size)  # every other frame
+        first = int(rng.integers(clips.frames.shape[1] - 1))
+        pairs = degrade(clips.frames[:, first : first + 2], rng, share=0.3)
+        truth = self.knowledge(self.see(pairs)[0], scenes, clips.masks, [[first, first + 1]])
+        return {"loss": truth}
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Words of captions and of what changed, and what tokens must know.
@@ -138,12 +154,10 @@ class Lesson(nn.Module):
         videos, pictures = self.see(clips, shown.pictures)
         steady = int((~shown.drifting).sum())
         scenes = shown.scenes[:steady]
-        captions = self.speak(
-            *self.embed(CAPTION_CHAT, [s.caption + TURN_END for s in scenes], videos[:steady])
-        )
+        captions = self.speak(*self.embed(CAPTION_CHAT, [s.caption + TURN_END for s in scenes], videos[:steady]))
         answers = [CHANGES[change] + TURN_END for change in shown.changes]
         changes = self.speak(*self.embed(CHANGE_CHAT, answers, videos, pictures))
-        truth = self.knowledge(videos[:steady], scenes, shown.masks[:steady])
+        truth = self.knowledge(videos[:steady], scenes, shown.masks[:steady], config.groups)
         total = captions + changes + config.truth_weight * truth
         return {"loss": total, "captions": captions, "changes": changes, "truth": truth}
 
@@ -209,9 +223,8 @@ def train(run_folder: Path, out_folder: Path, config: VlmConfig | None = None) -
     config = config or VlmConfig()
     vlm = build(config)
     lesson = Lesson(vlm, config)
-    log = fit(
-        lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(vlm, config, count=config.judged // 4)
-    )
+    fit(lesson, lesson.look, config.tower, run_folder / "tower")
+    log = fit(lesson, lesson.loss, config.loop, run_folder, lambda: evaluate(vlm, config, count=config.judged // 4))
     save(vlm, config, out_folder)
     figures = evaluate(vlm, config, count=config.judged)
     figures |= evaluate(vlm, config, split="unseen", count=config.judged)
