@@ -188,7 +188,9 @@ def test_continuous_integration_runs_what_contributors_run() -> None:
 def test_make_explains_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.M)
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # Inside another make, as in `make test`, this one would also say which folder it is in.
+    command = ["make", "--no-print-directory", "help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in shown.splitlines()] == phony.split()
     assert set(phony.split()) >= {"reproduce", "test", "lint", "lab", "clean", "help"}
 

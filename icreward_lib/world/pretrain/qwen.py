@@ -59,9 +59,9 @@ class VlmConfig:
     batch_size: int = 16
     judged: int = 256  # new clips of each split behind the final figures
     truth_weight: float = 0.5  # of what the patches' tokens must know
-    tower_batch_size: int = 64
-    tower: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50, seed=1)
-    loop: LoopConfig = LoopConfig(steps=500, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
+    tower_batch_size: int = 32
+    tower: LoopConfig = LoopConfig(steps=1200, lr=1e-3, muon_lr=0.02, ema=0.98, save_every=100, seed=1)
+    loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
 
     @property
     def grid(self) -> int:
