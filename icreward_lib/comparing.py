@@ -184,7 +184,7 @@ def judge_new(
     for position, sample in enumerate(samples):
         image = sample.image(size)
         clips = [videos[position] for videos in new.values()]
-        raw = scorer.score(image, clips)
+        raw = scorer.score(curated.videos.reference(sample.id), clips)
         values = {name: model.score(image, clips).overall for name, model in models.items()}
         values |= {d: raw[d] for d in DIMENSIONS}
         reference = clip.image_features(image[None])[0]

@@ -72,6 +72,15 @@ class Videos:
         folder = self.stage.path(item_of(sample))
         return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
 
+    def reference(self, sample: int) -> np.ndarray:
+        """The sample's image as the generator sees it, uint8 RGB (H, W, 3): what labels compare with.
+
+        The autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all
+        are decoded from the image's own latent and differ only by what the decoder's norms mix in.
+        """
+        first = np.stack([video.frames[0] for video in self.of(sample)])
+        return first.mean(0).round().astype(np.uint8)
+
     def latents(self, sample: int) -> np.ndarray:
         """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
         return np.load(self.stage.path(item_of(sample)) / "latents.npy")
@@ -114,20 +123,20 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
 
 
 def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
-    """Raw scores of every video against its own reference: VBench++ consistency, motion, and the world's truth.
+    """Raw scores of every video against `Videos.reference`: VBench++ consistency, motion, and the world's truth.
 
     Returns:
         One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
         conformity; dynamic_degree; the three fidelities.
     """
-    size, labels = run.profile.generation.height, run.profile.labels
+    labels = run.profile.labels
     with run.stage("scores", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
         if not stage.done:
             scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
             for sample in samples:
                 if not stage.has(f"{item_of(sample.id)}.npz"):
                     clips = videos.of(sample.id)
-                    values = scorer.score(sample.image(size), clips)
+                    values = scorer.score(videos.reference(sample.id), clips)
                     values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
                     values |= fidelity(sample.scene, clips)
                     stage.save_npz(f"{item_of(sample.id)}.npz", **values)
@@ -153,18 +162,18 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
     0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
     """
-    size, labels = run.profile.generation.height, run.profile.labels
+    labels = run.profile.labels
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
         if not stage.has("scores.npz"):
             scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
             mismatched = [
-                scorer.score(other.image(size), videos.of(sample.id)[:1])
+                scorer.score(videos.reference(other.id), videos.of(sample.id)[:1])
                 for sample, other in zip(train, [*train[1:], train[0]], strict=True)
             ]
             frozen = [
                 scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
-                for image in (sample.image(size) for sample in train[:FROZEN_COPIES])
+                for image in (videos.reference(sample.id) for sample in train[:FROZEN_COPIES])
             ]
             arrays = {
                 f"{kind}_{d}": np.concatenate([scores[d] for scores in found])
@@ -206,7 +215,7 @@ def low_scores(
     Returns:
         A table like that of `add_labels`, with `video` counted from the sample's own videos on, and the clips.
     """
-    data, size, labels = run.profile.data, run.profile.generation.height, run.profile.labels
+    data, labels = run.profile.data, run.profile.labels
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage(
         "low_scores",
@@ -228,7 +237,7 @@ def low_scores(
                     continue
                 sample, other = train[first], train[second]
                 clip = _departure(videos.of(sample.id)[0], videos.of(other.id)[0], rng)
-                scored = scorer.score(sample.image(size), [clip])
+                scored = scorer.score(videos.reference(sample.id), [clip])
                 row = {
                     d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")
                 }
@@ -313,7 +322,8 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
 
     Returns:
-        One row per sample: for each dimension `true_<d>` and `autoencoded_<d>`, both raw VBench++ scores.
+        One row per sample, for each dimension: `true_<d>`, the true clip against its image; `blurred_<d>`, the
+        autoencoded clip against the image; `autoencoded_<d>`, the same against its own first frame, as labels do.
     """
     settings = run.profile.generation
     with run.stage(
@@ -330,14 +340,15 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
             rows = []
             for sample in samples:
                 clip = sample.truth(settings.num_frames, settings.height, settings.fps)
-                scored = scorer.score(clip.frames[0], [clip, generator.autoencode(clip)])
+                blurred = generator.autoencode(clip)
+                scored = {
+                    "true": scorer.score(clip.frames[0], [clip]),
+                    "blurred": scorer.score(clip.frames[0], [blurred]),
+                    "autoencoded": scorer.score(blurred.frames[0], [blurred]),
+                }
                 rows.append(
                     {"sample": sample.id, "unseen": sample.scene.is_unseen}
-                    | {
-                        f"{kind}_{d}": float(scored[d][k])
-                        for k, kind in enumerate(("true", "autoencoded"))
-                        for d in DIMENSIONS
-                    }
+                    | {f"{kind}_{d}": float(found[d][0]) for kind, found in scored.items() for d in DIMENSIONS}
                 )
             stage.save_json("rows.json", rows)
     return pd.DataFrame(stage.load_json("rows.json"))

@@ -16,11 +16,12 @@ from transformers import (
     VideoMAEImageProcessor,
 )
 
+from icreward_lib.metrics.features import load_efficientnet_lite0
 from icreward_lib.metrics.fvd import VideoMAEFeatures, videomae_pixels
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
 from icreward_lib.video import Video
 from icreward_lib.world import content
-from icreward_lib.world.pretrain import clip, motion, vlm
+from icreward_lib.world.pretrain import autoencoder, clip, motion, vlm
 from icreward_lib.world.pretrain.batches import degrade
 from icreward_lib.world.pretrain.changes import examples
 from icreward_lib.world.pretrain.loop import LoopConfig, fit
@@ -111,6 +112,20 @@ class TestTruth:
         scene = sample_scenes(1, seed=7, scenery_share=0.0)[0]
         right, still, wrong = self.errors(replace(scene, camera="static", motion=name, subject_amount=0.3))
         assert right < still < wrong
+
+
+def test_perceptual_distance_grows_with_blur_and_is_zero_for_equal_frames() -> None:
+    backbone = load_efficientnet_lite0()
+    frames = autoencoder.clips(2, 3, num_frames=2).transpose(1, 2).flatten(0, 1)
+    distances = [0.0]
+    for side in (32, 16):
+        blurred = F.interpolate(F.adaptive_avg_pool2d(frames, side), size=64, mode="bilinear").requires_grad_()
+        distance = autoencoder.perceptual_distance(backbone, blurred, frames)
+        distance.backward()  # type: ignore[no-untyped-call]
+        assert blurred.grad is not None and blurred.grad.abs().sum() > 0
+        distances.append(float(distance))
+    assert float(autoencoder.perceptual_distance(backbone, frames, frames)) == pytest.approx(0, abs=1e-5)
+    assert distances[0] < distances[1] < distances[2] < 20
 
 
 def test_degrade_is_fixed_by_its_generator_and_share() -> None:

@@ -61,7 +61,7 @@ def _leaves(tree: dict[str, object]) -> list[tuple[str, object]]:
         ({"data.unseen_share": 1.5}, ["data.unseen_share", "less than or equal to 1"]),
         ({"data.train": 181}, ["data", "samples (300)", "301"]),
         ({"data.candidates": 6}, ["candidates (6)", "videos_per_sample (5)"]),
-        ({"generation.num_frames": 16}, ["num_frames", "13 or 17"]),
+        ({"generation.num_frames": 25}, ["generation.num_frames", "25", "multiple of 17"]),
         ({"generation.height": 60}, ["generation.height", "multiple of 8"]),
         ({"labels.subject_weight": 0.6}, ["labels", "must be 1"]),
         ({"icreward.num_frames": 18}, ["icreward.num_frames (18)", "generation.num_frames (17)"]),

@@ -28,7 +28,7 @@ BLOCK = 250  # clips encoded between two saves
 class GeneratorRecipe:
     """Sizes and schedule."""
 
-    clips: int = 4000  # training clips, all of seen content
+    clips: int = 6000  # training clips, all of seen content
     clips_seed: int = 11
     hidden_size: int = 192
     depth: int = 4
@@ -36,7 +36,7 @@ class GeneratorRecipe:
     text_width: int = 64
     text_tokens: int = 20
     batch: int = 16
-    loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.01, ema=0.99, save_every=50, seed=3)
+    loop: LoopConfig = LoopConfig(steps=3000, lr=1e-3, muon_lr=0.01, ema=0.997, save_every=200, seed=3)
 
 
 class TextToVideo(nn.Module):

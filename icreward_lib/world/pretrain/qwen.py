@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class VlmConfig:
-    """Sizes of the model and of its training: first the vision tower alone (`tower`), then all of it (`loop`)."""
+    """Sizes of the model and of its training: first the vision tower (`tower`), then the language model (`loop`)."""
 
     image_size: int = 64
     num_frames: int = 8  # read of each clip
@@ -58,10 +58,9 @@ class VlmConfig:
     intermediate: int = 512
     batch_size: int = 16
     judged: int = 256  # new clips of each split behind the final figures
-    truth_weight: float = 0.5  # of what the patches' tokens must know
     tower_batch_size: int = 32
-    tower: LoopConfig = LoopConfig(steps=1200, lr=1e-3, muon_lr=0.02, ema=0.98, save_every=100, seed=1)
-    loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
+    tower: LoopConfig = LoopConfig(steps=1600, lr=1e-3, muon_lr=0.02, ema=0.99, save_every=100, seed=1)
+    loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
 
     @property
     def grid(self) -> int:
