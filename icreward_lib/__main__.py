@@ -27,9 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "-p", dest="parameters", action="append", default=[], type=_setting, metavar="name=value",
         help="set a parameter of the notebooks that have it; may be given several times",
     )  # fmt: skip
-    run.add_argument(
-        "--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies"
-    )
+    run.add_argument("--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies")
     chosen = parser.parse_args(arguments)
     try:
         reproduce(

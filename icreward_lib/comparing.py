@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from icreward_lib.curation import Curated, Sample, add_labels
+from icreward_lib.curation import Curated, add_labels
+from icreward_lib.generation import Sample
 from icreward_lib.judging import Trained, clip_features
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.fvd import VideoMAEFeatures
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, ConsistencyScorer
+from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.base import Reward
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.mlp import MLPReward
@@ -56,11 +58,15 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
         if not stage.has("features.npz"):
             extractor = VideoMAEFeatures(model)
             samples = curated.of(split)
-            fake = np.stack([extractor.features(curated.videos.of(sample.id)) for sample in samples])
-            true = [s.truth(settings.num_frames, settings.height, settings.fps) for s in samples]
-            stage.save_npz("features.npz", fake=fake, real=extractor.features(true))
-    found = stage.load_npz("features.npz")
-    return found["fake"], found["real"]
+
+            def seen(sample: Sample) -> np.ndarray:
+                true = sample.truth(settings.num_frames, settings.height, settings.fps)
+                return extractor.features([*curated.videos.of(sample.id), true])
+
+            found = np.stack([features for _, features in side_by_side(seen, samples)])
+            stage.save_npz("features.npz", fake=found[:, :-1], real=found[:, -1])
+    arrays = stage.load_npz("features.npz")
+    return arrays["fake"], arrays["real"]
 
 
 def real_clip_features(run: Run) -> np.ndarray:
@@ -110,9 +116,7 @@ def showcase_clipsim(
         for name, columns in chosen.items():
             video = int(columns[position])
             cosines = features.clips[rows[position, video]].numpy() @ reference
-            interval = bootstrap_mean(
-                cosines, seed=run.seed("frames", sample.id), level=run.profile.stats.level
-            )
+            interval = bootstrap_mean(cosines, seed=run.seed("frames", sample.id), level=run.profile.stats.level)
             title = f"sample {number}: {sample.scene.subject}"
             bars.append({"sample": title, "pick": name, "video": video, **interval.as_dict()})
     return pd.DataFrame(bars)
@@ -151,9 +155,7 @@ def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFr
     judges = {**scores, "label": curated.matrix("label", "test")}
     return pd.DataFrame.from_dict(
         {
-            f"{sample.id}/{arm}": {
-                j: float(values[position, columns[position]]) for j, values in judges.items()
-            }
+            f"{sample.id}/{arm}": {j: float(values[position, columns[position]]) for j, values in judges.items()}
             for position, sample in enumerate(curated.of("test"))
             for arm, columns in chosen.items()
         },
@@ -180,10 +182,10 @@ def judge_new(
     }
     clip = ClipSim(run.model("clip"))
     scorer = ConsistencyScorer(EfficientNetLite0Features(run.profile.labels.input_size))
-    rows = []
-    for position, sample in enumerate(samples):
+
+    def judge(position: int) -> list[dict[str, object]]:
+        sample, clips = samples[position], [videos[position] for videos in new.values()]
         image = sample.image(size)
-        clips = [videos[position] for videos in new.values()]
         raw = scorer.score(curated.videos.reference(sample.id), clips)
         values = {name: model.score(image, clips).overall for name, model in models.items()}
         values |= {d: raw[d] for d in DIMENSIONS}
@@ -193,11 +195,12 @@ def judge_new(
         )
         values["dynamic_degree"] = np.array([dynamic_degree(video) for video in clips])
         values |= fidelity(sample.scene, clips)
-        rows += [
-            {"sample": sample.id, "generator": name, "video": 0}
-            | {k: float(v[row]) for k, v in values.items()}
+        return [
+            {"sample": sample.id, "generator": name, "video": 0} | {k: float(v[row]) for k, v in values.items()}
             for row, name in enumerate(new)
         ]
+
+    rows = [row for _, found in side_by_side(judge, range(len(samples))) for row in found]
     table = pd.DataFrame(rows)
     labelled = [add_labels(run, part, curated.anchors) for _, part in table.groupby("generator", sort=False)]
     return pd.concat(labelled, ignore_index=True).drop(columns=["candidate", "video"])

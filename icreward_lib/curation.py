@@ -13,113 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from icreward_lib.generation import Sample, Videos, draw_samples, generate, item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, ConsistencyScorer, fit_anchors, ic_label
+from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
-from icreward_lib.stages import Stage
-from icreward_lib.video import Video, read_video, write_video
-from icreward_lib.world.scenes import Scene, render, sample_scenes
+from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES, fidelity
 
-VIDEO_CODE = ("generators", "opensora", "world.scenes", "world.content", "video", "curation")
 SCORE_CODE = ("metrics.vbench", "metrics.features", "metrics.motion", "world.truth", "curation")
-SPLITS = ("train", "val", "test")
 FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One reference image, its prompt and its split."""
-
-    id: int
-    split: str
-    scene: Scene
-
-    @property
-    def prompt(self) -> str:
-        """The caption that the generator is given."""
-        return self.scene.caption
-
-    def image(self, size: int) -> np.ndarray:
-        """The reference image, uint8 RGB (size, size, 3): the first frame of the scene's true clip."""
-        return self.truth(1, size, fps=1).frames[0]
-
-    def truth(self, num_frames: int, size: int, fps: float) -> Video:
-        """The clip that the prompt asks for, rendered."""
-        return Video(render([self.scene], num_frames=num_frames, size=size).frames[0], fps)
-
-
-def draw_samples(run: Run) -> list[Sample]:
-    """The samples of a profile: the test split has its share of unseen content, the others have none."""
-    data = run.profile.data
-    unseen = round(data.test * data.unseen_share)
-    seen = sample_scenes(data.samples - unseen, seed=run.seed("scenes", "seen"))
-    scenes = seen + sample_scenes(unseen, seed=run.seed("scenes", "unseen"), split="unseen")
-    splits = [split for split in SPLITS for _ in range(getattr(data, split))]
-    return [Sample(i, split, scene) for i, (split, scene) in enumerate(zip(splits, scenes, strict=True))]
-
-
-@dataclass(frozen=True)
-class Videos:
-    """Generated videos on disk: one folder a sample, with a lossless file a video and the latents of all."""
-
-    stage: Stage
-
-    def of(self, sample: int) -> list[Video]:
-        """The K videos of a sample."""
-        folder = self.stage.path(item_of(sample))
-        return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
-
-    def reference(self, sample: int) -> np.ndarray:
-        """The sample's image as the generator sees it, uint8 RGB (H, W, 3): what labels compare with.
-
-        The autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all
-        are decoded from the image's own latent and differ only by what the decoder's norms mix in.
-        """
-        first = np.stack([video.frames[0] for video in self.of(sample)])
-        return first.mean(0).round().astype(np.uint8)
-
-    def latents(self, sample: int) -> np.ndarray:
-        """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
-        return np.load(self.stage.path(item_of(sample)) / "latents.npy")
-
-
-def item_of(sample: int) -> str:
-    """Name of a sample's item in a stage."""
-    return f"{sample:04d}"
-
-
-def generate(run: Run, samples: Sequence[Sample]) -> Videos:
-    """Generate the videos of every sample from its image and prompt."""
-    settings = run.profile.generation
-    model = run.model("generator")
-    inputs = {"samples": [asdict(s.scene) for s in samples], "k": run.profile.data.videos_per_sample}
-    with run.stage(
-        "videos",
-        code=VIDEO_CODE,
-        model=model,
-        generation=settings.model_dump(),
-        seed=run.profile.seed,
-        **inputs,
-    ) as stage:
-        if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(model, settings)
-            for sample in samples:
-                if not stage.has(item_of(sample.id)):
-                    videos, latents = generator.sample(
-                        sample.image(settings.height),
-                        sample.prompt,
-                        num_videos=run.profile.data.videos_per_sample,
-                        seed=run.seed("videos", sample.id),
-                    )
-                    with stage.write(item_of(sample.id)) as folder:
-                        folder.mkdir()
-                        for k, video in enumerate(videos):
-                            write_video(folder / f"{k}.mp4", video, lossless=True)
-                        np.save(folder / "latents.npy", latents.numpy())
-    return Videos(stage)
 
 
 def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
@@ -133,13 +38,16 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
     with run.stage("scores", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
         if not stage.done:
             scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
-            for sample in samples:
-                if not stage.has(f"{item_of(sample.id)}.npz"):
-                    clips = videos.of(sample.id)
-                    values = scorer.score(videos.reference(sample.id), clips)
-                    values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
-                    values |= fidelity(sample.scene, clips)
-                    stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+
+            def scored(sample: Sample) -> dict[str, np.ndarray]:
+                clips = videos.of(sample.id)
+                values = scorer.score(videos.reference(sample.id), clips)
+                values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
+                return values | fidelity(sample.scene, clips)
+
+            missing = [sample for sample in samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            for sample, values in side_by_side(scored, missing):
+                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     columns = [d + end for d in DIMENSIONS for end in ("", "_mean", "_min")] + ["dynamic_degree", *FIDELITIES]
     rows = []
     for sample in samples:
@@ -167,10 +75,12 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
     with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
         if not stage.has("scores.npz"):
             scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
-            mismatched = [
-                scorer.score(videos.reference(other.id), videos.of(sample.id)[:1])
-                for sample, other in zip(train, [*train[1:], train[0]], strict=True)
-            ]
+
+            def mismatch(sample: Sample) -> dict[str, np.ndarray]:
+                other = train[(train.index(sample) + 1) % len(train)]
+                return scorer.score(videos.reference(other.id), videos.of(sample.id)[:1])
+
+            mismatched = [scores for _, scores in side_by_side(mismatch, train)]
             frozen = [
                 scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
                 for image in (videos.reference(sample.id) for sample in train[:FROZEN_COPIES])
@@ -238,9 +148,7 @@ def low_scores(
                 sample, other = train[first], train[second]
                 clip = _departure(videos.of(sample.id)[0], videos.of(other.id)[0], rng)
                 scored = scorer.score(videos.reference(sample.id), [clip])
-                row = {
-                    d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")
-                }
+                row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
                 row |= {
                     "sample": sample.id,
                     "video": data.videos_per_sample,

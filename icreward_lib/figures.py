@@ -73,9 +73,7 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         axis.set_axis_off()
         for row, side in enumerate(("winner", "loser")):
             frames = pair[side].frames
-            shown = np.concatenate(
-                list(frames[np.linspace(0, len(frames) - 1, 5).round().astype(int)]), axis=1
-            )
+            shown = np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 5).round().astype(int)]), axis=1)
             axis = figure.add_subplot(grid[row, 1:5])
             axis.imshow(shown)
             axis.set_xticks([])
@@ -93,9 +91,7 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
             axis.plot(values, np.full(len(values), height * np.logaddexp(0, widest)), "|", color=colour, ms=9,
                       label=f"{stage} training: {np.mean(values > 0):.0%} of {len(values)} right of 0")  # fmt: skip
         axis.axvline(0, color="#bbbbbb", lw=0.8)
-        axis.set_xlabel(
-            r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$"
-        )
+        axis.set_xlabel(r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$")
         axis.set_ylabel(r"$-\log\sigma(z)$")
         axis.set_title("Same noise and level for both sides")
         axis.legend(loc="upper right")
@@ -159,9 +155,7 @@ def preferences(table: pd.DataFrame, *, raters: int, source: str) -> Figure:
             left.bar(x, table[arm], bottom=bottom, color=COLOURS[arm], label=NAMES[arm], width=0.6)
             for position, start, votes in zip(x, bottom, table[arm], strict=True):
                 if votes:
-                    left.text(
-                        position, start + votes / 2, str(int(votes)), ha="center", va="center", fontsize=8
-                    )
+                    left.text(position, start + votes / 2, str(int(votes)), ha="center", va="center", fontsize=8)
             bottom += table[arm].to_numpy()
         left.set_xticks(x, table["sample"])
         left.set_ylabel("raters")
@@ -183,30 +177,25 @@ def preference_accuracy(curve: pd.DataFrame, poster: float) -> Figure:
     """Figure 5: held-out preference accuracy over training.
 
     Args:
-        curve: columns seed, step, accuracy, low, high, n_pairs.
+        curve: columns seed (a number, or "all"), step, accuracy, low, high, n_pairs.
         poster: the accuracy that the poster reports, as a dashed line.
     """
+    colour = COLOURS["tuned"]
     with style():
         figure, axis = plt.subplots(figsize=(5.5, 3.2))
-        for number, (seed, part) in enumerate(curve.groupby("seed")):
-            shade = COLOURS["tuned"]
-            axis.plot(
-                part["step"],
-                part["accuracy"],
-                color=shade,
-                marker="o",
-                ms=3,
-                alpha=1 - 0.25 * number,
-                label=f"seed {seed}",
-            )
-            if number == 0:
-                axis.fill_between(part["step"], part["low"], part["high"], color=shade, alpha=0.2, lw=0)
+        alone = [part for seed, part in curve.groupby("seed") if seed != "all"]
+        for number, part in enumerate(alone):
+            label = f"{len(alone)} trainings" if number == 0 else None
+            axis.plot(part["step"], part["accuracy"], color=colour, lw=0.8, alpha=0.6, label=label)
+        mean = curve[curve["seed"] == "all"]
+        axis.plot(mean["step"], mean["accuracy"], color=colour, marker="o", ms=3, lw=2, label="mean")
+        axis.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=0.2, lw=0)
         axis.axhline(poster, color="#777777", ls="--", lw=0.9, label=f"poster {poster:.2f}")
         axis.axhline(0.5, color="#bbbbbb", lw=0.8)
         axis.set_ylim(0, 1)
         axis.set_xlabel("optimizer step")
         axis.set_ylabel("preference accuracy")
-        axis.set_title(f"{int(curve['n_pairs'].iloc[0])} held-out pairs; band: 95 %, over images")
+        axis.set_title(f"{int(curve['n_pairs'].iloc[0])} held-out pairs; band: over images and trainings")
         axis.legend(loc="lower right")
     return figure
 
@@ -227,9 +216,7 @@ def running_wins(implicit: pd.DataFrame, samples: pd.DataFrame) -> Figure:
         left.set_title("Implicit reward while training")
         for judge, part in samples.groupby("judge", sort=False):
             colour = COLOURS.get(str(judge), "black")
-            right.plot(
-                part["evaluated"], part["running"], color=colour, label=NAMES.get(str(judge), str(judge))
-            )
+            right.plot(part["evaluated"], part["running"], color=colour, label=NAMES.get(str(judge), str(judge)))
             right.fill_between(part["evaluated"], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
         right.set_xlabel("images with a new clip of each generator")
         right.set_title("New samples, tuned against base (95 %)")

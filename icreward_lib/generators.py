@@ -46,9 +46,7 @@ class OpenSoraGenerator:
         """See `Generator.generate`."""
         return self.sample(image, prompt, num_videos=num_videos, seed=seed)[0]
 
-    def sample(
-        self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int
-    ) -> tuple[list[Video], torch.Tensor]:
+    def sample(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> tuple[list[Video], torch.Tensor]:
         """The videos of `generate`, and the latents (K, c, t', h', w') that they were decoded from."""
         s = self.settings
         output = self.pipeline(
@@ -68,9 +66,7 @@ class OpenSoraGenerator:
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Text features (n, tokens, d) and masks (n, tokens)."""
         length = self.pipeline.transformer.config.model_max_length
-        features, masks = encode_captions(
-            self.pipeline.text_encoder, self.pipeline.tokenizer, prompts, length
-        )
+        features, masks = encode_captions(self.pipeline.text_encoder, self.pipeline.tokenizer, prompts, length)
         return features[:, 0], masks
 
     @torch.inference_mode()

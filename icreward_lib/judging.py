@@ -11,8 +11,10 @@ import pandas as pd
 import torch
 
 from icreward_lib.curation import Curated
+from icreward_lib.generation import Sample, item_of
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.vbench import DIMENSIONS
+from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
@@ -79,14 +81,17 @@ def _features(
     ) as stage:
         if not stage.done:
             image_features, video_features = extractor()
-            for sample in curated.samples:
-                item = f"{sample.id:04d}.npz"
-                if not stage.has(item):
-                    clips = video_features(curated.videos.of(sample.id))
-                    stage.save_npz(item, reference=image_features(sample.image(size)), clips=clips)
+
+            def seen(sample: Sample) -> dict[str, np.ndarray]:
+                reference = image_features(sample.image(size))
+                return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
+
+            missing = [sample for sample in curated.samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            for sample, values in side_by_side(seen, missing):
+                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
             if curated.added_clips and not stage.has("added.npz"):
                 stage.save_npz("added.npz", clips=video_features(curated.added_clips))
-    items = [stage.load_npz(f"{sample.id:04d}.npz") for sample in curated.samples]
+    items = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in curated.samples]
     found = [item["clips"] for item in items]
     if curated.added_clips:
         found.append(stage.load_npz("added.npz")["clips"])
@@ -104,9 +109,7 @@ def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
         references=features.references,
         sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
         labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
-        dimension_labels=torch.from_numpy(
-            part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()
-        ),
+        dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
     )
 
 
@@ -250,9 +253,7 @@ def _train(
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
-            history = train_reward(
-                model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working
-            )
+            history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
             with stage.write(f"model_{number}") as folder:
                 model.save_pretrained(folder)
             everything = ClipDataset(

@@ -44,9 +44,7 @@ class Notebook:
             content = json.loads(path.read_text(encoding="utf-8"))
             metadata, cells = content["metadata"], content["cells"]
         except (ValueError, KeyError, TypeError) as error:
-            raise NotebookError(
-                f"{path.name} is not a notebook: restore it, such as with git checkout"
-            ) from error
+            raise NotebookError(f"{path.name} is not a notebook: restore it, such as with git checkout") from error
         if metadata.get("kernelspec", {}).get("language", "") != "python":
             raise NotebookError(
                 f"{path.name} names no Python kernel: open it in JupyterLab, choose 'Python 3' and save it"

@@ -44,9 +44,7 @@ def reproduce(
     raw = dict(parameters or {})
     every = [Notebook.read(path) for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))]
     if not every:
-        raise NotebookError(
-            f"there are no numbered notebooks in {notebooks}: run from a clone of the repository"
-        )
+        raise NotebookError(f"there are no numbered notebooks in {notebooks}: run from a clone of the repository")
     selected = _select(every, first, only)
     _check_parameters(selected, raw)
     if save_notebooks and (raw or any(book.defaults.get("profile") != profile_name for book in selected)):
@@ -141,9 +139,7 @@ def _only_run(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise NotebookError(
-                f"another run of the profile {lock.parent.name} is at work: wait for it"
-            ) from error
+            raise NotebookError(f"another run of the profile {lock.parent.name} is at work: wait for it") from error
         yield
 
 

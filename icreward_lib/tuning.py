@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from icreward_lib.curation import Curated, Sample, item_of
+from icreward_lib.curation import Curated
 from icreward_lib.dpo import (
     DPOConfig,
     DPOHistory,
@@ -22,14 +23,18 @@ from icreward_lib.dpo import (
     reference_model,
     train,
 )
+from icreward_lib.generation import Sample, item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
+from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.stages import Stage
+from icreward_lib.stats import cluster_draws
 from icreward_lib.video import Video, read_video, write_video
 
 CODE = ("dpo", "opensora", "tuning")
 HELD_OUT = ("val", "test")
+GENERATORS = ("base", "tuned")
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,7 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
 
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
     """Latents and texts of the pairs."""
-    latents = torch.from_numpy(
-        np.stack([curated.videos.latents(sample.id) for sample in preferences.samples])
-    )
+    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
     text, mask = generator.encode_prompts([sample.prompt for sample in preferences.samples])
     settings = run.profile.generation
     return PairData.gather(
@@ -134,9 +137,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
 
 
 def _policy(generator: OpenSoraGenerator, config: DPOConfig) -> PeftModel:
-    return add_lora(
-        generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
-    )
+    return add_lora(generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
 
 
 def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, list[Video]]:
@@ -157,21 +158,48 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
             generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
             policy = _policy(generator, tuned.config)
             set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
-            for sample in samples:
-                if not stage.has(item_of(sample.id)):
-                    seed = run.seed("new samples", sample.id)
-                    image = sample.image(settings.height)
-                    after = generator.generate(image, sample.prompt, num_videos=1, seed=seed)
-                    with reference_model(policy):
-                        before = generator.generate(image, sample.prompt, num_videos=1, seed=seed)
-                    with stage.write(item_of(sample.id)) as folder:
-                        folder.mkdir()
-                        write_video(folder / "base.mp4", before[0], lossless=True)
-                        write_video(folder / "tuned.mp4", after[0], lossless=True)
+
+            def sampled(sample: Sample) -> list[Video]:
+                image, seed = sample.image(settings.height), run.seed("new samples", sample.id)
+                return generator.generate(image, sample.prompt, num_videos=1, seed=seed)
+
+            for name in GENERATORS:
+                wanted = [sample for sample in samples if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
+                # One network serves both: its adapters are on or off for all threads at once.
+                with reference_model(policy) if name == "base" else nullcontext():
+                    for sample, clips in side_by_side(sampled, wanted):
+                        with stage.write(f"{name}_{item_of(sample.id)}.mp4") as path:
+                            write_video(path, clips[0], lossless=True)
     return {
-        name: [read_video(stage.path(item_of(sample.id)) / f"{name}.mp4") for sample in samples]
-        for name in ("base", "tuned")
+        name: [read_video(stage.path(f"{name}_{item_of(sample.id)}.mp4")) for sample in samples] for name in GENERATORS
     }
+
+
+def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float) -> pd.DataFrame:
+    """Held-out preference accuracy at every evaluation: of each training, and of all (`seed` is "all").
+
+    The interval of "all" is over both what training and what data vary: a bootstrap over images, each draw also
+    taking a random training.
+
+    Returns:
+        Columns seed, step, accuracy, low, high, n_pairs; low and high of a single training are over images alone.
+    """
+    single = pd.concat([pd.DataFrame(tuned.history.curve).assign(seed=str(n)) for n, tuned in enumerate(runs)])
+    outcomes = pd.concat([pd.DataFrame(tuned.history.outcomes).assign(seed=n) for n, tuned in enumerate(runs)])
+    rows = []
+    for step, part in outcomes.groupby("step"):
+        wins = part.pivot(index="pair", columns="seed", values="win").to_numpy()
+        images = part[part["seed"] == 0].sort_values("pair")["sample"].to_numpy()
+        codes, counts = cluster_draws(images, seed=seed, draws=draws)
+        sums = np.stack([np.bincount(codes, wins[:, n]) for n in range(len(runs))])
+        chosen = np.random.default_rng(seed).integers(len(runs), size=draws)
+        means = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        row = {"accuracy": float(wins.mean()), "low": float(low), "high": float(high), "n_pairs": len(wins)}
+        rows.append({"seed": "all", "step": step, **row})
+    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[
+        ["seed", "step", "accuracy", "low", "high", "n_pairs"]
+    ]
 
 
 def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
@@ -184,7 +212,5 @@ def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> p
     for n in range(2, len(wins) + 1):
         means = wins[rng.integers(n, size=(draws, n))].mean(1)
         low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        rows.append(
-            {"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)}
-        )
+        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
     return pd.DataFrame(rows)

@@ -29,13 +29,9 @@ class Video:
     def __post_init__(self) -> None:  # noqa: D105
         frames = self.frames
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-            raise ValueError(
-                f"Video.frames must be a uint8 numpy array, not {getattr(frames, 'dtype', type(frames))}."
-            )
+            raise ValueError(f"Video.frames must be a uint8 numpy array, not {getattr(frames, 'dtype', type(frames))}.")
         if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
-            raise ValueError(
-                f"Video.frames must have shape (t, h, w, 3) with no empty axis, not {frames.shape}."
-            )
+            raise ValueError(f"Video.frames must have shape (t, h, w, 3) with no empty axis, not {frames.shape}.")
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"Video.fps must be a positive number, not {self.fps}.")
         object.__setattr__(self, "frames", np.ascontiguousarray(frames))
@@ -74,9 +70,7 @@ def read_video(path: str | os.PathLike[str]) -> Video:
         frames = np.stack([_unpadded(reader.next().asnumpy()) for _ in range(len(reader))])
         return Video(frames, float(reader.get_avg_fps()))
     except decord.DECORDError as error:
-        raise ValueError(
-            f"{path} could not be decoded; it may be damaged: write or download it again."
-        ) from error
+        raise ValueError(f"{path} could not be decoded; it may be damaged: write or download it again.") from error
 
 
 def _unpadded(frame: np.ndarray) -> np.ndarray:
@@ -98,9 +92,7 @@ def _require_whole(path: Path) -> None:
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} is not a readable video ({error.strerror}); {again}.") from error
     if any(packets) or not packets or (declared and len(packets) != declared):
-        raise ValueError(
-            f"{path} holds {len(packets) - sum(packets)} whole frames of {declared or '?'}; {again}."
-        )
+        raise ValueError(f"{path} holds {len(packets) - sum(packets)} whole frames of {declared or '?'}; {again}.")
 
 
 def write_video(path: str | os.PathLike[str], video: Video, *, lossless: bool = False) -> None:
@@ -114,9 +106,7 @@ def write_video(path: str | os.PathLike[str], video: Video, *, lossless: bool = 
         raise ValueError(f"Videos are written as .mp4, not {path.name!r}.")
     if not lossless and (video.height % 2 or video.width % 2):
         size = f"{video.height}x{video.width}"
-        raise ValueError(
-            f"yuv420p needs an even height and width, not {size}: resize it or use lossless=True."
-        )
+        raise ValueError(f"yuv420p needs an even height and width, not {size}: resize it or use lossless=True.")
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".mp4", dir=path.parent)
     os.close(handle)
     try:
@@ -206,9 +196,7 @@ def contact_sheet(
         draw.rectangle(box, outline="#d55e00", width=3)
         for x, time in zip(cells, times, strict=True):
             label = f"{values[time]:.2f}"
-            draw.text(
-                (x + width - 4, y + line + 2), label, "white", font, "ra", stroke_width=2, stroke_fill="black"
-            )
+            draw.text((x + width - 4, y + line + 2), label, "white", font, "ra", stroke_width=2, stroke_fill="black")
         edges = np.linspace(cells[0], cells[-1] + width, video.num_frames + 1)
         for left, right, value in zip(edges, edges[1:], np.clip(values, 0, 1), strict=False):
             bottom = y + line + height + strip

@@ -22,9 +22,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_notebook(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes `notebooks/<name>.ipynb` with a parameters cell and some code cells."""
 
-    def write(
-        name: str, *cells: str, parameters: str = 'profile: str = "laptop"', kernel: bool = True
-    ) -> Path:
+    def write(name: str, *cells: str, parameters: str = 'profile: str = "laptop"', kernel: bool = True) -> Path:
         notebook = nbformat.v4.new_notebook()
         if kernel:
             notebook.metadata["kernelspec"] = {

@@ -85,8 +85,6 @@ def test_missing_or_broken_models_are_refused(folder, tmp_path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(ValueError, match="CLIP model"):  # open_clip alone would go on with random weights
         ClipSim(tmp_path)
-    (tmp_path / "open_clip_model.safetensors").write_bytes(
-        (folder / "open_clip_model.safetensors").read_bytes()[:5000]
-    )
+    (tmp_path / "open_clip_model.safetensors").write_bytes((folder / "open_clip_model.safetensors").read_bytes()[:5000])
     with pytest.raises(ValueError, match="CLIP model"):
         ClipSim(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib import curation
+from icreward_lib import curation, generation
 from icreward_lib.metrics.vbench import Anchors
 from icreward_lib.run import Run, start
 from icreward_lib.video import Video, write_video
@@ -19,9 +19,9 @@ def run(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_splits_and_their_content(run: Run) -> None:
-    samples = curation.draw_samples(run)
+    samples = generation.draw_samples(run)
     data = run.profile.data
-    assert [sum(s.split == split for s in samples) for split in curation.SPLITS] == [data.train, data.val, data.test]
+    assert [sum(s.split == split for s in samples) for split in generation.SPLITS] == [data.train, data.val, data.test]
     unseen = [s for s in samples if s.scene.is_unseen]
     assert len(unseen) == round(data.test * data.unseen_share) and {s.split for s in unseen} == {"test"}
     assert len({s.scene for s in samples}) == len(samples)
@@ -55,11 +55,11 @@ def test_spread_tells_within_from_between() -> None:
 
 def test_the_reference_of_labels_is_the_mean_first_frame(run: Run) -> None:
     clips = [Video(np.full((17, 32, 32, 3), value, np.uint8), 8.0) for value in (10, 20, 60)]
-    with run.stage("videos", code=["video"]) as stage, stage.write(curation.item_of(3)) as folder:
+    with run.stage("videos", code=["video"]) as stage, stage.write(generation.item_of(3)) as folder:
         folder.mkdir()
         for k, clip in enumerate(clips):
             write_video(folder / f"{k}.mp4", clip, lossless=True)
-    reference = curation.Videos(stage).reference(3)
+    reference = generation.Videos(stage).reference(3)
     assert reference.dtype == np.uint8 and reference.shape == (32, 32, 3)
     assert reference.mean() == pytest.approx(30, abs=1)
 

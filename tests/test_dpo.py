@@ -53,15 +53,11 @@ def pair_data(n: int = 6, *, seed: int = 0, drift: float = 0.0) -> PairData:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(n, CHANNELS, SIZE, SIZE, generator=generator)
     winner = 0.3 * torch.randn(n, CHANNELS, FRAMES, SIZE, SIZE, generator=generator)
-    loser = (
-        winner + drift if drift else 0.3 * torch.randn(n, CHANNELS, FRAMES, SIZE, SIZE, generator=generator)
-    )
+    loser = winner + drift if drift else 0.3 * torch.randn(n, CHANNELS, FRAMES, SIZE, SIZE, generator=generator)
     winner[:, :, 0] = loser[:, :, 0] = image
     text = torch.randn(n, TOKENS, TEXT, generator=generator)
     mask = torch.ones(n, TOKENS, dtype=torch.long)
-    return PairData(
-        torch.arange(n) // 2, winner, loser, text, mask, num_frames=17, height=64, width=64, fps=8.0
-    )
+    return PairData(torch.arange(n) // 2, winner, loser, text, mask, num_frames=17, height=64, width=64, fps=8.0)
 
 
 def swapped(pairs: PairData) -> PairData:
@@ -135,9 +131,7 @@ def test_agreeing_rewards_make_no_pair():
         gathered(pairs.table, n=7)
 
 
-@pytest.mark.parametrize(
-    "change", [{"subset": 1}, {"subset": 6}, {"samples": [0, 0, 1]}, {"motion": np.zeros((3, 4))}]
-)
+@pytest.mark.parametrize("change", [{"subset": 1}, {"subset": 6}, {"samples": [0, 0, 1]}, {"motion": np.zeros((3, 4))}])
 def test_bad_scores_are_refused(change):
     scores = np.random.default_rng(0).random((3, 5))
     with pytest.raises(ValueError):
@@ -148,9 +142,7 @@ def gathered(table: pd.DataFrame, n: int) -> PairData:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(n, 5, CHANNELS, FRAMES, SIZE, SIZE, generator=generator)
     text, mask = torch.zeros(n, TOKENS, TEXT), torch.ones(n, TOKENS)
-    return PairData.gather(
-        table, latents, latents[:, 0, :, 0], text, mask, num_frames=17, height=64, width=64, fps=8.0
-    )
+    return PairData.gather(table, latents, latents[:, 0, :, 0], text, mask, num_frames=17, height=64, width=64, fps=8.0)
 
 
 def test_gather_takes_the_right_latents_and_shares_the_image():
@@ -221,9 +213,7 @@ def test_adapters_off_is_the_frozen_model():
 def test_only_the_attention_adapters_learn():
     policy = add_lora(denoiser(), rank=2, alpha=4, seed=0)
     layers = {
-        n.split(".lora_")[0].removeprefix("base_model.model.")
-        for n, p in policy.named_parameters()
-        if p.requires_grad
+        n.split(".lora_")[0].removeprefix("base_model.model.") for n, p in policy.named_parameters() if p.requires_grad
     }
     expected = {"attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj"}
     assert layers == {f"{kind}_blocks.0.{name}" for kind in ("spatial", "temporal") for name in expected}
@@ -322,9 +312,7 @@ def test_accuracy_rises_on_a_preference_that_can_be_learned(tmp_path):
     accuracy = [row["accuracy"] for row in history.curve]
     assert [row["step"] for row in history.curve] == [0, 4, 8, 12]
     assert accuracy[0] == 0.5 and accuracy[-1] > 0.8
-    assert (
-        history.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and history.steps[-1]["loss"] < 0.6
-    )
+    assert history.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and history.steps[-1]["loss"] < 0.6
     assert all(row["low"] <= row["accuracy"] <= row["high"] and row["n_pairs"] == 6 for row in history.curve)
     assert {row["t"] for row in history.bins} == {row["t"] for row in history.bins if row["step"] == 0}
     assert len(history.bins) == 4 * CONFIG.eval_timesteps and len(history.outcomes) == 4 * 6
@@ -397,9 +385,7 @@ def test_evaluation_timesteps_follow_the_training_distribution():
         RectifiedFlow(use_timestep_transform=False, sample_method="uniform"), pair_data(), config
     )
     assert levels.tolist() == pytest.approx([125, 375, 625, 875], abs=20)
-    shifted = evaluation_timesteps(
-        RectifiedFlow(), pair_data(), config
-    )  # small clips are trained at low noise
+    shifted = evaluation_timesteps(RectifiedFlow(), pair_data(), config)  # small clips are trained at low noise
     assert (shifted.diff() > 0).all() and shifted.median() < 300
 
 

@@ -68,9 +68,11 @@ def test_showcase_clipsim() -> None:
 
 
 def test_curves() -> None:
-    curve = pd.DataFrame({"seed": 0, "step": [0, 10], "accuracy": [0.5, 0.7], "low": 0.4, "high": 0.8, "n_pairs": 100})
-    line = figures.preference_accuracy(curve, poster=0.83).axes[0].lines[0]
-    assert line.get_ydata().tolist() == [0.5, 0.7]  # type: ignore[union-attr]
+    parts = {"all": [0.5, 0.7], "0": [0.5, 0.6], "1": [0.5, 0.8]}
+    columns = {"step": [0, 10], "low": 0.4, "high": 0.8, "n_pairs": 100}
+    curve = pd.concat([pd.DataFrame({"seed": seed, "accuracy": line, **columns}) for seed, line in parts.items()])
+    lines = figures.preference_accuracy(curve, poster=0.83).axes[0].lines
+    assert [list(line.get_ydata()) for line in lines[:3]] == [[0.5, 0.6], [0.5, 0.8], [0.5, 0.7]]
     running = pd.DataFrame({"evaluated": [2, 3], "judge": "icreward", "running": [0.5, 0.6], "low": 0.3, "high": 0.9})
     implicit = pd.DataFrame({"evaluated": [1, 2], "step": [0, 0], "running": [0.5, 0.5]})
     assert len(figures.running_wins(implicit, running).axes) == 2

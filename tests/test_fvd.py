@@ -31,9 +31,7 @@ def test_equals_the_textbook_formula(rng: np.random.Generator, n: int, m: int, d
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
     if min(n, m) > d:
         root = np.trace(sqrtm(cov_a @ cov_b)).real
-        assert frechet_distance(a, b) == pytest.approx(
-            expected + 2 * np.sqrt(eigenvalues).sum() - 2 * root, rel=1e-6
-        )
+        assert frechet_distance(a, b) == pytest.approx(expected + 2 * np.sqrt(eigenvalues).sum() - 2 * root, rel=1e-6)
 
 
 @pytest.mark.property

@@ -27,10 +27,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = [
     {"__main__"},
     {"reproduce", "notebooks"},
-    {"claims", "comparing", "curation", "dpo", "judging", "sampling", "scoring", "tuning"},
+    {"claims", "comparing", "curation", "dpo", "generation", "judging", "sampling", "scoring", "tuning"},
     {"figures", "rewards", "study", "world"},
     {"generators", "metrics", "run"},
-    {"files", "matmul", "opensora", "profile", "stages", "stats", "suite", "video"},
+    {"files", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
 ]
 
 
@@ -93,9 +93,7 @@ def test_imports_run_in_no_circle() -> None:
 
 
 def test_no_module_is_a_grab_bag() -> None:
-    assert not [
-        name for name in NAMES if {"utils", "util", "helpers", "common", "misc"} & set(name.split("."))
-    ]
+    assert not [name for name in NAMES if {"utils", "util", "helpers", "common", "misc"} & set(name.split("."))]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(LIBRARY).as_posix())
@@ -160,13 +158,9 @@ def test_conda_environment_installs_the_project_and_nothing_else() -> None:
 def test_every_import_is_declared() -> None:
     distributions = metadata.packages_distributions()
     for path in MODULES:
-        for name in (
-            {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"icreward_lib"}
-        ):
+        for name in {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"icreward_lib"}:
             owners = {canonicalize_name(owner) for owner in distributions.get(name, [])}
-            assert owners & declared().keys(), (
-                f"{path.name} imports {name}, which pyproject.toml does not declare"
-            )
+            assert owners & declared().keys(), f"{path.name} imports {name}, which pyproject.toml does not declare"
 
 
 def test_one_version_everywhere() -> None:
@@ -205,12 +199,8 @@ def project_files() -> list[Path]:
 
 
 def test_no_file_names_a_path_of_a_machine() -> None:
-    here = [
-        re.escape(str(folder)) for folder in (ROOT, *ROOT.parents[:-1], Path.home()) if folder != Path("/")
-    ]
-    machine = re.compile(
-        r"(?<![\w.])(?:" + "|".join([*here, "/home/[a-z]", "/Users/[A-Za-z]", "/tmp"]) + r")/\w"
-    )
+    here = [re.escape(str(folder)) for folder in (ROOT, *ROOT.parents[:-1], Path.home()) if folder != Path("/")]
+    machine = re.compile(r"(?<![\w.])(?:" + "|".join([*here, "/home/[a-z]", "/Users/[A-Za-z]", "/tmp"]) + r")/\w")
     found = []
     for path in project_files():
         content = path.read_bytes()

@@ -90,9 +90,5 @@ def test_it_tells_a_story_and_holds_no_machinery(notebook: nbformat.NotebookNode
 
 def test_its_videos_show_in_a_notebook_that_is_not_trusted(notebook: nbformat.NotebookNode) -> None:
     """JupyterLab keeps `src` on <video>, and drops it from <source>."""
-    html = [
-        output.get("data", {}).get("text/html", "")
-        for cell in code_cells(notebook)
-        for output in cell.outputs
-    ]
+    html = [output.get("data", {}).get("text/html", "") for cell in code_cells(notebook) for output in cell.outputs]
     assert not any("<source" in each for each in html)

@@ -109,9 +109,7 @@ def test_default_model_has_the_public_names_and_shapes() -> None:
     assert model.config.temporal_downsample == (False, True, True)
 
 
-def test_public_checkpoint_round_trip(
-    public: VideoAutoencoder, tensors: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_public_checkpoint_round_trip(public: VideoAutoencoder, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     public.save_pretrained(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "config.json",
@@ -320,9 +318,7 @@ def test_kl_is_the_one_to_the_standard_normal() -> None:
     moments = torch.randn(2, 6, 3, 2, 2, generator=seeded())
     posterior = Posterior.from_moments(moments)
     normal = torch.distributions.Normal(posterior.mean, (0.5 * posterior.logvar).exp())
-    expected = (
-        torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).flatten(1).sum(1)
-    )
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).flatten(1).sum(1)
     assert_close(posterior.kl(), expected)
     assert Posterior.from_moments(moments * 1e3).logvar.abs().max() == 30.0
 

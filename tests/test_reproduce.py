@@ -138,9 +138,7 @@ def test_a_notebook_reports_its_outputs_stages_and_memory(write_notebook: Writer
     result = output / "results" / "smoke" / "sum.json"
     assert entry["outputs"] == {"results/smoke/sum.json": content_hash(result)}
     assert [stage["stage"] for stage in entry["stages"]] == ["numbers"] and entry["peak_rss_gb"] > 0.01
-    assert json.loads((output / "results" / "smoke" / "timing.json").read_text())["stages"].keys() == {
-        "01_a/numbers"
-    }
+    assert json.loads((output / "results" / "smoke" / "timing.json").read_text())["stages"].keys() == {"01_a/numbers"}
 
 
 def test_parameters_reach_the_notebooks_that_have_them(write_notebook: Writer, output: Path) -> None:
@@ -155,13 +153,9 @@ def test_parameters_reach_the_notebooks_that_have_them(write_notebook: Writer, o
         ]
     )
     value = "[profile, steps, rate, name, on]"
-    path = write_notebook(
-        "01_a", record.replace("NAME", "'a'").replace("VALUE", value), parameters=parameters
-    )
+    path = write_notebook("01_a", record.replace("NAME", "'a'").replace("VALUE", value), parameters=parameters)
     write_notebook("02_b", record.replace("NAME", "'b'").replace("VALUE", "profile"))
-    reproduce(
-        "smoke", notebooks=path.parent, parameters={"steps": "5", "rate": "1e-4", "name": "5", "on": "true"}
-    )
+    reproduce("smoke", notebooks=path.parent, parameters={"steps": "5", "rate": "1e-4", "name": "5", "on": "true"})
     assert json.loads((output / "a").read_text()) == ["smoke", 5, 1e-4, "5", True]
     assert json.loads((output / "b").read_text()) == "smoke"
 
@@ -300,9 +294,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
     assert result["items"] == [f"{i}.json" for i in range(4)]
 
 
-def test_executed_copies_go_back_without_times_and_injected_cells(
-    write_notebook: Writer, output: Path
-) -> None:
+def test_executed_copies_go_back_without_times_and_injected_cells(write_notebook: Writer, output: Path) -> None:
     path = write_notebook("01_a", "6 * 7", parameters='profile: str = "smoke"')
     with pytest.raises(NotebookError, match="--save-notebooks goes with"):
         reproduce("laptop", notebooks=path.parent, save_notebooks=True)
@@ -336,9 +328,7 @@ def test_defaults_are_read_from_the_parameters_cell(write_notebook: Writer) -> N
         ([], 2, "required"),
     ],
 )
-def test_command_line_errors(
-    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_errors(arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         got = command_line.main(arguments)
     except SystemExit as exit_:
@@ -354,9 +344,7 @@ def test_command_line_passes_its_choices_on(monkeypatch: pytest.MonkeyPatch) -> 
         seen.update(options, profile=profile)
 
     monkeypatch.setattr(command_line, "reproduce", remember)
-    assert (
-        command_line.main(["reproduce", "--profile", "smoke", "--from", "03", "--force", "-p", "a=b=c"]) == 0
-    )
+    assert command_line.main(["reproduce", "--profile", "smoke", "--from", "03", "--force", "-p", "a=b=c"]) == 0
     assert (seen["profile"], seen["first"], seen["only"], seen["force"]) == ("smoke", "03", None, True)
     assert seen["parameters"] == {"a": "b=c"}
 

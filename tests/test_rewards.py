@@ -87,9 +87,7 @@ def test_the_baseline_sees_the_reference(baseline: MLPReward) -> None:
     assert np.abs(one - other).min() > 1e-5
 
 
-def test_the_baseline_survives_the_disk(
-    baseline: MLPReward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_baseline_survives_the_disk(baseline: MLPReward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "ClipSim", ColourFeatures)
     for _ in range(2):  # the second replaces the first
         baseline.save_pretrained(tmp_path / "reward")

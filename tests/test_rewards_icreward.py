@@ -102,9 +102,7 @@ def test_the_reference_moves_the_score_but_not_the_quality(reward: ICReward) -> 
     references = reward.encode_images([video.frames[4] for video in videos])
     with torch.no_grad():
         scores = [reward(tokens, references[i : i + 1].expand(2, -1, -1, -1)) for i in range(2)]
-        qualities = [
-            reward.quality_logits(tokens, references[i : i + 1].expand(2, -1, -1, -1)) for i in range(2)
-        ]
+        qualities = [reward.quality_logits(tokens, references[i : i + 1].expand(2, -1, -1, -1)) for i in range(2)]
     assert (scores[0] - scores[1]).abs().min() > 1e-5
     assert qualities[0].shape == (2, 2)
     torch.testing.assert_close(qualities[0], qualities[1], atol=1e-6, rtol=0)
@@ -122,9 +120,7 @@ def test_the_language_models_joint_reading_matters(reward: ICReward) -> None:
     assert (before - after).abs().min() > 1e-5
 
 
-def test_every_token_has_one_position_on_all_rotary_axes(
-    reward: ICReward, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_token_has_one_position_on_all_rotary_axes(reward: ICReward, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     inner = reward.backbone.language_model.forward
 
@@ -177,8 +173,7 @@ def test_a_reward_survives_the_disk_and_a_move_with_its_base(reward: ICReward, t
 def test_equal_seeds_give_equal_rewards_and_leave_the_global_generator_alone(base: str) -> None:
     state = torch.get_rng_state()
     one, same, other = (
-        torch.cat([p.flatten() for p in ICReward.create(base, CONFIG, seed=seed).parameters()])
-        for seed in (1, 1, 2)
+        torch.cat([p.flatten() for p in ICReward.create(base, CONFIG, seed=seed).parameters()]) for seed in (1, 1, 2)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(state, torch.get_rng_state())
@@ -188,9 +183,7 @@ def test_equal_seeds_give_equal_rewards_and_leave_the_global_generator_alone(bas
     "template",
     [
         SHORT_TEMPLATE.replace("{video}", ""),
-        SHORT_TEMPLATE.replace("{video}", "{x}")
-        .replace("{reference}", "{video}")
-        .replace("{x}", "{reference}"),
+        SHORT_TEMPLATE.replace("{video}", "{x}").replace("{reference}", "{video}").replace("{x}", "{reference}"),
         SHORT_TEMPLATE + "user",
         SHORT_TEMPLATE.replace("<|VQ_reward|>", "<|IC_reward|>"),
     ],

@@ -44,9 +44,7 @@ def points(samples: int = 12, seed: int = 0) -> ClipDataset:
     sample = torch.arange(samples).repeat_interleave(2)
     video = torch.rand(2 * samples, 4, 3, generator=g)
     labels = video.mean((1, 2))
-    return ClipDataset(
-        video, torch.rand(samples, 3, generator=g), sample, labels, torch.stack([labels] * 2, 1)
-    )
+    return ClipDataset(video, torch.rand(samples, 3, generator=g), sample, labels, torch.stack([labels] * 2, 1))
 
 
 class Killed(Exception):
@@ -66,9 +64,7 @@ def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(tmp_path: Pat
 
     for _ in range(2):
         with pytest.raises(Killed):
-            train_reward(
-                broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b", progress=kill
-            )
+            train_reward(broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b", progress=kill)
         broken = Line()  # a new process starts from nothing
     history = train_reward(broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b")
     assert history == expected
@@ -150,9 +146,7 @@ def coloured(reward: ICReward, samples: int, seed: int) -> ClipDataset:
     """Two clips for each coloured image: one keeps the colour, one has another."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (samples, 2, 1, 1, 3))
-    noisy = np.clip(colours[:, :, None] + rng.normal(0, 8, (samples, 2, 5, 32, 32, 3)), 0, 255).astype(
-        np.uint8
-    )
+    noisy = np.clip(colours[:, :, None] + rng.normal(0, 8, (samples, 2, 5, 32, 32, 3)), 0, 255).astype(np.uint8)
     videos = [Video(noisy[s, c, 1:], 8.0) for s in range(samples) for c in range(2)]
     labels = torch.tensor([0.9, 0.1]).repeat(samples)
     return ClipDataset(

@@ -33,9 +33,7 @@ def test_random_picks_are_seeded_and_cover_all_videos():
 
 
 def test_table_by_hand():
-    table = sampling_table(
-        {"mlp": 1 - SCORES, "icreward": SCORES}, METRICS, seed=0, fvd=squares, fvd_draws=20
-    )
+    table = sampling_table({"mlp": 1 - SCORES, "icreward": SCORES}, METRICS, seed=0, fvd=squares, fvd_draws=20)
     assert list(table.index) == ["random", "mlp", "icreward"]
     assert table.loc["icreward", "clipsim"] == pytest.approx(np.mean([0.2, 0.4, 0.9, 1.0]))
     assert table.loc["mlp", "clipsim"] == pytest.approx(np.mean([0.1, 0.5, 0.7, 1.0]))
@@ -44,9 +42,7 @@ def test_table_by_hand():
     assert (table["n"] == 4).all()
     for metric in (*METRICS, "fvd"):
         assert (table[f"{metric}_low"] <= table[f"{metric}_high"]).all()
-    assert (table["clipsim_low"] <= table["clipsim"]).all() and (
-        table["clipsim"] <= table["clipsim_high"]
-    ).all()
+    assert (table["clipsim_low"] <= table["clipsim"]).all() and (table["clipsim"] <= table["clipsim_high"]).all()
 
 
 def test_fvd_sees_resampled_images_and_the_random_row_uses_each_video_once():
@@ -78,15 +74,13 @@ def test_difference_is_paired():
     table = sampling_difference(scores, METRICS, "icreward", "mlp", seed=0, fvd=squares, fvd_draws=20)
     assert table.loc["clipsim", "difference"] == pytest.approx(0.2 / 4 - 0.0, abs=1e-12)
     assert table["same_pick"].iloc[0] == pytest.approx(0.25)
-    same = sampling_difference(
-        {"a": SCORES, "b": SCORES}, METRICS, "a", "b", seed=0, fvd=squares, fvd_draws=20
-    )
+    same = sampling_difference({"a": SCORES, "b": SCORES}, METRICS, "a", "b", seed=0, fvd=squares, fvd_draws=20)
     assert (same[["difference", "difference_low", "difference_high"]] == 0).all(
         axis=None
     )  # no noise between equal picks
-    assert sampling_difference({"a": SCORES}, METRICS, "a", "random", seed=0)["same_pick"].iloc[
-        0
-    ] == pytest.approx(1 / 3)
+    assert sampling_difference({"a": SCORES}, METRICS, "a", "random", seed=0)["same_pick"].iloc[0] == pytest.approx(
+        1 / 3
+    )
 
 
 def test_bad_input_is_refused():

@@ -52,9 +52,7 @@ def truth(gap: float = 0.0, samples: int = 30, *, seed: int = 0) -> pd.DataFrame
     for sample in range(samples):
         base = rng.uniform(0.5, 0.7, size=3)
         for arm, shift in (("icreward", gap / 2), ("mlp", -gap / 2)):
-            rows.append(
-                {"sample": f"s{sample}", "arm": arm, **dict(zip(FIDELITIES, base + shift, strict=True))}
-            )
+            rows.append({"sample": f"s{sample}", "arm": arm, **dict(zip(FIDELITIES, base + shift, strict=True))})
     return pd.DataFrame(rows)
 
 
@@ -162,17 +160,13 @@ def test_attention_by_hand():
 
 
 def test_consistency_by_hand():
-    again = votes(
-        "r1 a mlp icreward right repeat", "r2 b icreward mlp right repeat"
-    )  # same arm; the other arm
+    again = votes("r1 a mlp icreward right repeat", "r2 b icreward mlp right repeat")  # same arm; the other arm
     assert consistency(pd.concat([SMALL, again]), seed=0).mean == 0.5
     assert consistency(SMALL, seed=0) is None
 
 
 def test_reward_agreement_by_hand():
-    scores = pd.DataFrame(
-        {"good": [1.0, 0.0, 1.0, 0.0], "flat": 0.5}, ["a/icreward", "a/mlp", "b/icreward", "b/mlp"]
-    )
+    scores = pd.DataFrame({"good": [1.0, 0.0, 1.0, 0.0], "flat": 0.5}, ["a/icreward", "a/mlp", "b/icreward", "b/mlp"])
     table = reward_agreement(SMALL, scores.assign(bad=1 - scores["good"]), seed=0)
     assert table["accuracy"].to_dict() == pytest.approx({"good": 3 / 5, "flat": 0.5, "bad": 2 / 5})
     assert (table["n"] == 5).all()
@@ -249,9 +243,7 @@ def test_the_raters_weights_decide():
     cares = replace(QUIET, weights=(0.05, 0.05, 0.9), concentration=1000.0)
     careless = replace(QUIET, weights=(0.5, 0.49, 0.01), concentration=1000.0, tie_width=0.1)
     assert win_rate(simulate_votes(only_motion, ARMS, seed=0, model=cares), ARMS).mean == 0.0
-    assert (
-        simulate_votes(only_motion, ARMS, seed=0, model=careless).query("kind == 'trial'")["choice"] == "tie"
-    ).all()
+    assert (simulate_votes(only_motion, ARMS, seed=0, model=careless).query("kind == 'trial'")["choice"] == "tie").all()
 
 
 def test_side_bias_is_recovered():
@@ -259,9 +251,7 @@ def test_side_bias_is_recovered():
     biased = side_bias(simulate_votes(truth(), ARMS, seed=2, model=leaning), seed=0)
     fair = side_bias(simulate_votes(truth(), ARMS, seed=2, model=replace(leaning, side_bias=0.0)), seed=0)
     assert biased.low > 0.55 and fair.low < 0.5 < fair.high
-    assert win_rate(simulate_votes(truth(), ARMS, seed=2, model=leaning), ARMS).mean == pytest.approx(
-        0.5, abs=0.05
-    )
+    assert win_rate(simulate_votes(truth(), ARMS, seed=2, model=leaning), ARMS).mean == pytest.approx(0.5, abs=0.05)
 
 
 def test_lapses_and_attention():
@@ -281,9 +271,7 @@ def test_written_feedback_names_what_differed():
     found = themes(table, ARMS)
     assert found.loc["background", "share"] > 0.95 and found.loc["background", "icreward"] == len(trials)
     assert found.drop(index=["background", "sharpness"])["share"].max() < 0.05
-    assert (
-        not trials["feedback"].str.contains("icreward|mlp|{", regex=True).any()
-    )  # raters know sides, not arms
+    assert not trials["feedback"].str.contains("icreward|mlp|{", regex=True).any()  # raters know sides, not arms
     poor = truth(0.1).assign(**{FIDELITIES[2]: 0.1})
     assert simulate_votes(poor, ARMS, seed=0)["feedback"].str.contains("Neither video has").any()
 
@@ -314,9 +302,7 @@ def test_bad_truth_is_refused(change, message):
         simulate_votes(change(truth()), ARMS, seed=0)
 
 
-@pytest.mark.parametrize(
-    "change", [{"raters": 0}, {"weights": (1.0, 1.0, 1.0)}, {"lapse": 2.0}, {"noise": -1.0}]
-)
+@pytest.mark.parametrize("change", [{"raters": 0}, {"weights": (1.0, 1.0, 1.0)}, {"lapse": 2.0}, {"noise": -1.0}])
 def test_impossible_raters_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         RaterModel(**change)

@@ -46,8 +46,7 @@ def clips(k: int = 3, frames: int = 7) -> tuple[np.ndarray, list[Video]]:
     photograph = skimage.data.chelsea()[::4, ::4]
     image = photograph[:64, :64]
     moving = [
-        Video(np.stack([photograph[:64, speed * t : speed * t + 64] for t in range(frames)]), 8.0)
-        for speed in range(k)
+        Video(np.stack([photograph[:64, speed * t : speed * t + 64] for t in range(frames)]), 8.0) for speed in range(k)
     ]
     return image, moving
 

@@ -38,9 +38,7 @@ def test_video_refuses_bad_arrays(frames: np.ndarray, fps: float, word: str) -> 
     ("frames", "height", "width", "fps"),
     [(17, 64, 64, 8.0), (1, 16, 16, 24.0), (5, 37, 51, 7.5), (49, 16, 24, 29.97)],
 )
-def test_lossless_round_trip_is_bit_identical(
-    tmp_path, frames: int, height: int, width: int, fps: float
-) -> None:
+def test_lossless_round_trip_is_bit_identical(tmp_path, frames: int, height: int, width: int, fps: float) -> None:
     clip = noise(frames, height, width, fps)
     write_video(tmp_path / "clip.mp4", clip, lossless=True)
     back = read_video(tmp_path / "clip.mp4")

@@ -46,9 +46,7 @@ def reference_model(policy: PeftModel) -> AbstractContextManager[None]:
     return context
 
 
-def flow_errors(
-    denoiser: nn.Module, pairs: PairData, rows: Tensor, noise: Tensor, timestep: Tensor
-) -> Tensor:
+def flow_errors(denoiser: nn.Module, pairs: PairData, rows: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
     """Velocity errors of pairs under the same noise and timestep for both sides.
 
     rows: (n,) of `pairs`; noise: (n, c, t, h, w); timestep: (n,) in 0..1000. Returns (n, 2), winner and

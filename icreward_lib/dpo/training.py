@@ -100,9 +100,7 @@ def train(
     weights = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
     checkpoint = folder / "dpo_state.pt"
-    made_by = (
-        f"{sorted(asdict(config).items())} {sorted(flow.config.items())} {_digest(pairs)} {_digest(held_out)}"
-    )
+    made_by = f"{sorted(asdict(config).items())} {sorted(flow.config.items())} {_digest(pairs)} {_digest(held_out)}"
     timesteps = evaluation_timesteps(flow, held_out, config)
     if checkpoint.exists():
         state = _load(checkpoint, made_by)
@@ -180,9 +178,7 @@ def evaluation_timesteps(flow: RectifiedFlow, pairs: PairData, config: DPOConfig
     return many.quantile((torch.arange(config.eval_timesteps) + 0.5) / config.eval_timesteps)
 
 
-def _training_timesteps(
-    flow: RectifiedFlow, pairs: PairData, count: int, generator: torch.Generator
-) -> Tensor:
+def _training_timesteps(flow: RectifiedFlow, pairs: PairData, count: int, generator: torch.Generator) -> Tensor:
     size = (torch.full((count,), float(v)) for v in (pairs.height, pairs.width, pairs.num_frames))
     return flow.sample_timesteps(*size, generator=generator)
 
@@ -206,9 +202,7 @@ def _evaluate(
                              "accuracy": float(by_timestep[index])})  # fmt: skip
     logit = logits.mean(dim=1)
     wins = _wins(logit)
-    for pair, (sample, value, win) in enumerate(
-        zip(pairs.sample.tolist(), logit.tolist(), wins.tolist(), strict=True)
-    ):
+    for pair, (sample, value, win) in enumerate(zip(pairs.sample.tolist(), logit.tolist(), wins.tolist(), strict=True)):
         history.outcomes.append({"step": step, "pair": pair, "sample": sample, "logit": value, "win": win})
     interval = bootstrap_mean(wins.numpy(), clusters=pairs.sample.numpy(), seed=config.seed)
     history.curve.append({"step": step, "accuracy": interval.mean, "low": interval.low, "high": interval.high,
@@ -219,9 +213,7 @@ def running_wins(history: DPOHistory) -> pd.DataFrame:
     """Running average of wins (Fig 6) over all evaluated pairs: "evaluated" (count), "step", "running"."""
     outcomes = pd.DataFrame(history.outcomes)
     count = np.arange(1, len(outcomes) + 1)
-    return pd.DataFrame(
-        {"evaluated": count, "step": outcomes["step"], "running": outcomes["win"].cumsum() / count}
-    )
+    return pd.DataFrame({"evaluated": count, "step": outcomes["step"], "running": outcomes["win"].cumsum() / count})
 
 
 def _wins(logits: Tensor) -> Tensor:
@@ -233,8 +225,7 @@ def _batch(pairs: int, config: DPOConfig, step: int) -> Tensor:
     """Rows of a step (batch_size,): consecutive pieces of an endless row of shuffled epochs."""
     places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
     orders = {
-        e: np.random.default_rng([config.seed, e]).permutation(pairs)
-        for e in np.unique(places // pairs).tolist()
+        e: np.random.default_rng([config.seed, e]).permutation(pairs) for e in np.unique(places // pairs).tolist()
     }
     return torch.tensor([orders[place // pairs][place % pairs] for place in places.tolist()])
 
@@ -263,11 +254,7 @@ def _load(path: Path, made_by: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"The checkpoint {path} is damaged: delete it to train again from the start."
-        ) from error
+        raise ValueError(f"The checkpoint {path} is damaged: delete it to train again from the start.") from error
     if state["made_by"] != made_by:
-        raise ValueError(
-            f"The checkpoint {path} belongs to other settings or pairs: delete it or use another folder."
-        )
+        raise ValueError(f"The checkpoint {path} belongs to other settings or pairs: delete it or use another folder.")
     return state

@@ -20,9 +20,7 @@ from torch.nn import functional as F
 class ClipSim:
     """CLIP features of frames and texts, for `clipsim`."""
 
-    def __init__(
-        self, model: str | os.PathLike[str], pretrained: str | None = None, *, batch_size: int = 64
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str], pretrained: str | None = None, *, batch_size: int = 64) -> None:
         """Load a folder with open_clip_config.json and open_clip_model.safetensors, or a model by name.
 
         A name is open_clip's ("ViT-B-32" with pretrained="openai", or "hf-hub:owner/model"). Raises
@@ -35,9 +33,7 @@ class ClipSim:
         elif str(model).startswith("hf-hub:") or str(model) in open_clip.list_models():
             source = str(model)
         else:
-            raise FileNotFoundError(
-                f"{model} is neither a folder with an open_clip model nor a name open_clip knows."
-            )
+            raise FileNotFoundError(f"{model} is neither a folder with an open_clip model nor a name open_clip knows.")
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
                 source, pretrained=pretrained, require_pretrained=True
@@ -53,9 +49,7 @@ class ClipSim:
         """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
         pixels = [self.preprocess(Image.fromarray(frame)) for frame in frames]
         batches = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
-        return torch.cat(
-            [F.normalize(self.model.encode_image(torch.stack(b)), dim=-1) for b in batches]
-        ).numpy()
+        return torch.cat([F.normalize(self.model.encode_image(torch.stack(b)), dim=-1) for b in batches]).numpy()
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> np.ndarray:

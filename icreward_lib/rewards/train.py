@@ -51,9 +51,7 @@ class ClipDataset:
     def __post_init__(self) -> None:
         count = len(self.video)
         if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
-            raise ValueError(
-                f"a data set needs clips, and a sample and labels for each; it has {count} clips"
-            )
+            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
         if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
             raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
         for values in (self.labels, self.dimension_labels):

@@ -131,8 +131,7 @@ def simulate_votes(
         screens = [("trial", j, bool(flips[j])) for j in rng.permutation(len(samples))]
         again = [("repeat", j, not flips[j]) for _, j, _ in screens[: model.repeats]]  # the other way round
         checks = [
-            ("attention", int(rng.integers(len(samples))), bool(rng.integers(2)))
-            for _ in range(model.attention_items)
+            ("attention", int(rng.integers(len(samples))), bool(rng.integers(2))) for _ in range(model.attention_items)
         ]
         for check in checks:  # anywhere; repeats at the end, as far as can be from their trials
             screens.insert(int(rng.integers(len(screens) + 1)), check)

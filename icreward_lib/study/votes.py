@@ -42,9 +42,7 @@ def validate(votes: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a fresh index, or raise `VotesError` saying in one sentence what is wrong."""
     votes = votes.reset_index(drop=True)
     if missing := [column for column in COLUMNS if column not in votes]:
-        raise VotesError(
-            f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}."
-        )
+        raise VotesError(f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
     if votes.empty:
         raise VotesError("The votes table has no rows.")
     for column in COLUMNS:

@@ -83,15 +83,11 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut": Photograph(skimage.data.astronaut, "NASA, Eileen Collins, public domain (scikit-image)"),
     "tabby": Photograph(skimage.data.chelsea, "Chelsea the cat, Stéfan van der Walt, CC0 (scikit-image)"),
     "coffee": Photograph(skimage.data.coffee, "Rachel Michetti, public domain (scikit-image)"),
-    "galaxies": Photograph(
-        skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"
-    ),
+    "galaxies": Photograph(skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"),
     "tissue": Photograph(
         skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"
     ),
-    "motorcycle": Photograph(
-        _motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"
-    ),
+    "motorcycle": Photograph(_motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"),
     "rocket": Photograph(skimage.data.rocket, "SpaceX, CC0 (scikit-image)"),
     "bricks": Photograph(skimage.data.brick, "CC0Textures, CC0 (scikit-image)"),
     "grass": Photograph(skimage.data.grass, "Linolafett on DeviantArt, CC0 (scikit-image)"),
@@ -141,9 +137,7 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     font = font.font_variant(size=round(big * 0.80 * big / longest))
     left, top, right, bottom = font.getbbox(glyph)
     canvas = Image.new("L", (big, big), 0)
-    ImageDraw.Draw(canvas).text(
-        (big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font
-    )
+    ImageDraw.Draw(canvas).text((big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font)
     ink = np.asarray(canvas) > 127
     border = 0.05 * big
     ink = ndimage.distance_transform_edt(~ink) <= border / 4  # thin strokes would not survive the shrinking

@@ -96,9 +96,7 @@ def _sample_scene(rng: np.random.Generator, split: str, scenery_share: float) ->
     amount = {"spins": rng.choice([-1, 1]) * rng.uniform(0.18, 0.35), "grows": rng.uniform(0.35, 0.6)}.get(
         motion, rng.uniform(0.22, 0.36)
     )
-    reach = size / 2 + (
-        amount / 2 if motion.startswith("moves") else size * amount / 4 if motion == "grows" else 0
-    )
+    reach = size / 2 + (amount / 2 if motion.startswith("moves") else size * amount / 4 if motion == "grows" else 0)
     margin = min(reach, 0.5)
     return Scene(
         photograph=photographs[rng.integers(len(photographs))],
@@ -166,9 +164,7 @@ def _background(scene: Scene, phase: torch.Tensor, size: int) -> torch.Tensor:
         1,
     )
     grid = F.affine_grid(theta, [len(phase), 3, size, size], align_corners=False)
-    return F.grid_sample(
-        photo.expand(len(phase), -1, -1, -1), grid, padding_mode="border", align_corners=False
-    )
+    return F.grid_sample(photo.expand(len(phase), -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
 def _sticker(scene: Scene, phase: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,11 +75,7 @@ def vary(x: Tensor) -> Tensor:
     """Flips, a turn and a change of colours for each clip of "n 3 t h w": few photographs have to stand for many."""
     varied = []
     for clip in x:
-        clip = (
-            clip[torch.randperm(3)]
-            * (0.7 + 0.3 * torch.rand(3, 1, 1, 1))
-            * (1 if torch.rand(()) < 0.8 else -1)
-        )
+        clip = clip[torch.randperm(3)] * (0.7 + 0.3 * torch.rand(3, 1, 1, 1)) * (1 if torch.rand(()) < 0.8 else -1)
         for axis in (2, 3):
             clip = clip.flip(axis) if torch.rand(()) < 0.5 else clip
         varied.append(clip.transpose(2, 3) if torch.rand(()) < 0.5 else clip)

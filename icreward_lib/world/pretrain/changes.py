@@ -77,10 +77,6 @@ def _change(scene: Scene, change: str, rng: np.random.Generator) -> Scene:
     return replace(scene, photograph=_another(scene.photograph, PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, rng))
 
 
-def _another(
-    name: str | None, names: Iterable[str], held_out: frozenset[str], rng: np.random.Generator
-) -> str:
+def _another(name: str | None, names: Iterable[str], held_out: frozenset[str], rng: np.random.Generator) -> str:
     """Another one, held out if `name` is."""
-    return str(
-        rng.choice([other for other in names if (other in held_out) == (name in held_out) and other != name])
-    )
+    return str(rng.choice([other for other in names if (other in held_out) == (name in held_out) and other != name]))

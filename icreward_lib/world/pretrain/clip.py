@@ -130,8 +130,7 @@ def evaluate(
         clips = render(scenes, num_frames=3, size=config.image_size).frames
         blurred = degrade(clips[:, 1:2], np.random.default_rng(seed), share=1.0)[:, 0]
         first, middle, last, soft = (
-            model.encode_image(to_pixels(frames), normalize=True)
-            for frames in (*clips.swapaxes(0, 1), blurred)
+            model.encode_image(to_pixels(frames), normalize=True) for frames in (*clips.swapaxes(0, 1), blurred)
         )
         texts = model.encode_text(to_ids(tokenizer, [scene.caption for scene in scenes]), normalize=True)
         for name, queries, keys in (

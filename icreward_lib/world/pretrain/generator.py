@@ -119,9 +119,7 @@ def train(
     x_mask = torch.ones(1, latents.shape[2], dtype=torch.bool)
     x_mask[:, 0] = False  # image to video is all this model does
 
-    def losses(
-        z: Tensor, ids: Tensor, mask: Tensor, t: Tensor, generator: torch.Generator, drop: bool
-    ) -> Tensor:
+    def losses(z: Tensor, ids: Tensor, mask: Tensor, t: Tensor, generator: torch.Generator, drop: bool) -> Tensor:
         y = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
         y = model.transformer.drop_captions(y, generator) if drop else y
         size = torch.full((len(z),), float(SIZE))
@@ -165,9 +163,7 @@ def training_flow() -> RectifiedFlow:
     return RectifiedFlow(base_size=128)
 
 
-def _tokens(
-    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], recipe: GeneratorRecipe
-) -> tuple[Tensor, Tensor]:
+def _tokens(tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], recipe: GeneratorRecipe) -> tuple[Tensor, Tensor]:
     batch = tokenizer(
         [scene.caption for scene in scenes],
         padding="max_length",
@@ -179,9 +175,7 @@ def _tokens(
 
 
 @torch.inference_mode()
-def evaluate_samples(
-    pipeline: OpenSoraPipeline, scenes: list[Scene], *, steps: int, seed: int
-) -> dict[str, float]:
+def evaluate_samples(pipeline: OpenSoraPipeline, scenes: list[Scene], *, steps: int, seed: int) -> dict[str, float]:
     """How the generator's clips compare with the true ones, one clip a scene.
 
     Returns:

@@ -110,9 +110,7 @@ def fit(
 
 
 def _optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
-    layers = [
-        m for m in model.modules() if config.muon_lr and isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))
-    ]
+    layers = [m for m in model.modules() if config.muon_lr and isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     matrices = {m.weight: None for m in layers if m.weight.requires_grad}  # a dict keeps the order
     rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
     adam = {"params": rest, "lr": config.lr, "peak": config.lr, "weight_decay": config.weight_decay}

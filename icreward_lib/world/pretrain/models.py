@@ -111,8 +111,6 @@ def write_account(name: str, folder: Path, run_folder: Path, figures: dict[str, 
     }
     title, what = titles[name]
     training = f"{steps}, from nothing, fp32 on 2 CPU cores ({seconds:.1f} s a step, shared); seeds in the code."
-    card = model_card(
-        title, what=what, data=DATA, training=training, figures=figures, limits=LIMITS, size=size
-    )
+    card = model_card(title, what=what, data=DATA, training=training, figures=figures, limits=LIMITS, size=size)
     write_text(folder / "README.md", card)
     write_checksums(folder)

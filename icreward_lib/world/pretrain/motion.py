@@ -101,9 +101,7 @@ class Lesson(nn.Module):
         pixels = to_pixels(degrade(clips.frames, np.random.default_rng([seed, 1]), share=0.3))
         states = self.model.videomae(pixels).last_hidden_state
         logits = self.model.classifier(self.model.fc_norm(states.mean(1)))
-        camera, motion = (
-            F.cross_entropy(*pair) for pair in zip(answers(logits), to_labels(scenes), strict=True)
-        )
+        camera, motion = (F.cross_entropy(*pair) for pair in zip(answers(logits), to_labels(scenes), strict=True))
         flow = F.mse_loss(self.flow(states), 4 * self._movements(scenes, clips.masks))
         return {
             "loss": camera + motion + config.flow_weight * flow,

@@ -63,17 +63,13 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.decoder = decoders.WordPiece(cleanup=True)  # puts spaces between words and none before a comma
     if not chat:
-        words.post_processor = processors.TemplateProcessing(
-            single=f"$A {EOS}", special_tokens=[(EOS, ids[EOS])]
-        )
+        words.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, ids[EOS])])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token=PAD,
         unk_token=UNK,
         eos_token=TURN_END if chat else EOS,
-        extra_special_tokens=[EOS, TURN_START, *VISION_TOKENS]
-        if chat
-        else [TURN_START, TURN_END, *VISION_TOKENS],
+        extra_special_tokens=[EOS, TURN_START, *VISION_TOKENS] if chat else [TURN_START, TURN_END, *VISION_TOKENS],
         padding_side="right",
         model_max_length=256,
     )
