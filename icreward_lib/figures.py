@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -51,6 +52,8 @@ def style() -> Iterator[None]:
         "figure.constrained_layout.use": True,
         "pdf.fonttype": 42,
     }
+    # A backend loaded inside the block would lose its settings with it, and notebooks would show only one figure.
+    plt.draw_if_interactive()
     with sns.axes_style("ticks"), plt.rc_context(settings):
         yield
 
@@ -62,38 +65,40 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         pair: "winner" (ICReward's pick) and "loser" (the MLP's).
         image: the reference, uint8 (H, W, 3).
         prompt: its caption.
-        logits: held-out pairs, columns `stage` ("before", "after") and `logit`.
+        logits: held-out pairs after training, column `logit`; before it, all are 0.
     """
     with style():
-        figure = plt.figure(figsize=(9.5, 3.4))
-        grid = figure.add_gridspec(2, 8)
+        figure = plt.figure(figsize=(10, 3))
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.2, 5, 3.6))
         axis = figure.add_subplot(grid[:, 0])
         axis.imshow(image)
         axis.set_title("reference", fontsize=8)
-        axis.set_axis_off()
+        axis.set_xlabel("\n".join(wrap(f"“{prompt}”", 22)), fontsize=7, style="italic")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
         for row, side in enumerate(("winner", "loser")):
             frames = pair[side].frames
             shown = np.concatenate(list(frames[np.linspace(0, len(frames) - 1, 5).round().astype(int)]), axis=1)
-            axis = figure.add_subplot(grid[row, 1:5])
+            axis = figure.add_subplot(grid[row, 1])
             axis.imshow(shown)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
             axis.set_ylabel({"winner": "winner $x^w$", "loser": "loser $x^l$"}[side], fontsize=8)
             picker = NAMES["icreward" if side == "winner" else "mlp"]
             axis.set_title(f"{picker}'s pick", fontsize=8)
-        figure.text(0.01, 0.02, f"“{prompt}”", fontsize=7, style="italic")
-        axis = figure.add_subplot(grid[:, 5:])
-        widest = max(1.0, float(logits["logit"].abs().max()) * 1.05)
+        values = logits["logit"].to_numpy()
+        axis = figure.add_subplot(grid[:, 2])
+        widest = max(1.0, float(np.abs(values).max()) * 1.05)
         z = np.linspace(-widest, widest, 200)
+        top = float(np.logaddexp(0, widest))
         axis.plot(z, np.logaddexp(0, -z), color="black", lw=1.2)
-        for stage, colour, height in (("before", COLOURS["base"], -0.05), ("after", COLOURS["tuned"], -0.12)):
-            values = logits.loc[logits["stage"] == stage, "logit"]
-            axis.plot(values, np.full(len(values), height * np.logaddexp(0, widest)), "|", color=colour, ms=9,
-                      label=f"{stage} training: {np.mean(values > 0):.0%} of {len(values)} right of 0")  # fmt: skip
-        axis.axvline(0, color="#bbbbbb", lw=0.8)
+        axis.plot(values, np.full(len(values), -0.08 * top), "|", color=COLOURS["tuned"], ms=9,
+                  label=f"{len(values)} held-out pairs after training:\n{np.mean(values > 0):.0%} right of 0")  # fmt: skip
+        axis.axvline(0, color="#bbbbbb", lw=0.8, label="all pairs before training")
+        axis.set_ylim(-0.16 * top, 1.05 * top)
+        axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= top])
         axis.set_xlabel(r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$")
-        axis.set_ylabel(r"$-\log\sigma(z)$")
-        axis.set_title("Same noise and level for both sides")
+        axis.set_ylabel(r"paired loss $-\log\sigma(z)$")
         axis.legend(loc="upper right")
     return figure
 

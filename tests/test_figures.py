@@ -79,7 +79,7 @@ def test_curves() -> None:
 
 
 def test_pictures() -> None:
-    logits = pd.DataFrame({"stage": ["before", "after"], "logit": [0.0, 1.5]})
+    logits = pd.DataFrame({"logit": [-0.5, 1.5]})
     figures.paired_loss({"winner": CLIP, "loser": CLIP}, CLIP.frames[0], "a star", logits)
     figures.consistency_overlay({"one": CLIP, "two": CLIP}, [np.ones((17, 16, 16))] * 2)
     figures.label_histogram(np.array([0.5]), np.array([0.5, 0.1]))

@@ -69,6 +69,12 @@ def test_something_is_compared(notebook: nbformat.NotebookNode) -> None:
     assert any("text" in output or "text/plain" in output.data for output in texts)
 
 
+def test_every_figure_is_seen(notebook: nbformat.NotebookNode) -> None:
+    for cell in code_cells(notebook):
+        if "run.figure(" in cell.source:
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
 def test_nothing_in_it_belongs_to_one_machine(path: Path, notebook: nbformat.NotebookNode) -> None:
     text = path.read_text(encoding="utf-8")
     assert "papermill" not in notebook.metadata

@@ -86,7 +86,7 @@ def train(
     step) alone.
 
     Args:
-        policy: left with the adapters of the last step.
+        policy: with fresh adapters, which have no effect; left with those of the last step.
         flow: how training draws timesteps.
         pairs: to train on.
         held_out: to evaluate on; at least two samples. Nothing is selected by it.
@@ -119,7 +119,9 @@ def train(
             )
         done = step + 1
         if done % config.eval_every == 0 or done == config.steps:
-            _evaluate(policy, timesteps, held_out, config, done, reference, history)
+            # Adapters start without effect: the first evaluation would only repeat the reference's.
+            errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
+            _evaluate(errors, reference, timesteps, held_out, config, done, history)
             _save(checkpoint, {
                 "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
                 "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
@@ -184,15 +186,14 @@ def _training_timesteps(flow: RectifiedFlow, pairs: PairData, count: int, genera
 
 
 def _evaluate(
-    policy: PeftModel,
+    errors: Tensor,
+    reference: Tensor,
     timesteps: Tensor,
     pairs: PairData,
     config: DPOConfig,
     step: int,
-    reference: Tensor,
     history: DPOHistory,
 ) -> None:
-    errors = evaluation_errors(policy, timesteps, pairs, config)
     logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
     change = (errors - reference).mean(dim=0)
     by_timestep = _wins(logits).mean(dim=0)

@@ -91,7 +91,8 @@ def write_account(name: str, folder: Path, run_folder: Path, figures: dict[str, 
     }
     write_json(folder / "training.json", {"figures": figures, "logs": logs})
     steps = ", ".join(f"{stage}: {rows[-1]['step']:.0f} steps" for stage, rows in logs.items())
-    seconds = sum(row["seconds_per_step"] for rows in logs.values() for row in rows) / max(1, len(logs))
+    paces = [row["seconds_per_step"] for rows in logs.values() for row in rows]
+    seconds = sum(paces) / max(1, len(paces))
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
     titles = {
         "autoencoder": (
