@@ -92,8 +92,8 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         z = np.linspace(-widest, widest, 200)
         top = float(np.logaddexp(0, widest))
         axis.plot(z, np.logaddexp(0, -z), color="black", lw=1.2)
-        axis.plot(values, np.full(len(values), -0.08 * top), "|", color=COLOURS["tuned"], ms=9,
-                  label=f"{len(values)} held-out pairs after training:\n{np.mean(values > 0):.0%} right of 0")  # fmt: skip
+        label = f"{len(values)} held-out pairs after training:\n{np.mean(values > 0):.0%} right of 0"
+        axis.plot(values, np.full(len(values), -0.08 * top), "|", color=COLOURS["tuned"], ms=9, label=label)
         axis.axvline(0, color="#bbbbbb", lw=0.8, label="all pairs before training")
         axis.set_ylim(-0.16 * top, 1.05 * top)
         axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= top])

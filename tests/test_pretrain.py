@@ -123,7 +123,7 @@ def test_perceptual_distance_grows_with_blur_and_is_zero_for_equal_frames() -> N
         distance = autoencoder.perceptual_distance(backbone, blurred, frames)
         distance.backward()  # type: ignore[no-untyped-call]
         assert blurred.grad is not None and blurred.grad.abs().sum() > 0
-        distances.append(float(distance))
+        distances.append(float(distance.detach()))
     assert float(autoencoder.perceptual_distance(backbone, frames, frames)) == pytest.approx(0, abs=1e-5)
     assert distances[0] < distances[1] < distances[2] < 20
 

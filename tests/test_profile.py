@@ -65,7 +65,7 @@ def _leaves(tree: dict[str, object]) -> list[tuple[str, object]]:
         ({"generation.height": 60}, ["generation.height", "multiple of 8"]),
         ({"labels.subject_weight": 0.6}, ["labels", "must be 1"]),
         ({"icreward.num_frames": 18}, ["icreward.num_frames (18)", "generation.num_frames (17)"]),
-        ({"dpo.eval_every": 1000}, ["eval_every (1000)", "steps (80)"]),
+        ({"dpo.eval_every": 1000, "dpo.steps": 80}, ["eval_every (1000)", "steps (80)"]),
         ({"study.showcase": 81}, ["showcase (81)", "data.test (80)"]),
         ({"mlp": 3}, ["'mlp'", "group of hidden, lr"]),
         ({"seed.x": 3}, ["seed.x", "single value"]),
