@@ -9,6 +9,7 @@ from typing import Any
 
 from icreward_lib.files import write_text
 from icreward_lib.run import Run
+from icreward_lib.stats import with_interval
 
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
 
@@ -113,7 +114,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
             wins["low"],
             wins["high"],
             _side(wins["low"] > 0.5),
-            f"judged by the label instead: {oracle['mean']:.2f} [{oracle['low']:.2f}, {oracle['high']:.2f}]",
+            f"judged by the label instead: {with_interval(oracle['mean'], oracle['low'], oracle['high'])}",
         )
     )
     return [asdict(claim) for claim in found]

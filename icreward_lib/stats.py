@@ -27,6 +27,11 @@ class Interval:
         return asdict(self)
 
 
+def with_interval(mean: float, low: float, high: float, *, digits: int = 3) -> str:
+    """The text "0.541 [0.507, 0.575]"."""
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def bootstrap_mean(
     values: ArrayLike, *, clusters: ArrayLike | None = None, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
