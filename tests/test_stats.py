@@ -15,6 +15,7 @@ from icreward_lib.stats import (
     spearman_within,
     two_way_clustered,
     wilson,
+    with_interval,
 )
 
 
@@ -46,6 +47,11 @@ def test_seed_fixes_and_changes_the_draws(rng: np.random.Generator, name: str) -
     other = make(2)
     assert (other.low, other.high) != (first.low, first.high)
     assert other.mean == first.mean
+
+
+def test_an_interval_as_text() -> None:
+    assert with_interval(0.5412, -0.5, 1.0) == "0.541 [-0.500, 1.000]"
+    assert with_interval(0.5412, -0.5, 1.0, digits=1) == "0.5 [-0.5, 1.0]"
 
 
 def test_bootstrap_mean_agrees_with_theory(rng: np.random.Generator) -> None:
