@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.curation import Curated, add_labels
-from icreward_lib.generation import Sample
+from icreward_lib.generation import Sample, as_seen
 from icreward_lib.judging import Trained, clip_features
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
@@ -186,7 +186,7 @@ def judge_new(
     def judge(position: int) -> list[dict[str, object]]:
         sample, clips = samples[position], [videos[position] for videos in new.values()]
         image = sample.image(size)
-        raw = scorer.score(curated.videos.reference(sample.id), clips)
+        raw = scorer.score(as_seen(curated.videos.of(sample.id)), clips)
         values = {name: model.score(image, clips).overall for name, model in models.items()}
         values |= {d: raw[d] for d in DIMENSIONS}
         reference = clip.image_features(image[None])[0]

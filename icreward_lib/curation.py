@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icreward_lib.generation import Sample, Videos, draw_samples, generate, item_of
+from icreward_lib.generation import Sample, Videos, as_seen, draw_samples, generate, item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.motion import dynamic_degree
@@ -28,7 +28,7 @@ FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up 
 
 
 def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
-    """Raw scores of every video against `Videos.reference`: VBench++ consistency, motion, and the world's truth.
+    """Raw scores of every video against `as_seen`: VBench++ consistency, motion, and the world's truth.
 
     Returns:
         One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
@@ -41,7 +41,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
 
             def scored(sample: Sample) -> dict[str, np.ndarray]:
                 clips = videos.of(sample.id)
-                values = scorer.score(videos.reference(sample.id), clips)
+                values = scorer.score(as_seen(clips), clips)
                 values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
                 return values | fidelity(sample.scene, clips)
 
@@ -78,12 +78,12 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
             def mismatch(sample: Sample) -> dict[str, np.ndarray]:
                 other = train[(train.index(sample) + 1) % len(train)]
-                return scorer.score(videos.reference(other.id), videos.of(sample.id)[:1])
+                return scorer.score(as_seen(videos.of(other.id)), videos.of(sample.id)[:1])
 
             mismatched = [scores for _, scores in side_by_side(mismatch, train)]
             frozen = [
                 scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
-                for image in (videos.reference(sample.id) for sample in train[:FROZEN_COPIES])
+                for image in (as_seen(videos.of(sample.id)) for sample in train[:FROZEN_COPIES])
             ]
             arrays = {
                 f"{kind}_{d}": np.concatenate([scores[d] for scores in found])
@@ -146,8 +146,9 @@ def low_scores(
                 if first == second:
                     continue
                 sample, other = train[first], train[second]
-                clip = _departure(videos.of(sample.id)[0], videos.of(other.id)[0], rng)
-                scored = scorer.score(videos.reference(sample.id), [clip])
+                own = videos.of(sample.id)
+                clip = _departure(own[0], videos.of(other.id)[0], rng)
+                scored = scorer.score(as_seen(own), [clip])
                 row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
                 row |= {
                     "sample": sample.id,

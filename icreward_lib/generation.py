@@ -62,18 +62,18 @@ class Videos:
         folder = self.stage.path(item_of(sample))
         return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
 
-    def reference(self, sample: int) -> np.ndarray:
-        """The sample's image as the generator sees it, uint8 RGB (H, W, 3): what labels compare with.
-
-        The autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all
-        are decoded from the image's own latent and differ only by what the decoder's norms mix in.
-        """
-        first = np.stack([video.frames[0] for video in self.of(sample)])
-        return first.mean(0).round().astype(np.uint8)
-
     def latents(self, sample: int) -> np.ndarray:
         """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
         return np.load(self.stage.path(item_of(sample)) / "latents.npy")
+
+
+def as_seen(videos: Sequence[Video]) -> np.ndarray:
+    """The image of some videos as the generator sees it, uint8 RGB (H, W, 3): what labels compare with.
+
+    The autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all are
+    decoded from the image's own latent and differ only by what the decoder's norms mix in.
+    """
+    return np.stack([video.frames[0] for video in videos]).mean(0).round().astype(np.uint8)
 
 
 def item_of(sample: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +200,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         "mlp",
         features,
         config,
+        shape,
         settings.seeds,
         lambda seed: MLPReward(shape, clip, base=str(base), seed=seed),
     )
@@ -215,15 +216,16 @@ def train_icreward(run: Run, curated: Curated) -> Trained:
         decay=settings.weight_decay,
         pairwise_weight=settings.pairwise_weight,
     )
-    base = str(run.model("vlm"))
+    base, shape = str(run.model("vlm")), reward_config(run)
     return _train(
         run,
         curated,
         "icreward",
         features,
         config,
+        shape,
         settings.seeds,
-        lambda seed: ICReward.create(base, reward_config(run), seed=seed),
+        lambda seed: ICReward.create(base, shape, seed=seed),
     )
 
 
@@ -233,6 +235,7 @@ def _train(
     name: str,
     features: Features,
     config: TrainConfig,
+    shape: MLPRewardConfig | ICRewardConfig,
     seeds: int,
     build: Callable[[int], MLPReward] | Callable[[int], ICReward],
 ) -> Trained:
@@ -242,7 +245,8 @@ def _train(
         f"reward_{name}",
         code=CODE,
         features=features.stage,
-        config=vars(config),
+        config=asdict(config),
+        shape=asdict(shape),
         data=train.digest(),
         seeds=seeds,
         seed=run.profile.seed,

@@ -21,12 +21,12 @@ KILLS = 4
 COMMAND = [sys.executable, "-m", "icreward_lib", "reproduce", "--profile", "smoke"]
 
 
-def begin(output: Path) -> subprocess.Popen[str]:
+def begin(output: Path, *options: str) -> subprocess.Popen[str]:
     """Start the command with its results, figures and caches in a folder of its own."""
     environment = os.environ | {"ICREWARD_OUTPUT": str(output)}
     environment.pop("ICREWARD_PROFILE", None)
     return subprocess.Popen(
-        COMMAND, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, *options], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -93,6 +93,15 @@ def test_a_second_call_finds_all_up_to_date(uninterrupted: tuple[Path, float]) -
     printed, _ = process.communicate()
     assert process.returncode == 0 and printed.count("up to date") == 6, printed
     assert time.perf_counter() - clock < 15
+
+
+@pytest.mark.e2e
+def test_a_changed_setting_is_not_answered_from_the_cache(uninterrupted: tuple[Path, float]) -> None:
+    process = begin(uninterrupted[0], "--only", "02", "-p", 'changes={"mlp.hidden": 5}')
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    models = (uninterrupted[0] / ".cache" / "smoke" / "reward_mlp").glob("*/model_0/config.json")
+    assert 5 in [json.loads(path.read_text(encoding="utf-8"))["hidden"] for path in models]
 
 
 @pytest.mark.e2e

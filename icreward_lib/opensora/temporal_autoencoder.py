@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,14 +23,18 @@ class CausalConv3d(nn.Module):
         super().__init__()
         self.front = kernel - stride
         # The convolution pads height and width itself, so that only the time axis costs a copy.
-        side = kernel // 2
-        self.conv = nn.Conv3d(channels, out_channels, kernel, stride=(stride, 1, 1), padding=(0, side, side), bias=bias)
+        self.padding = (0, kernel // 2, kernel // 2)
+        self.conv = nn.Conv3d(channels, out_channels, kernel, stride=(stride, 1, 1), padding=self.padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) to (b, c', ceil(t / stride), h, w)."""
         if self.front:
             x = F.pad(x, (0, 0, 0, 0, self.front, 0))
-        out: Tensor = self.conv(x)
+        conv = self.conv
+        if x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            # For small inputs torch would choose its own 3D convolution, which is six times slower than oneDNN's.
+            return torch.mkldnn_convolution(x, conv.weight, conv.bias, self.padding, conv.stride, conv.dilation, 1)
+        out: Tensor = conv(x)
         return out
 
 
