@@ -78,7 +78,7 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
             def mismatch(sample: Sample) -> dict[str, np.ndarray]:
                 other = train[(train.index(sample) + 1) % len(train)]
-                return scorer.score(as_seen(videos.of(other.id)), videos.of(sample.id)[:1])
+                return scorer.score(as_seen(videos.of(other.id)), [videos.first(sample.id)])
 
             mismatched = [scores for _, scores in side_by_side(mismatch, train)]
             frozen = [
@@ -147,7 +147,7 @@ def low_scores(
                     continue
                 sample, other = train[first], train[second]
                 own = videos.of(sample.id)
-                clip = _departure(own[0], videos.of(other.id)[0], rng)
+                clip = _departure(own[0], videos.first(other.id), rng)
                 scored = scorer.score(as_seen(own), [clip])
                 row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
                 row |= {

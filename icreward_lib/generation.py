@@ -62,6 +62,10 @@ class Videos:
         folder = self.stage.path(item_of(sample))
         return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
 
+    def first(self, sample: int) -> Video:
+        """The first of them."""
+        return read_video(self.stage.path(item_of(sample)) / "0.mp4")
+
     def latents(self, sample: int) -> np.ndarray:
         """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
         return np.load(self.stage.path(item_of(sample)) / "latents.npy")
