@@ -155,10 +155,12 @@ def _write_timing(
         return
     notebooks, stages = dict[str, float](), dict[str, float]()
     for name in books:
-        own = [stage for stage in state[name]["stages"] if stage["notebook"] == name]
-        earlier = sum(stage["seconds"] for stage in own if stage["reused"])
+        # A notebook may open a stage several times; only the first time tells whether it was found finished.
+        opened = reversed(state[name]["stages"])
+        own = {stage["key"]: stage for stage in opened if stage["notebook"] == name}
+        earlier = sum(stage["seconds"] for stage in own.values() if stage["reused"])
         notebooks[name] = round(state[name]["seconds"] + earlier, 2)
-        for stage in own:
+        for stage in reversed(own.values()):
             label = f"{name}/{stage['stage']}"
             stages[label] = round(stages.get(label, 0.0) + stage["seconds"], 2)
     gflops = {"fp32": measure_gflops("float32"), "bf16": measure_gflops("bfloat16")}

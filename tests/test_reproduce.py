@@ -48,9 +48,14 @@ def ran(output: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]
         result = output / "results" / f"{book.name}.json"
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(book.path.read_text())
-        stage = {"stage": "numbers", "notebook": "01_first", "seconds": 100.0, "reused": len(names) > 1}
+        made = {"stage": "numbers", "key": "0", "notebook": "01_first", "seconds": 100.0, "reused": len(names) > 1}
         outputs = {f"results/{book.name}.json": content_hash(result)}
-        return {"seconds": 2.0, "peak_rss_gb": len(names), "outputs": outputs, "stages": [stage]}
+        return {
+            "seconds": 2.0,
+            "peak_rss_gb": len(names),
+            "outputs": outputs,
+            "stages": [made, {**made, "reused": True}],
+        }
 
     monkeypatch.setattr(reproduce_module, "execute", execute)
 
