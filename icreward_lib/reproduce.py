@@ -153,20 +153,21 @@ def _write_timing(
     books = [book.name for book in every if book.name[:2] != "00"]
     if any(name not in state or state[name]["key"] != keys[name] for name in books):
         return
-    notebooks, stages = dict[str, float](), dict[str, float]()
+    notebooks, stages, peaks = dict[str, float](), dict[str, float](), [0.0]
     for name in books:
         # A notebook may open a stage several times; only the first time tells whether it was found finished.
         opened = reversed(state[name]["stages"])
         own = {stage["key"]: stage for stage in opened if stage["notebook"] == name}
         earlier = sum(stage["seconds"] for stage in own.values() if stage["reused"])
         notebooks[name] = round(state[name]["seconds"] + earlier, 2)
+        peaks += [made.get("peak_rss_gb", 0.0) for made in (state[name], *own.values())]
         for stage in reversed(own.values()):
             label = f"{name}/{stage['stage']}"
             stages[label] = round(stages.get(label, 0.0) + stage["seconds"], 2)
     gflops = {"fp32": measure_gflops("float32"), "bf16": measure_gflops("bfloat16")}
     timing = {
         "total_seconds": round(sum(notebooks.values()), 2),
-        "peak_rss_gb": max((state[name].get("peak_rss_gb", 0) for name in books), default=0),
+        "peak_rss_gb": max(peaks),
         "matmul_gflops": {name: speed for name, (speed, _) in gflops.items()},
         "matmul_missing": {name: why for name, (_, why) in gflops.items() if why},
         "notebooks": notebooks,
