@@ -96,15 +96,6 @@ def test_a_second_call_finds_all_up_to_date(uninterrupted: tuple[Path, float]) -
 
 
 @pytest.mark.e2e
-def test_a_changed_setting_is_not_answered_from_the_cache(uninterrupted: tuple[Path, float]) -> None:
-    process = begin(uninterrupted[0], "--only", "02", "-p", 'changes={"mlp.hidden": 5}')
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
-    models = (uninterrupted[0] / ".cache" / "smoke" / "reward_mlp").glob("*/model_0/config.json")
-    assert 5 in [json.loads(path.read_text(encoding="utf-8"))["hidden"] for path in models]
-
-
-@pytest.mark.e2e
 @pytest.mark.fault
 def test_killed_at_any_moment_and_resumed_it_gives_the_same_tables(
     uninterrupted: tuple[Path, float], tmp_path: Path
@@ -126,3 +117,12 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_tables(
     assert [name for name in expected if found[name] != expected[name]] == []
     left = list(tmp_path.rglob(f"{files._TEMPORARY}*"))
     assert left == []
+
+
+@pytest.mark.e2e
+def test_a_changed_setting_is_not_answered_from_the_cache(uninterrupted: tuple[Path, float]) -> None:
+    process = begin(uninterrupted[0], "--only", "02", "-p", 'changes={"mlp.hidden": 5}')
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    models = (uninterrupted[0] / ".cache" / "smoke" / "reward_mlp").glob("*/model_0/config.json")
+    assert 5 in [json.loads(path.read_text(encoding="utf-8"))["hidden"] for path in models]
