@@ -247,10 +247,10 @@ def test_depth_to_time_undoes_the_order_of_channels() -> None:
     up = temporal.decoder.conv_blocks[0]
     x = video(1, 4, 3, 2, 2)
     with torch.no_grad():
-        wide, long = up.conv(torch.nn.functional.pad(x, (0, 0, 0, 0, 2, 0))), up(x)
+        wide, long = CausalConv3d.forward(up, x), up(x)
     for channel in range(4):
         for frame in range(6):
-            torch.testing.assert_close(long[:, channel, frame], wide[:, 2 * channel + frame % 2, frame // 2])
+            assert torch.equal(long[:, channel, frame], wide[:, 2 * channel + frame % 2, frame // 2])
 
 
 # Randomness, batches, normalisation
