@@ -155,13 +155,15 @@ def _write_timing(
         return
     notebooks, stages, peaks = dict[str, float](), dict[str, float](), [0.0]
     for name in books:
-        # A notebook may open a stage several times; only the first time tells whether it was found finished.
-        opened = reversed(state[name]["stages"])
-        own = {stage["key"]: stage for stage in opened if stage["notebook"] == name}
+        own = dict[str, dict[str, Any]]()
+        for stage in state[name]["stages"]:
+            if stage["notebook"] == name:
+                # A notebook may open a stage several times; only the first tells whether it was found finished.
+                own.setdefault(stage["key"], stage)
         earlier = sum(stage["seconds"] for stage in own.values() if stage["reused"])
         notebooks[name] = round(state[name]["seconds"] + earlier, 2)
         peaks += [made.get("peak_rss_gb", 0.0) for made in (state[name], *own.values())]
-        for stage in reversed(own.values()):
+        for stage in own.values():
             label = f"{name}/{stage['stage']}"
             stages[label] = round(stages.get(label, 0.0) + stage["seconds"], 2)
     gflops = {"fp32": measure_gflops("float32"), "bf16": measure_gflops("bfloat16")}

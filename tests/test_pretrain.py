@@ -151,6 +151,17 @@ class TestChanges:
             assert bool(set(old.colours) & set(new.colours)) == (change != "recoloured")
             assert not new.is_unseen
 
+    def test_strange_clips_show_what_has_no_name_and_change_like_the_others(self) -> None:
+        shown = examples(60, seed=2, frames=[0, 16], size=32, strange=0.5)
+        assert 15 < shown.named.sum() < 45
+        for index, (scene, change) in enumerate(zip(shown.scenes, shown.changes, strict=True)):
+            assert (scene.photograph in content.PHOTOGRAPHS) == shown.named[index]
+            assert scene.subject is None or (scene.subject in content.SUBJECTS) == shown.named[index]
+            assert np.array_equal(shown.clips[index, 0], shown.pictures[index]) == (change == "nothing")
+        assert {"nothing", "recoloured", "replaced", "removed", "elsewhere"} == {
+            change for change, named in zip(shown.changes, shown.named, strict=True) if not named
+        }
+
     def test_drifting_clips_begin_like_their_picture(self) -> None:
         shown = examples(8, seed=2, frames=[0, 8, 16], size=32, drifting=4)
         assert shown.drifting.tolist() == [False] * 4 + [True] * 4
@@ -295,6 +306,8 @@ class TestVlm:
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             lesson.truth.weight.normal_(generator=torch.Generator().manual_seed(1))
-            bare = lesson.knowledge(tokens, shown.scenes, np.zeros_like(shown.masks), VLM.groups)
-            covered = lesson.knowledge(tokens, shown.scenes, np.ones_like(shown.masks), VLM.groups)
-        assert bare != covered
+            clips = render(shown.scenes, size=32).frames
+            bare = lesson.knowledge(tokens, shown.scenes, clips, np.zeros_like(shown.masks), VLM.groups)
+            covered = lesson.knowledge(tokens, shown.scenes, clips, np.ones_like(shown.masks), VLM.groups)
+            dark = lesson.knowledge(tokens, shown.scenes, np.zeros_like(clips), np.ones_like(shown.masks), VLM.groups)
+        assert bare != covered != dark

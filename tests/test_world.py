@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from icreward_lib.video import Video
 from icreward_lib.world import content
@@ -90,3 +91,24 @@ def test_truth_knows_the_true_clip_from_a_frozen_and_another_one() -> None:
     assert found["motion_faithfulness"].round(6).tolist() == [1.0, 0.0, 0.0]
     assert found["background_fidelity"][2] < found["background_fidelity"][1] < 1
     assert found["subject_fidelity"][2] < 0.7
+
+
+def test_a_collage_is_fixed_by_its_number_and_has_nothing_that_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (content.background(f"collage {number}", 32, 0.5) for number in (1, 2))
+    assert one.shape == (3, 32, 32) and 0 <= one.min() < one.max() <= 1
+    content.collage.cache_clear()
+    assert torch.equal(one, content.background("collage 1", 32, 0.5)) and not torch.equal(one, other)
+    used = set()
+    photograph = content.photograph
+    monkeypatch.setattr(content, "photograph", lambda name, *size: used.add(name) or photograph(name, *size))
+    content.collage.cache_clear()
+    for number in range(100):
+        content.collage(number, 32, 0.5)
+    assert used == set(content.PHOTOGRAPHS) - content.UNSEEN_PHOTOGRAPHS
+
+
+def test_letters_can_be_drawn_and_are_no_subjects() -> None:
+    letters = content.letters()
+    assert len(letters) > 1000 and not set(letters) & {chr(code) for code in content.SUBJECTS.values()}
+    for letter in letters[::200]:
+        assert content.sticker_layers(letter, 40)[0].mean() > 0.01, letter

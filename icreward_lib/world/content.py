@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +12,7 @@ import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
@@ -103,6 +104,48 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     "admiral": Photograph(_grace_hopper, "Grace Hopper, United States Navy, public domain (matplotlib)"),
 }
 UNSEEN_PHOTOGRAPHS = frozenset(("dahlia", "retina", "gravel", "admiral"))
+#: What the names of `COLLAGES` pictures begin with that `collage` makes of seen photographs.
+COLLAGE, COLLAGES = "collage ", 512
+
+
+@cache
+def letters() -> tuple[str, ...]:
+    """Letters of DejaVu Sans: subjects without a name, none of which looks like a glyph of `SUBJECTS`."""
+    return tuple(sorted(chr(code) for code in FT2Font(str(_font_file())).get_charmap() if chr(code).isalpha()))
+
+
+def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
+    """The `photograph` of that name, or `collage N`."""
+    if name.startswith(COLLAGE):
+        return collage(int(name.removeprefix(COLLAGE)), short_side, defocus)
+    return photograph(name, short_side, defocus)
+
+
+@lru_cache(maxsize=COLLAGES)
+def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
+    """A background that no photograph shows: parts of two seen ones, turned, in other colours, torn and joined.
+
+    Args:
+        number: fixes every draw.
+        short_side: of the square, in pixels.
+        defocus: as in `photograph`.
+
+    Returns:
+        "3 short_side short_side" float32 in [0, 1].
+    """
+    rng = np.random.default_rng([number, 8])
+    names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
+    parts = []
+    for name in names:
+        whole = photograph(str(name), 2 * short_side, defocus)
+        side = int(rng.integers(short_side, 2 * short_side + 1))
+        top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
+        part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
+        part = F.interpolate(part[None], (short_side, short_side), mode="bilinear", antialias=True)[0]
+        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
+        parts.append((torch.einsum("dc,chw->dhw", turn, part - 0.5) + 0.5).clamp(0, 1))
+    tear = F.interpolate(torch.from_numpy(rng.normal(size=(1, 1, 4, 4))).float(), (short_side,) * 2, mode="bicubic")[0]
+    return torch.where(tear > 0, *parts)
 
 
 @cache
@@ -126,12 +169,16 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
     """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
 
+    Args:
+        subject: a name in `SUBJECTS`, or a letter.
+        size: of the square, in pixels.
+
     Returns:
         "3 size size" float32 coverage in [0, 1]; the cut's bounding box fills the square up to a margin of one pixel.
     """
     big = 8 * size
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), big)
-    glyph = chr(SUBJECTS[subject])
+    font = ImageFont.truetype(str(_font_file()), big)
+    glyph = chr(SUBJECTS[subject]) if subject in SUBJECTS else subject
     left, top, right, bottom = font.getbbox(glyph)
     longest = max(right - left, bottom - top)
     font = font.font_variant(size=round(big * 0.80 * big / longest))
@@ -145,3 +192,7 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     cut = ndimage.distance_transform_edt(~body) <= border
     layers = torch.from_numpy(np.stack([ink, body, cut])).float()
     return F.avg_pool2d(layers, 8)
+
+
+def _font_file() -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

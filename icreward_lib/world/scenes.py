@@ -24,11 +24,11 @@ STICKER_SIZE = 40  # resolution of the sticker's texture, in pixels
 class Scene:
     """The factors of one clip. Lengths are in frame sizes, angles in turns, amounts are over the whole clip."""
 
-    photograph: str
+    photograph: str  # a name in content.PHOTOGRAPHS, or "collage N"
     camera: str  # one of content.CAMERAS
     crop: tuple[float, float, float]  # centre x and y as a share of the free range, side of the view
     camera_amount: float  # pan: distance; zoom: relative change of the view's side
-    subject: str | None = None  # None: scenery only
+    subject: str | None = None  # a name in content.SUBJECTS, or a letter; None: scenery only
     colours: tuple[str, str] = ("red", "blue")
     motion: str = "stays still"  # one of content.MOTIONS
     position: tuple[float, float] = (0.5, 0.5)  # the sticker's centre half-way through the clip
@@ -137,7 +137,7 @@ def render(scenes: list[Scene], *, num_frames: int = 17, size: int = 64) -> Clip
 
 def _background(scene: Scene, phase: torch.Tensor, size: int) -> torch.Tensor:
     """The photograph through the camera: "t 3 size size" in [0, 1]."""
-    photo = content.photograph(scene.photograph, round(PHOTO_SIDE * size), DEFOCUS * size)
+    photo = content.background(scene.photograph, round(PHOTO_SIDE * size), DEFOCUS * size)
     height, width = photo.shape[1:]
     side = torch.full_like(phase, scene.crop[2] * size)  # of the view, in pixels of the photograph
     x = torch.zeros_like(phase)  # of the view's centre, relative to its middle position

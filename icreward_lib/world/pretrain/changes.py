@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from icreward_lib.world.content import COLOURS, PHOTOGRAPHS, SUBJECTS, UNSEEN_PHOTOGRAPHS, UNSEEN_SUBJECTS
+from icreward_lib.world.content import (
+    COLLAGE,
+    COLLAGES,
+    COLOURS,
+    PHOTOGRAPHS,
+    SUBJECTS,
+    UNSEEN_PHOTOGRAPHS,
+    UNSEEN_SUBJECTS,
+    letters,
+)
 from icreward_lib.world.pretrain.text import CHANGES
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
@@ -22,6 +31,30 @@ class Examples(NamedTuple):
     pictures: np.ndarray  # uint8 "n h w c"
     changes: list[str]  # keys of CHANGES
     drifting: np.ndarray  # bool (n,)
+    named: np.ndarray  # bool (n,)
+
+
+def estrange(scenes: list[Scene], share: float, rng: np.random.Generator) -> tuple[list[Scene], np.ndarray]:
+    """Give a share of the scenes content that has no name: a letter over a collage.
+
+    What is the same and what is not must be learnt on more pictures than have a word, or everything new looks
+    like a change.
+
+    Returns:
+        The scenes, and which of them kept their names, bool (n,).
+    """
+    named = rng.random(len(scenes)) >= share
+    strange = [
+        scene
+        if keeps
+        else replace(
+            scene,
+            photograph=_collage(rng),
+            subject=None if scene.subject is None else str(rng.choice(letters())),
+        )
+        for scene, keeps in zip(scenes, named, strict=True)
+    ]
+    return strange, named
 
 
 def examples(
@@ -32,6 +65,7 @@ def examples(
     size: int,
     split: Literal["seen", "unseen"] = "seen",
     drifting: int = 0,
+    strange: float = 0.0,
 ) -> Examples:
     """Draw scenes, change two in three of them, and render.
 
@@ -42,9 +76,10 @@ def examples(
         size: height and width in pixels.
         split: which content; what replaces it is of the same.
         drifting: how many clips, the last ones, start like their picture and fade into their change.
+        strange: share of the clips whose content has no name.
     """
     rng = np.random.default_rng([seed, 2])
-    before = sample_scenes(count, seed=seed, split=split)
+    before, named = estrange(sample_scenes(count, seed=seed, split=split), strange, rng)
     changes = [_draw_change(scene, rng) for scene in before]
     after = [_change(scene, change, rng) for scene, change in zip(before, changes, strict=True)]
     # Both ends of the movement: a lone first frame would place a zooming view elsewhere.
@@ -56,7 +91,7 @@ def examples(
         kept = render([before[index]], size=size).frames[0, frames]
         shown = np.clip((np.array(frames) - rng.uniform(0, 10)) / 4, 0, 1)[:, None, None, None]
         clips[index] = ((1 - shown) * kept + shown * clips[index]).round().astype(np.uint8)
-    return Examples(after, clips, rendered.masks, pictures, changes, fades)
+    return Examples(after, clips, rendered.masks, pictures, changes, fades, named)
 
 
 def _draw_change(scene: Scene, rng: np.random.Generator) -> str:
@@ -77,6 +112,12 @@ def _change(scene: Scene, change: str, rng: np.random.Generator) -> Scene:
     return replace(scene, photograph=_another(scene.photograph, PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, rng))
 
 
-def _another(name: str | None, names: Iterable[str], held_out: frozenset[str], rng: np.random.Generator) -> str:
-    """Another one, held out if `name` is."""
+def _another(name: str | None, names: Collection[str], held_out: frozenset[str], rng: np.random.Generator) -> str:
+    """Another one, held out if `name` is, without a name in the world if `name` has none."""
+    if name not in names:
+        return _collage(rng) if str(name).startswith(COLLAGE) else str(rng.choice(letters()))
     return str(rng.choice([other for other in names if (other in held_out) == (name in held_out) and other != name]))
+
+
+def _collage(rng: np.random.Generator) -> str:
+    return f"{COLLAGE}{rng.integers(COLLAGES)}"

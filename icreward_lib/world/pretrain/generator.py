@@ -36,7 +36,7 @@ class GeneratorRecipe:
     text_width: int = 64
     text_tokens: int = 20
     batch: int = 16
-    loop: LoopConfig = LoopConfig(steps=5000, lr=1e-3, muon_lr=0.01, ema=0.997, save_every=200, seed=3)
+    loop: LoopConfig = LoopConfig(steps=7000, lr=1e-3, muon_lr=0.01, ema=0.997, save_every=200, seed=3)
 
 
 class TextToVideo(nn.Module):

@@ -107,7 +107,8 @@ def write_account(name: str, folder: Path, run_folder: Path, figures: dict[str, 
         "videomae": ("VideoMAE, small", "Classifies camera and subject movement; features for FVD."),
         "qwen2-vl": (
             "Qwen2-VL, small",
-            "Captions clips and says what became of a reference image; the body of ICReward.",
+            "Captions clips and says what became of a reference image; the body of ICReward. A third of its training "
+            "clips show letters over collages of the seen photographs, which have no caption.",
         ),
     }
     title, what = titles[name]

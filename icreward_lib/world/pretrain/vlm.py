@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from icreward_lib.files import write_json
 from icreward_lib.world.content import CAMERAS, COLOURS, MOTIONS, PHOTOGRAPHS, SUBJECTS
 from icreward_lib.world.pretrain.batches import EVALUATION_SEED, degrade
-from icreward_lib.world.pretrain.changes import Examples, examples
+from icreward_lib.world.pretrain.changes import Examples, estrange, examples
 from icreward_lib.world.pretrain.loop import fit
 from icreward_lib.world.pretrain.qwen import FRAMES, IMAGE, VIDEO, VlmConfig, build, build_processor, save
 from icreward_lib.world.pretrain.text import CAPTION_QUESTION, CHANGE_QUESTION, CHANGES, TURN_END, factors
@@ -29,16 +30,33 @@ from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 Chat = list[dict[str, Any]]
+STRANGE = 1 / 3  # of the training clips show what has no name
+NAMELESS = -100  # the label that cross-entropy passes over
 _SEEN = {"type": "video"}
 CAPTION_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
+THUMB = 4  # pixels along a side of a token's square, as far as the token must know what it looks like
 CHANGE_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}]
 
 
 def draw(
-    count: int, seed: int, config: VlmConfig, *, split: Literal["seen", "unseen"] = "seen", drifting: int = 0
+    count: int,
+    seed: int,
+    config: VlmConfig,
+    *,
+    split: Literal["seen", "unseen"] = "seen",
+    drifting: int = 0,
+    strange: float = 0.0,
 ) -> Examples:
     """Examples of the frames that `config` reads."""
-    return examples(count, seed=seed, frames=config.frames, size=config.image_size, split=split, drifting=drifting)
+    return examples(
+        count,
+        seed=seed,
+        frames=config.frames,
+        size=config.image_size,
+        split=split,
+        drifting=drifting,
+        strange=strange,
+    )
 
 
 class Lesson(nn.Module):
@@ -46,8 +64,8 @@ class Lesson(nn.Module):
 
     The tower learns with this head first (`look`) and then stays as it is while the language model learns to read it
     (`loss`): through the words alone it would learn many times more slowly, and their first gradients would
-    undo what it knows. The head's outputs: movement, coverage by the subject, then logits of subject, two
-    colours, motion, photograph, camera.
+    undo what it knows. The head's outputs: movement, coverage by the subject, the token's square as `THUMB`^2 pixels,
+    then logits of subject, two colours, motion, photograph, camera.
     """
 
     def __init__(self, vlm: Qwen2VLForConditionalGeneration, config: VlmConfig) -> None:
@@ -58,6 +76,7 @@ class Lesson(nn.Module):
         self.sizes = (
             2,
             1,
+            3 * THUMB**2,
             len(SUBJECTS),
             len(COLOURS),
             len(COLOURS),
@@ -107,15 +126,19 @@ class Lesson(nn.Module):
         logits = states.last_hidden_state[:, :-1][wanted] @ self.model.language_model.embed_tokens.weight.T
         return F.cross_entropy(logits, labels[:, 1:][wanted])
 
-    def knowledge(self, tokens: Tensor, scenes: list[Scene], masks: np.ndarray, groups: list[list[int]]) -> Tensor:
+    def knowledge(
+        self, tokens: Tensor, scenes: list[Scene], clips: np.ndarray, masks: np.ndarray, groups: list[list[int]]
+    ) -> Tensor:
         """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
 
-        A token answers for the subject by how much of it is covered, and for the background by the rest.
+        A token answers for the subject by how much of it is covered, and for the background by the rest. What
+        has no name is known by its looks alone.
 
         Args:
             tokens: of the frames in `groups`.
             scenes: n of them.
-            masks: the subject's, "n t h w", of whole clips.
+            clips: whole clips of the scenes, uint8 "n t h w c".
+            masks: the subject's, "n t h w".
             groups: indices of the frames that share tokens.
         """
         phases = [float(np.mean(group)) / (masks.shape[1] - 1) - 0.5 for group in groups]
@@ -123,11 +146,16 @@ class Lesson(nn.Module):
         movement = 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)
         cover = coverage.flatten(1)
         parts = self.truth(tokens).split(self.sizes, dim=-1)
-        errors = [F.mse_loss(parts[0], movement), F.binary_cross_entropy_with_logits(parts[1][..., 0], cover)]
+        errors = [
+            F.mse_loss(parts[0], movement),
+            F.binary_cross_entropy_with_logits(parts[1][..., 0], cover),
+            4 * F.mse_loss(parts[2], _thumbs(clips, groups, self.config.grid)),  # 4: to the scale of the others
+        ]
         labels = torch.tensor([_labels(scene) for scene in scenes])
-        for part, label, weight in zip(parts[2:], labels.T, (cover,) * 4 + (1 - cover,) * 2, strict=True):
+        for part, label, weight in zip(parts[3:], labels.T, (cover,) * 4 + (1 - cover,) * 2, strict=True):
             each = F.cross_entropy(part.transpose(1, 2), label[:, None].expand(weight.shape), reduction="none")
-            errors.append((each * weight).sum() / weight.sum().clamp(min=1))
+            known = weight * (label != NAMELESS)[:, None]
+            errors.append((each * known).sum() / known.sum().clamp(min=1))
         return torch.stack(errors).mean()
 
     def look(self, step: int) -> dict[str, Tensor]:
@@ -141,36 +169,46 @@ class Lesson(nn.Module):
         scenes = sample_scenes(config.tower_batch_size, seed=seed)
         still = config.tower_batch_size // 4
         scenes[:still] = [replace(scene, camera="static", motion="stays still") for scene in scenes[:still]]
+        scenes, _ = estrange(scenes, STRANGE, rng)
         clips = render(scenes, num_frames=FRAMES // 2 + 1, size=config.image_size)  # every other frame
         first = int(rng.integers(clips.frames.shape[1] - 1))
         pairs = degrade(clips.frames[:, first : first + 2], rng, share=0.3)
-        return {"loss": self.knowledge(self.see(pairs)[0], scenes, clips.masks, [[first, first + 1]])}
+        tokens = self.see(pairs)[0]
+        return {"loss": self.knowledge(tokens, scenes, clips.frames, clips.masks, [[first, first + 1]])}
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Words of captions and of what changed. A quarter of the clips drift: these have no caption."""
+        """Words of captions and of what changed. What drifts (a quarter) or has no name (a third) has no caption."""
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
-        shown = draw(config.batch_size, seed, config, drifting=config.batch_size // 4)
+        shown = draw(config.batch_size, seed, config, drifting=config.batch_size // 4, strange=STRANGE)
         clips = degrade(shown.clips, np.random.default_rng([seed, 1]), share=0.3)
         videos, pictures = self.see(clips, shown.pictures)
-        steady = int((~shown.drifting).sum())
-        scenes = shown.scenes[:steady]
-        captions = self.speak(*self.embed(CAPTION_CHAT, [s.caption + TURN_END for s in scenes], videos[:steady]))
+        told = np.flatnonzero(shown.named & ~shown.drifting)
+        words = [shown.scenes[index].caption + TURN_END for index in told]
+        captions = self.speak(*self.embed(CAPTION_CHAT, words, videos[torch.from_numpy(told)]))
         answers = [CHANGES[change] + TURN_END for change in shown.changes]
         changes = self.speak(*self.embed(CHANGE_CHAT, answers, videos, pictures))
         return {"loss": captions + changes, "captions": captions, "changes": changes}
 
 
 def _labels(scene: Scene) -> list[int]:
-    """Indices of subject, colours, motion, photograph and camera; the first four do not count for scenery."""
-    subject = 0 if scene.subject is None else list(SUBJECTS).index(scene.subject)
+    """Indices of subject, colours, motion, photograph and camera; the middle three do not count for scenery."""
+    subjects, photographs = list(SUBJECTS), list(PHOTOGRAPHS)
+    subject = subjects.index(scene.subject) if scene.subject in SUBJECTS else NAMELESS
     colours = [list(COLOURS).index(name) for name in scene.colours]
     places = [
         MOTIONS.index(scene.motion),
-        list(PHOTOGRAPHS).index(scene.photograph),
+        photographs.index(scene.photograph) if scene.photograph in PHOTOGRAPHS else NAMELESS,
         CAMERAS.index(scene.camera),
     ]
     return [subject, *colours, *places]
+
+
+def _thumbs(clips: np.ndarray, groups: list[list[int]], grid: int) -> Tensor:
+    """The squares behind the tokens, shrunk to `THUMB`^2 pixels in [-1,1]: (n, groups * grid^2, 3 * THUMB^2)."""
+    frames = np.stack([clips[:, group].mean(1) for group in groups], 1) / 127.5 - 1  # "n g h w c"
+    small = F.adaptive_avg_pool2d(torch.from_numpy(frames).float().permute(0, 1, 4, 2, 3).flatten(0, 1), grid * THUMB)
+    return rearrange(small, "(n g) c (y i) (x j) -> n (g y x) (c i j)", n=len(clips), y=grid, x=grid)
 
 
 @torch.no_grad()
