@@ -300,6 +300,13 @@ class TestVlm:
             )
         torch.testing.assert_close(both, (2 * one + 7 * two) / 9)  # tokens of each answer
 
+    def test_thumbs_stand_at_their_tokens(self) -> None:
+        clips = np.zeros((1, 4, 32, 32, 3), np.uint8)
+        clips[0, 2:, 16:20, 4:8, 1] = 255  # second group, token in row 1 and column 0, its pixel (0, 1), green
+        thumbs = vlm._thumbs(clips, [[0, 1], [2, 3]], 2).unflatten(1, (2, 2, 2)).unflatten(-1, (3, 4, 4))
+        assert thumbs[0, 1, 1, 0, 1, 0, 1] == 1
+        assert (thumbs == -1).sum() == thumbs.numel() - 1
+
     def test_knowledge_is_asked_where_the_subject_is(self) -> None:
         lesson = vlm.Lesson(vlm.build(VLM), VLM)
         shown = vlm.draw(2, 5, VLM)
