@@ -60,7 +60,7 @@ class VlmConfig:
     judged: int = 256  # new clips of each split behind the final figures
     tower_batch_size: int = 32
     tower: LoopConfig = LoopConfig(steps=3600, lr=1e-3, muon_lr=0.02, ema=0.99, save_every=100, seed=1)
-    loop: LoopConfig = LoopConfig(steps=1400, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
+    loop: LoopConfig = LoopConfig(steps=1800, lr=1e-3, muon_lr=0.02, warmup=50, ema=0.98, save_every=50)
 
     @property
     def grid(self) -> int:
