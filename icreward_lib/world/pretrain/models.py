@@ -107,8 +107,9 @@ def write_account(name: str, folder: Path, run_folder: Path, figures: dict[str, 
         "videomae": ("VideoMAE, small", "Classifies camera and subject movement; features for FVD."),
         "qwen2-vl": (
             "Qwen2-VL, small",
-            "Captions clips and says what became of a reference image; the body of ICReward. A third of its training "
-            "clips show letters over collages of the seen photographs, which have no caption.",
+            "Captions clips; the body of ICReward. It is also asked what became of a reference image: how often it is "
+            "right is `change` below. A third of its training clips show letters over collages of seen photographs, "
+            "which have no caption.",
         ),
     }
     title, what = titles[name]
