@@ -145,7 +145,8 @@ def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
         turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
         parts.append((torch.einsum("dc,chw->dhw", turn, part - 0.5) + 0.5).clamp(0, 1))
     tear = F.interpolate(torch.from_numpy(rng.normal(size=(1, 1, 4, 4))).float(), (short_side,) * 2, mode="bicubic")[0]
-    return torch.where(tear > 0, *parts)
+    first, second = parts
+    return torch.where(tear > 0, first, second)
 
 
 @cache
