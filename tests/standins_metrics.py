@@ -1,6 +1,6 @@
 """Stand-ins for the public files behind the metrics: their names, layout and keys, with tiny random networks.
 
-`write_metrics(DIR)` fills DIR as a folder of downloaded models: `DIR/dino`, `DIR/dreamsim`, `DIR/i3d`, `DIR/vbench2_i2v`.
+`write_metrics(DIR)` fills a folder of downloaded models: `DIR/dino`, `DIR/dreamsim`, `DIR/i3d`, `DIR/vbench2_i2v`.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class TinyI3D(nn.Module):
         self.patches = nn.Parameter(torch.randn(8, 3, 1, 32, 32, generator=generator) * 0.05)
         self.logits = nn.Parameter(torch.randn(400, 8, 1, 1, 1, generator=generator))
 
-    def forward(
-        self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
         if rescale:
             x = x / 127.5 - 1
         if resize:

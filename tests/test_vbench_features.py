@@ -96,9 +96,7 @@ def test_lora_tunes_dreamsim_and_not_the_subject(public: Path) -> None:
     features = load(public)
     weights = [read_weights(public / "dino" / DINO_FILE)]
     weights += [read_weights(public / "dreamsim" / name) for name in CLIP_FILES]
-    plain = DreamSim(
-        [load_branch(k, w) for k, w in zip(KINDS, weights, strict=True)], [w["proj"] for w in weights[1:]]
-    )
+    plain = DreamSim([load_branch(k, w) for k, w in zip(KINDS, weights, strict=True)], [w["proj"] for w in weights[1:]])
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         untuned, tuned = plain(images), features.dreamsim(images)
