@@ -29,7 +29,7 @@ FLOORS = [
     {"reproduce", "notebooks"},
     {"claims", "comparing", "curation", "dpo", "generation", "judging", "sampling", "scoring", "tuning"},
     {"figures", "rewards", "study", "world"},
-    {"generators", "metrics", "run"},
+    {"generators", "metrics", "other_generators", "run"},
     {"files", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
 ]
 

@@ -134,7 +134,8 @@ class DreamSim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        dino, *clips = (extractor["model"] for extractor in self.extractor_list)
+        networks: list[Any] = [extractor.get_submodule("model") for extractor in self.extractor_list]
+        dino, *clips = networks
         # DINO's token is taken before the last norm, CLIP's after it.
         ((_, prefix),) = dino.forward_intermediates(
             TF.normalize(images, *IMAGENET), indices=1, intermediates_only=True, return_prefix_tokens=True
@@ -156,7 +157,7 @@ def _tuned(dreamsim: DreamSim, adapter: Path) -> DreamSim:
     # PEFT only warns of adapters that fit nowhere, and the networks would stay as they are.
     if strange := found.keys() ^ get_peft_model_state_dict(model).keys():
         raise ValueError(f"{adapter} is not the LoRA of DreamSim's ensemble: {sorted(strange)[0]} does not fit.")
-    merged: DreamSim = model.merge_and_unload()  # type: ignore[operator]
+    merged: DreamSim = model.merge_and_unload()
     return merged.eval().requires_grad_(False)
 
 
