@@ -143,6 +143,20 @@ def test_fvd_infinity_removes_most_of_the_bias(rng: np.random.Generator) -> None
     assert abs(twins - truth) < 0.3 * abs(frechet_distance(real, fake) - truth)  # n counts images, not clips
 
 
+def test_fvd_infinity_draws_whole_images_from_half_to_all(rng: np.random.Generator, monkeypatch) -> None:
+    seen = []
+
+    def spy(real: np.ndarray, fake: np.ndarray) -> float:
+        seen.append((len(real), len(fake), np.unique(fake[:, 0], return_counts=True)[1].tolist()))
+        return frechet_distance(real, fake)
+
+    monkeypatch.setattr("icreward_lib.metrics.fvd.frechet_distance", spy)
+    fake, images = np.repeat(rng.normal(size=(20, 3)), 2, axis=0), np.repeat(np.arange(20), 2)
+    fvd_infinity(rng.normal(size=(30, 3)), fake, images=images, seed=0)
+    assert seen[0][:2] == (15, 20) and seen[-1][:2] == (30, 40) and len(seen) == 15
+    assert all(set(copies) == {2} for _, _, copies in seen)
+
+
 def test_a_row_says_all_that_belongs_to_a_value(rng: np.random.Generator) -> None:
     real, fake, images = rng.normal(size=(70, 6)), rng.normal(0.4, 1, size=(60, 6)), np.repeat(np.arange(30), 2)
     row = distance_columns(real, fake, images=images, seed=0, draws=50)
