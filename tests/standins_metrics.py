@@ -26,7 +26,7 @@ BACKGROUNDS = IMAGE_KINDS[7:]
 
 
 def write_metrics(folder: Path, *, seed: int = 0) -> None:
-    """All of them: about 4 MB, in about two seconds."""
+    """All of them: about 3 MB, in about a second."""
     write_dino(folder / "dino", seed=seed)
     write_dreamsim(folder / "dreamsim", seed=seed)
     write_i3d(folder / "i3d", seed=seed)
