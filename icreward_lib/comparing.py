@@ -12,9 +12,9 @@ from icreward_lib.generation import Sample, as_seen
 from icreward_lib.judging import Trained, clip_features
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.metrics.fvd import VideoMAEFeatures
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, ConsistencyScorer
+from icreward_lib.metrics.video_features import VideoMAEFeatures
 from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.base import Reward
 from icreward_lib.rewards.icreward import ICReward
@@ -53,7 +53,7 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
     """VideoMAE features of a split's generated videos, "samples videos d", and of its true clips, "samples d"."""
     model, settings = run.model("fvd"), run.profile.generation
     with run.stage(
-        "fvd_features", code=("metrics.fvd",), videos=curated.videos.stage, model=model, split=split
+        "fvd_features", code=("metrics.video_features",), videos=curated.videos.stage, model=model, split=split
     ) as stage:
         if not stage.has("features.npz"):
             extractor = VideoMAEFeatures(model)
@@ -74,7 +74,7 @@ def real_clip_features(run: Run) -> np.ndarray:
     model, settings, data = run.model("fvd"), run.profile.generation, run.profile.data
     with run.stage(
         "real_features",
-        code=("metrics.fvd", "world.scenes", "world.content"),
+        code=("metrics.video_features", "world.scenes", "world.content"),
         model=model,
         generation=settings,
         data=data,

@@ -27,9 +27,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = [
     {"__main__"},
     {"reproduce", "notebooks"},
-    {"claims", "comparing", "curation", "dpo", "generation", "judging", "sampling", "scoring", "tuning"},
+    {"benchmark", "claims", "comparing", "curation", "dpo", "generation", "judging", "sampling", "scoring", "tuning"},
     {"figures", "rewards", "study", "world"},
-    {"generators", "metrics", "run"},
+    {"generators", "metrics", "other_generators", "run"},
     {"files", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
 ]
 
