@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from icreward_lib.files import DamagedFileError, DiskFullError
 from icreward_lib.notebooks import NotebookError
@@ -19,6 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("reproduce", help="run the notebooks, regenerate figures and results")
     run.add_argument("--profile", default="laptop", help="smoke, laptop (default) or the path of a YAML file")
+    run.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
+    )
     which = run.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", metavar="NN", help="begin with this notebook (default: 01)")
     which.add_argument("--only", metavar="NN", help="run this notebook only")
@@ -30,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.models is not None:
+            if not chosen.models.is_dir():
+                raise FileNotFoundError(f"--models: there is no folder {chosen.models}")
+            os.environ["ICREWARD_MODELS"] = str(chosen.models.resolve())  # kernels inherit it
         reproduce(
             chosen.profile,
             first=chosen.first,

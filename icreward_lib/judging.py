@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from icreward_lib.curation import Curated
-from icreward_lib.generation import Sample, item_of
+from icreward_lib.generation import item_of
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
@@ -19,6 +19,7 @@ from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
 
 CODE = ("rewards", "metrics.clip", "judging")
@@ -68,7 +69,7 @@ def _features(
     extractor: Callable[[], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]],
     **settings: object,
 ) -> Features:
-    size = run.profile.generation.height
+    shape = run.profile.generation
     added = np.stack([clip.frames for clip in curated.added_clips]) if curated.added_clips else np.empty(0)
     with run.stage(
         name,
@@ -83,7 +84,7 @@ def _features(
             image_features, video_features = extractor()
 
             def seen(sample: Sample) -> dict[str, np.ndarray]:
-                reference = image_features(sample.image(size))
+                reference = image_features(sample.image(shape.height, shape.width))
                 return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
 
             missing = [sample for sample in curated.samples if not stage.has(f"{item_of(sample.id)}.npz")]

@@ -34,13 +34,16 @@ class Models(Group):
     generator: str = Field(description="Open-Sora pipeline: transformer, autoencoder, text encoder")
     vlm: str = Field(description="Qwen2-VL, the body of ICReward")
     clip: str = Field(description="open_clip model: the baseline's features, and CLIPSim")
-    fvd: str = Field(description="VideoMAE classifier, features of the Frechet video distance")
-    labels: Literal["efficientnet-lite0"] = Field(description="backbone of the VBench++ scores")
+    fvd: str = Field(description="VideoMAE or I3D, features of the Frechet video distance")
+    labels: Literal["efficientnet-lite0", "vbench"] = Field(
+        description="backbone of the VBench++ scores: EfficientNet-Lite0, or VBench++'s own DINO and DreamSim"
+    )
 
 
 class Data(Group):
     """The curated set. A sample is one reference image with its caption and generated videos."""
 
+    suite: str = Field(description="folder of the VBench++ image suite; empty: scenes of the sticker world")
     samples: Count = Field(description="reference images; the poster: 300")
     videos_per_sample: Count = Field(description="videos generated from one image; the poster: 5")
     candidates: Count = Field(description="videos kept per sample to learn from; the poster: 2")
@@ -87,8 +90,14 @@ class Labels(Group):
 
     subject_weight: NotNegative = Field(description="weight of i2v_subject in the label")
     background_weight: NotNegative = Field(description="weight of i2v_background in the label")
+    reference: Literal["image", "as_seen"] = Field(
+        description="what videos are compared with: the image, or the image as the generator's autoencoder shows it"
+    )
     input_size: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        description="pixels that a frame is resized to for the backbone, whose stride is 32"
+        description="pixels that a frame is resized to for EfficientNet-Lite0, whose stride is 32"
+    )
+    antialias: bool = Field(
+        description="whether frames are antialiased for VBench++'s networks; its leaderboard was made without"
     )
 
     @model_validator(mode="after")

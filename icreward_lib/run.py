@@ -49,6 +49,11 @@ def output_root() -> Path:
     return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
 
 
+def models_root() -> Path:
+    """The folder that a profile's models and suite lie in: `ICREWARD_MODELS`, or else the checkout."""
+    return Path(os.environ.get("ICREWARD_MODELS") or CHECKOUT).resolve()
+
+
 def peak_rss_gb() -> float:
     """The most memory that this process has held so far, in 10^9 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there and KiB on Linux
@@ -95,13 +100,16 @@ class Run:
     def model(self, role: str) -> Path | str:
         """The folder of a model (`generator`, `vlm`, `clip`, `fvd`) with its files verified, or a hub id.
 
-        Raises `FileNotFoundError` or `DamagedFileError` with what to do.
+        Without `ICREWARD_MODELS`, what is no folder of the checkout is taken for a hub id. Raises
+        `FileNotFoundError` or `DamagedFileError` with what to do.
         """
         name: str = getattr(self.profile.models, role)
-        folder = CHECKOUT / name
+        folder = models_root() / name
         if folder.is_dir():
             self._models[role] = {"id": name, "files": verify_checksums(folder)}
             return folder
+        if "ICREWARD_MODELS" in os.environ:
+            return self.folder(name)
         if name.startswith(("checkpoints/", "/", ".")) or name.count("/") > 1:
             raise FileNotFoundError(
                 f"models.{role} of the profile {self.profile.name}: there is no folder {name}; restore it "
@@ -109,6 +117,16 @@ class Run:
             )
         self._models[role] = {"id": name}
         return name
+
+    def folder(self, name: str) -> Path:
+        """A folder that is on no hub, such as the suite, among the models. Raises `FileNotFoundError`."""
+        folder = models_root() / name
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is missing, which the profile {self.profile.name} needs: README.md says what belongs there "
+                "('The paper profile'); --models names another folder of models"
+            )
+        return folder
 
     @contextmanager
     def stage(self, stage: str, *, code: Sequence[str], **inputs: object) -> Iterator[Stage]:

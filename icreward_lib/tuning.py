@@ -23,11 +23,12 @@ from icreward_lib.dpo import (
     reference_model,
     train,
 )
-from icreward_lib.generation import Sample, item_of
+from icreward_lib.generation import item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
 from icreward_lib.stats import cluster_draws
 from icreward_lib.video import Video, read_video, write_video
@@ -150,7 +151,7 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
         "new_samples",
         code=(*CODE, "generators"),
         tuned=tuned.stage,
-        samples=[asdict(sample.scene) for sample in samples],
+        samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),
         seed=run.profile.seed,
     ) as stage:
@@ -160,7 +161,7 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
             set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
 
             def sampled(sample: Sample) -> list[Video]:
-                image, seed = sample.image(settings.height), run.seed("new samples", sample.id)
+                image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
                 return generator.generate(image, sample.prompt, num_videos=1, seed=seed)
 
             for name in GENERATORS:
