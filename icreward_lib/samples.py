@@ -174,7 +174,7 @@ class SuiteSample:
         return {"prompt": self.entry.prompt, "image": content_hash(self.path)}
 
     def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """No truth is known: the frames' mean likeness to the image, which the label leaves out; motion counts as kept."""
+        """No truth is known: the mean likeness of the frames to the image, which is no part of the label."""
         values = (scores["subject_mean"], scores["background_mean"], np.ones(len(videos)))
         return dict(zip(FIDELITIES, values, strict=True))
 
