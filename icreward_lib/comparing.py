@@ -59,7 +59,7 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
         real=real_folder(run),
         split=split,
     ) as stage:
-        if not stage.has("features.npz"):
+        if stage.lacks("features.npz"):
             extractor = video_features(run)
             samples = curated.of(split)
 
@@ -83,7 +83,7 @@ def real_clip_features(run: Run) -> np.ndarray:
         data=run.profile.data,
         seed=run.profile.seed,
     ) as stage:
-        if not stage.has("features.npz"):
+        if stage.lacks("features.npz"):
             stage.save_npz("features.npz", features=video_features(run).features(other_real_clips(run)))
     return stage.load_npz("features.npz")["features"]
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from icreward_lib.generation import Videos, compared_with, generate, item_of
 from icreward_lib.generators import OpenSoraGenerator
+from icreward_lib.launch import mine
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
 from icreward_lib.networks import backbone, consistency_scorer
@@ -48,7 +49,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
                 values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
                 return values | sample.fidelity(clips, values)
 
-            missing = [sample for sample in samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(scored, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     columns = [d + end for d in DIMENSIONS for end in ("", "_mean", "_min")] + ["dynamic_degree", *FIDELITIES]
@@ -75,7 +76,7 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
     """
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
-        if not stage.has("scores.npz"):
+        if stage.lacks("scores.npz"):
             scorer = consistency_scorer(run)
 
             def mismatch(sample: Sample) -> dict[str, np.ndarray]:
@@ -137,7 +138,7 @@ def low_scores(
         data=data.model_dump(),
         seed=run.profile.seed,
     ) as stage:
-        if not stage.has("clips.npz"):
+        if stage.lacks("clips.npz"):
             scorer = consistency_scorer(run)
             rng = np.random.default_rng(run.seed("low scores"))
             kept: list[np.ndarray] = []
@@ -245,7 +246,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
         generation=settings.model_dump(),
         backbone=backbone(run),
     ) as stage:
-        if not stage.has("rows.json"):
+        if stage.lacks("rows.json"):
             generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
             scorer = consistency_scorer(run)
             rows = []

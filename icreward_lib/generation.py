@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from icreward_lib.generators import OpenSoraGenerator
+from icreward_lib.launch import mine
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
@@ -80,7 +81,7 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
                 image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample
                 return generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
 
-            missing = [sample for sample in samples if not stage.has(item_of(sample.id))]
+            missing = [sample for sample in mine(samples) if not stage.has(item_of(sample.id))]
             for sample, (clips, latents) in side_by_side(sampled, missing):
                 with stage.write(item_of(sample.id)) as folder:
                     folder.mkdir()

@@ -12,6 +12,7 @@ import torch
 
 from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
+from icreward_lib.launch import mine
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
@@ -87,10 +88,10 @@ def _features(
                 reference = image_features(sample.image(shape.height, shape.width))
                 return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
 
-            missing = [sample for sample in curated.samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in mine(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(seen, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-            if curated.added_clips and not stage.has("added.npz"):
+            if curated.added_clips and stage.lacks("added.npz"):
                 stage.save_npz("added.npz", clips=video_features(curated.added_clips))
     items = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in curated.samples]
     found = [item["clips"] for item in items]

@@ -31,6 +31,7 @@ from icreward_lib.files import (
     write_json,
     write_text,
 )
+from icreward_lib.launch import meet, rank
 from icreward_lib.profile import Profile, load_profile
 from icreward_lib.stages import Stage
 
@@ -140,11 +141,15 @@ class Run:
         key = digest({"stage": stage, "code": source_hash(*code), "inputs": inputs})
         folder = self.cache / stage / key
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        if rank() == 0:
+            remove_leftovers(folder)
+        meet()
         opened = Stage(stage, key, folder)
         reused, resumed, begin = opened.done, opened.started, time.perf_counter()
+        meet()  # all have seen what was there before anyone adds to it
         yield opened
-        if not reused:
+        meet()
+        if not reused and rank() == 0:
             opened.finish(
                 {
                     "stage": stage,
@@ -156,6 +161,7 @@ class Run:
                     "inputs": inputs,
                 }
             )
+        meet()
         self._stages.append({**opened.account(), "reused": reused})
         self._write_log()
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from icreward_lib.files import DamagedFileError, atomic, content_hash, remove, write_json
+from icreward_lib.launch import rank
 
 _ACCOUNT = ".done.json"
 
@@ -51,6 +52,10 @@ class Stage:
         print(f"{self.name}: the cached {item} is damaged and will be made again", file=sys.stderr)
         remove(path)
         return False
+
+    def lacks(self, item: str) -> bool:
+        """Whether this process has to make an item that is made as a whole: it is missing, and this process leads."""
+        return rank() == 0 and not self.has(item)
 
     def missing(self, items: Iterable[str]) -> list[str]:
         """The items that are still to be made."""

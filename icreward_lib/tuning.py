@@ -26,6 +26,7 @@ from icreward_lib.dpo import (
 from icreward_lib.generation import item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
+from icreward_lib.launch import mine
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
@@ -165,7 +166,7 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
                 return generator.generate(image, sample.prompt, num_videos=1, seed=seed)
 
             for name in GENERATORS:
-                wanted = [sample for sample in samples if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
+                wanted = [sample for sample in mine(samples) if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
                 # One network serves both: its adapters are on or off for all threads at once.
                 with reference_model(policy) if name == "base" else nullcontext():
                     for sample, clips in side_by_side(sampled, wanted):

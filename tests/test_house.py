@@ -42,7 +42,7 @@ FLOORS = [
     },
     {"figures", "rewards", "study", "world"},
     {"generators", "metrics", "other_generators", "run"},
-    {"files", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
+    {"files", "launch", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
 ]
 
 
