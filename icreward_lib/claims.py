@@ -128,10 +128,9 @@ def to_markdown(claims: list[dict[str, Any]]) -> str:
     """The claims as a table."""
     lines = ["| claim | poster | ours | interval | verdict | why |", "|---|---|---|---|---|---|"]
     for c in claims:
-        interval = f"[{c['low']:.3f}, {c['high']:.3f}]"
-        lines.append(
-            f"| {c['claim']} | {c['poster']} | {c['ours']:.3f} | {interval} | **{c['verdict']}** | {c['why']} |"
-        )
+        # Three digits that count: the claims are of very different sizes.
+        ours, interval = f"{c['ours']:#.3g}", f"[{c['low']:#.3g}, {c['high']:#.3g}]"
+        lines.append(f"| {c['claim']} | {c['poster']} | {ours} | {interval} | **{c['verdict']}** | {c['why']} |")
     return "\n".join(lines) + "\n"
 
 
