@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import cast_adapter_dtype
-from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration, Qwen2VLModel
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
 #: Every linear map of Qwen2-VL's language model, as in VideoReward.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -20,14 +20,22 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 LEAST_FRAMES = 4
 
 
-def load_backbone(base: str) -> Qwen2VLModel:
-    """Vision tower and language model of a Qwen2-VL, a hub id or a folder, of the type that its files have.
+def default_dtype(device: str) -> torch.dtype:
+    """In what type a body of full size computes: bfloat16, as its files are, but float32 on the CPU.
 
-    That is bfloat16 for the hub's. Raises OSError if there is no such model, ValueError if weights are
-    missing or do not fit its config.
+    There bfloat16 is seldom faster, and some virtual machines announce its instructions and then kill the
+    process that uses them.
+    """
+    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+
+
+def load_backbone(base: str, dtype: torch.dtype) -> Qwen2VLModel:
+    """Vision tower and language model of a Qwen2-VL, a hub id or a folder, with weights of type `dtype`.
+
+    Raises OSError if there is no such model, ValueError if weights are missing or do not fit its config.
     """
     vlm, report = Qwen2VLForConditionalGeneration.from_pretrained(
-        base, output_loading_info=True, ignore_mismatched_sizes=True
+        base, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
     require_whole(report, weights=base, config=base)
     return vlm.model
@@ -45,26 +53,40 @@ def require_whole(report: Mapping[str, Collection[Any]], *, weights: object, con
         raise ValueError(f"{weights} has {count} weights that the model {config} does not, such as {unexpected[0]}")
 
 
-def lora_config(rank: int, alpha: int) -> LoraConfig:
-    """LoRA on `LORA_TARGETS`; without dropout, so that training draws no random numbers."""
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_TARGETS))
+def add_lora(language_model: PreTrainedModel, rank: int, alpha: int) -> None:
+    """Give the language model a new trainable LoRA on `LORA_TARGETS`, which changes nothing until it is trained.
 
-
-def add_lora(language_model: nn.Module, rank: int, alpha: int) -> None:
-    """Give the language model a new trainable LoRA, which changes nothing until it is trained."""
-    language_model.add_adapter(lora_config(rank, alpha))
-    # A step of training is often smaller than the spacing of bfloat16, which would lose it.
+    In float32: a step of training is often smaller than the spacing of bfloat16, which would lose it. Without
+    dropout: training draws no random numbers.
+    """
+    language_model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LORA_TARGETS)))
     cast_adapter_dtype(language_model, "default")
 
 
-def load_lora(language_model: nn.Module, **source: Any) -> Mapping[str, Collection[Any]]:
-    """Give the language model a saved trainable LoRA, from `source` as `load_adapter` takes it; its report."""
-    report = language_model.load_adapter(**source, is_trainable=True, ignore_mismatched_sizes=True)
-    cast_adapter_dtype(language_model, "default")
-    return vars(report)
+def load_lora(
+    language_model: PreTrainedModel, rank: int, alpha: int, weights: Mapping[str, Tensor], *, source: object
+) -> None:
+    """Give the language model the trainable LoRA `weights`, by PEFT's names and read from `source`.
+
+    ValueError if they are not just those of a LoRA of this rank.
+    """
+    with torch.random.fork_rng(devices=[]):
+        add_lora(language_model, rank, alpha)
+    # transformers' own load_adapter would round them to the type of the body.
+    wanted = get_peft_model_state_dict(language_model, save_embedding_layers=False)
+    shared = wanted.keys() & weights.keys()
+    report = {
+        "missing_keys": wanted.keys() - shared,
+        "unexpected_keys": weights.keys() - shared,
+        "mismatched_keys": [
+            (n, weights[n].shape, wanted[n].shape) for n in shared if weights[n].shape != wanted[n].shape
+        ],
+    }
+    require_whole(report, weights=source, config=f"with LoRA of rank {rank}")
+    set_peft_model_state_dict(language_model, dict(weights))
 
 
-def read_line(language_model: nn.Module, inputs: Tensor) -> Tensor:
+def read_line(language_model: PreTrainedModel, inputs: Tensor) -> Tensor:
     """Last hidden states (B,L,D), float32, of the embeddings `inputs` (B,L,D).
 
     A token has one position, its place in the line, on all three axes of the rotary embedding, as VideoReward

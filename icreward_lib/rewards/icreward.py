@@ -10,12 +10,21 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from peft import load_peft_weights
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
 from icreward_lib.files import atomic, write_json
-from icreward_lib.rewards.backbone import add_lora, frame_count, load_backbone, load_lora, read_line, sample_frames
+from icreward_lib.rewards.backbone import (
+    add_lora,
+    default_dtype,
+    frame_count,
+    load_backbone,
+    load_lora,
+    read_line,
+    sample_frames,
+)
 from icreward_lib.rewards.base import (
     Array,
     Image,
@@ -95,8 +104,11 @@ class ICReward(nn.Module):
         seed: int,
         videoreward: str | Path | None = None,
         device: str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> ICReward:
         """A new reward on the Qwen2-VL `base` (hub id or folder), with head and LoRA drawn from `seed`.
+
+        The body computes in `dtype`, by default `default_dtype`; all that trains is float32.
 
         `videoreward`, a folder that `read_checkpoint` takes, starts it from VideoReward instead: vision tower,
         language model, LoRA, reward tokens and rm_head are the checkpoint's, only the head is drawn, and until
@@ -108,7 +120,8 @@ class ICReward(nn.Module):
                 f"the LoRA of {start.path} has rank {start.rank} and alpha {start.alpha}, "
                 f"the settings say {config.lora_rank} and {config.lora_alpha}"
             )
-        backbone = load_backbone(base) if start is None else start.backbone(base)
+        dtype = dtype or default_dtype(device)
+        backbone = load_backbone(base, dtype) if start is None else start.backbone(base, dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             reward = cls(backbone, Qwen2VLProcessor.from_pretrained(base), config, base=base, start=start)
@@ -279,7 +292,7 @@ class ICReward(nn.Module):
             save_model(self._own(), str(new / "model.safetensors"))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> ICReward:
+    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> ICReward:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
@@ -288,12 +301,16 @@ class ICReward(nn.Module):
         base = resolve_model(settings.pop("base"), folder)
         videoreward = settings.pop("videoreward")
         start = None if videoreward is None else read_checkpoint(resolve_model(videoreward, folder))
-        settings |= {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
-        backbone = load_backbone(base) if start is None else start.backbone(base)
+        pairs = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+        config = ICRewardConfig(**settings | pairs)
+        dtype = dtype or default_dtype(device)
+        backbone = load_backbone(base, dtype) if start is None else start.backbone(base, dtype)
         processor = Qwen2VLProcessor.from_pretrained(folder)
-        reward = cls(backbone, processor, ICRewardConfig(**settings), base=base, start=start)
+        reward = cls(backbone, processor, config, base=base, start=start)
         load_model(reward._own(), str(folder / "model.safetensors"))
-        load_lora(backbone.language_model, peft_model_id=str(folder / "adapter"))
+        adapter = load_peft_weights(str(folder / "adapter"), device="cpu")
+        lora = {name.removeprefix("base_model.model."): value for name, value in adapter.items()}
+        load_lora(backbone.language_model, config.lora_rank, config.lora_alpha, lora, source=folder)
         return reward.to(device)
 
     def _own(self) -> nn.Module:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
-from icreward_lib.rewards.backbone import load_lora, lora_config, read_line, require_whole
+from icreward_lib.rewards.backbone import default_dtype, load_lora, read_line, require_whole
 
 #: What the three logits judge, in their order: visual quality, motion quality, text alignment.
 ASPECTS = ("VQ", "MQ", "TA")
@@ -67,12 +67,12 @@ class Checkpoint:
     @property
     def reward_embeddings(self) -> Tensor:
         """The rows (3,D) of the reward tokens, float32."""
-        return self.body[_EMBEDDINGS][-len(ASPECTS) :].float()
+        return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)
 
-    def backbone(self, base: str) -> Qwen2VLModel:
+    def backbone(self, base: str, dtype: torch.dtype) -> Qwen2VLModel:
         """The model without LoRA, by the config of the Qwen2-VL `base` (hub id or folder) that it was made from.
 
-        ValueError if it was made from another.
+        Its weights have the type `dtype`. ValueError if it was made from another.
         """
         config = Qwen2VLConfig.from_pretrained(base)
         table = self.body[_EMBEDDINGS]
@@ -81,7 +81,7 @@ class Checkpoint:
             None,
             config=config,
             state_dict=dict(self.body),
-            dtype=table.dtype,
+            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -92,9 +92,7 @@ class Checkpoint:
 
     def add_lora(self, model: Qwen2VLModel) -> None:
         """Give the language model of what `backbone` made the checkpoint's LoRA, trainable, in float32."""
-        source = {"peft_config": lora_config(self.rank, self.alpha), "adapter_state_dict": dict(self.lora)}
-        report = load_lora(model.language_model, **source)
-        require_whole(report, weights=self.path, config=f"with LoRA of rank {self.rank}")
+        load_lora(model.language_model, self.rank, self.alpha, self.lora, source=self.path)
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
@@ -165,19 +163,24 @@ def make_head(rm_head: Tensor) -> nn.Linear:
 class VideoReward(nn.Module):
     """VideoReward as its authors score with it, by raw logits: higher is better, the scale is arbitrary."""
 
-    def __init__(self, checkpoint: Checkpoint, base: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, base: str, dtype: torch.dtype) -> None:
         """Of a checkpoint that was made from the Qwen2-VL `base` (hub id or folder), for scoring only."""
         super().__init__()
-        self.backbone = checkpoint.backbone(base)
+        self.backbone = checkpoint.backbone(base, dtype)
         checkpoint.add_lora(self.backbone)
         self.backbone.requires_grad_(False).eval()
         self.rm_head = make_head(checkpoint.rm_head)
         self.reward_ids = checkpoint.reward_ids
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, base: str, *, device: str = "cpu") -> VideoReward:
-        """Load a folder in the public layout; see `read_checkpoint` and `Checkpoint.backbone` for errors."""
-        return cls(read_checkpoint(folder), base).to(device)
+    def from_pretrained(
+        cls, folder: str | Path, base: str, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> VideoReward:
+        """Load a folder in the public layout; see `read_checkpoint` and `Checkpoint.backbone` for errors.
+
+        The body computes in `dtype`, by default `default_dtype`; LoRA and rm_head in float32.
+        """
+        return cls(read_checkpoint(folder), base, dtype or default_dtype(device)).to(device)
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
