@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from icreward_lib.rewards.backbone import frame_count
 from icreward_lib.rewards.base import check_weights
 from icreward_lib.rewards.prompt import DETAILED_TEMPLATE, SHORT_TEMPLATE
+from icreward_lib.video import Video
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,20 @@ class ICRewardConfig:
             raise ValueError(f"fps must be positive, got {self.fps}")
         if self.frame_pixels is not None and not 0 < self.frame_pixels[0] <= self.frame_pixels[1]:
             raise ValueError(f"frame_pixels must be a least and a greatest number, got {self.frame_pixels}")
+
+    def frames_of(self, video: Video) -> int:
+        """How many frames are read of `video`, if it has them."""
+        if self.fps is None:
+            return self.num_frames
+        return frame_count(video.num_frames, clip_fps=video.fps, fps=self.fps, at_most=self.num_frames)
+
+    @property
+    def picture_size(self) -> dict[str, dict[str, int]]:
+        """`frame_pixels` as an argument of Qwen2-VL's processors, which call areas edges."""
+        if self.frame_pixels is None:
+            return {}
+        least, most = self.frame_pixels
+        return {"size": {"shortest_edge": least, "longest_edge": most}}
 
 
 #: What goes with the public checkpoint of VideoReward: the frames and pixels that it was trained to see (2 frames

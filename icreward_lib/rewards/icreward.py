@@ -19,7 +19,6 @@ from icreward_lib.files import atomic, write_json
 from icreward_lib.rewards.backbone import (
     add_lora,
     default_dtype,
-    frame_count,
     load_backbone,
     load_lora,
     read_line,
@@ -156,27 +155,14 @@ class ICReward(nn.Module):
         seen: Tensor = tokens.view(len(grid), groups, height // merge, width // merge, -1).float().cpu()
         return seen
 
-    @property
-    def _size(self) -> dict[str, dict[str, int]]:
-        """How large pictures are made, as an argument of the processors, which call areas edges."""
-        bounds = self.config.frame_pixels
-        return {} if bounds is None else {"size": {"shortest_edge": bounds[0], "longest_edge": bounds[1]}}
-
-    def _count(self, video: Video) -> int:
-        """How many frames are read of a video, if it has them."""
-        config = self.config
-        if config.fps is None:
-            return config.num_frames
-        return frame_count(video.num_frames, clip_fps=video.fps, fps=config.fps, at_most=config.num_frames)
-
     def encode_videos(self, videos: Sequence[Video], *, batch_size: int = 16) -> Tensor:
         """Vision tokens (K,G,h,w,D) of K videos of one length and size, for G pairs of the sampled frames.
 
         float32 on the CPU, wherever the model computes.
         """
-        if len({(video.frames.shape, self._count(video)) for video in videos}) != 1:
+        if len({(video.frames.shape, self.config.frames_of(video)) for video in videos}) != 1:
             raise ValueError("videos encoded together must have one length and size")
-        wanted = sample_frames(videos[0].num_frames, self._count(videos[0]))
+        wanted = sample_frames(videos[0].num_frames, self.config.frames_of(videos[0]))
         clips = [torch.from_numpy(video.frames[wanted]).permute(0, 3, 1, 2) for video in videos]
         parts = []
         for start in range(0, len(clips), batch_size):
@@ -185,7 +171,7 @@ class ICReward(nn.Module):
                 do_sample_frames=False,
                 cap_pixels_per_frame=False,
                 return_tensors="pt",
-                **self._size,
+                **self.config.picture_size,
             )
             parts.append(self._see(inputs["pixel_values_videos"], inputs["video_grid_thw"]))
         return torch.cat(parts)
@@ -198,7 +184,7 @@ class ICReward(nn.Module):
         parts = []
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]
-            inputs = self.processor.image_processor(batch, return_tensors="pt", **self._size)
+            inputs = self.processor.image_processor(batch, return_tensors="pt", **self.config.picture_size)
             parts.append(self._see(inputs["pixel_values"], inputs["image_grid_thw"])[:, 0])
         return torch.cat(parts)
 
