@@ -96,7 +96,12 @@ def test_the_body_is_bfloat16_and_what_trains_is_float32(models: Path, warm: boo
 
 def test_on_the_cpu_the_body_is_float32_unless_told(models: Path) -> None:
     assert {p.dtype for p in create(models).parameters()} == {torch.float32}
-    assert default_dtype("cuda") == default_dtype("cuda:1") == BF16
+    assert default_dtype("cuda") == default_dtype("cuda:1") == "auto"
+    for warm in (True, False):  # what "auto" comes to, without a computation
+        reward = ICReward.create(
+            str(models / QWEN), CONFIG, seed=0, videoreward=models / VIDEOREWARD if warm else None, device="meta"
+        )
+        assert {p.dtype for name, p in reward.backbone.named_parameters() if "lora_" not in name} == {BF16}
 
 
 def test_the_processor_is_the_hubs(models: Path, reward: ICReward) -> None:

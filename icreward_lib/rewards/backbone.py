@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +20,16 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 LEAST_FRAMES = 4
 
 
-def default_dtype(device: str) -> torch.dtype:
-    """In what type a body of full size computes: bfloat16, as its files are, but float32 on the CPU.
+def default_dtype(device: str) -> torch.dtype | Literal["auto"]:
+    """In what type a body computes: "auto", that of its files (the hub's: bfloat16), but float32 on the CPU.
 
     There bfloat16 is seldom faster, and some virtual machines announce its instructions and then kill the
     process that uses them.
     """
-    return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    return torch.float32 if torch.device(device).type == "cpu" else "auto"
 
 
-def load_backbone(base: str, dtype: torch.dtype) -> Qwen2VLModel:
+def load_backbone(base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
     """Vision tower and language model of a Qwen2-VL, a hub id or a folder, with weights of type `dtype`.
 
     Raises OSError if there is no such model, ValueError if weights are missing or do not fit its config.

@@ -69,7 +69,7 @@ class Checkpoint:
         """The rows (3,D) of the reward tokens, float32."""
         return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)
 
-    def backbone(self, base: str, dtype: torch.dtype) -> Qwen2VLModel:
+    def backbone(self, base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
         """The model without LoRA, by the config of the Qwen2-VL `base` (hub id or folder) that it was made from.
 
         Its weights have the type `dtype`. ValueError if it was made from another.
@@ -163,7 +163,7 @@ def make_head(rm_head: Tensor) -> nn.Linear:
 class VideoReward(nn.Module):
     """VideoReward as its authors score with it, by raw logits: higher is better, the scale is arbitrary."""
 
-    def __init__(self, checkpoint: Checkpoint, base: str, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Checkpoint, base: str, dtype: torch.dtype | Literal["auto"]) -> None:
         """Of a checkpoint that was made from the Qwen2-VL `base` (hub id or folder), for scoring only."""
         super().__init__()
         self.backbone = checkpoint.backbone(base, dtype)
