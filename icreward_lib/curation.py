@@ -193,7 +193,7 @@ def _departure(own: Video, other: Video, rng: np.random.Generator) -> Video:
 class Curated:
     """The curated set in memory. Videos are read from disk when asked for."""
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     videos: Videos
     anchors: dict[str, Anchors]
     table: pd.DataFrame  # one row per generated video

@@ -179,7 +179,7 @@ class SuiteSample:
         return dict(zip(FIDELITIES, values, strict=True))
 
 
-def draw_samples(run: Run) -> list[SceneSample] | list[SuiteSample]:
+def draw_samples(run: Run) -> Sequence[Sample]:
     """The samples of a profile, those of the suite with an equal share of every kind in each split.
 
     In the sticker world the test split has its share of unseen content, the others have none.

@@ -119,8 +119,8 @@ class ICReward(nn.Module):
                 f"the LoRA of {start.path} has rank {start.rank} and alpha {start.alpha}, "
                 f"the settings say {config.lora_rank} and {config.lora_alpha}"
             )
-        dtype = dtype or default_dtype(device)
-        backbone = load_backbone(base, dtype) if start is None else start.backbone(base, dtype)
+        kind = dtype or default_dtype(device)
+        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             reward = cls(backbone, Qwen2VLProcessor.from_pretrained(base), config, base=base, start=start)
@@ -289,8 +289,8 @@ class ICReward(nn.Module):
         start = None if videoreward is None else read_checkpoint(resolve_model(videoreward, folder))
         pairs = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
         config = ICRewardConfig(**settings | pairs)
-        dtype = dtype or default_dtype(device)
-        backbone = load_backbone(base, dtype) if start is None else start.backbone(base, dtype)
+        kind = dtype or default_dtype(device)
+        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
         processor = Qwen2VLProcessor.from_pretrained(folder)
         reward = cls(backbone, processor, config, base=base, start=start)
         load_model(reward._own(), str(folder / "model.safetensors"))
