@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from icreward_lib import networks
 from icreward_lib.curation import Curated, add_labels
 from icreward_lib.generation import compared_with
 from icreward_lib.judging import Trained, clip_features
-from icreward_lib.metrics.clip import ClipSim, clipsim
+from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS
-from icreward_lib.networks import consistency_scorer, video_features
 from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.base import Reward
 from icreward_lib.rewards.icreward import ICReward
@@ -60,7 +60,7 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
         split=split,
     ) as stage:
         if stage.lacks("features.npz"):
-            extractor = video_features(run)
+            extractor = networks.video_features(run)
             samples = curated.of(split)
 
             def seen(sample: Sample) -> np.ndarray:
@@ -84,14 +84,14 @@ def real_clip_features(run: Run) -> np.ndarray:
         seed=run.profile.seed,
     ) as stage:
         if stage.lacks("features.npz"):
-            stage.save_npz("features.npz", features=video_features(run).features(other_real_clips(run)))
+            stage.save_npz("features.npz", features=networks.video_features(run).features(other_real_clips(run)))
     return stage.load_npz("features.npz")["features"]
 
 
 def showcase(run: Run, curated: Curated) -> list[Sample]:
-    """The samples that figures show one by one: the first of the test split that are not mere scenery."""
-    with_subject = [sample for sample in curated.of("test") if sample.kind != "scenery"]
-    return with_subject[: run.profile.study.showcase]
+    """The samples that figures show one by one: the first of the test split, those with a subject before others."""
+    by_subject = sorted(curated.of("test"), key=lambda sample: sample.dimension != "subject")
+    return by_subject[: run.profile.study.showcase]
 
 
 def showcase_clipsim(
@@ -175,11 +175,11 @@ def judge_new(
     """
     shape = run.profile.generation
     models: dict[str, Reward] = {
-        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0]),
-        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0]),
+        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0], device=run.device),
+        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0], device=run.device),
     }
-    clip = ClipSim(run.model("clip"))
-    scorer = consistency_scorer(run)
+    clip = networks.clip(run)
+    scorer = networks.consistency_scorer(run)
 
     def judge(position: int) -> list[dict[str, object]]:
         sample, clips = samples[position], [videos[position] for videos in new.values()]

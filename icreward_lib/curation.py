@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from icreward_lib.generation import Videos, compared_with, generate, item_of
-from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.launch import mine
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
-from icreward_lib.networks import backbone, consistency_scorer
+from icreward_lib.networks import backbone, consistency_scorer, open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample, draw_samples
@@ -241,13 +239,13 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     with run.stage(
         "autoencoded",
         code=SCORE_CODE,
-        model=Path(run.model("generator")) / "vae",
+        model=open_sora_files(run),
         samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),
         backbone=backbone(run),
     ) as stage:
         if stage.lacks("rows.json"):
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
+            generator = open_sora(run)
             scorer = consistency_scorer(run)
             rows = []
             for sample in samples:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.launch import mine
+from icreward_lib.networks import open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
@@ -64,18 +64,17 @@ def item_of(sample: int) -> str:
 def generate(run: Run, samples: Sequence[Sample]) -> Videos:
     """Generate the videos of every sample from its image and prompt."""
     settings = run.profile.generation
-    model = run.model("generator")
     inputs = {"samples": [sample.account() for sample in samples], "k": run.profile.data.videos_per_sample}
     with run.stage(
         "videos",
         code=CODE,
-        model=model,
+        model=open_sora_files(run),
         generation=settings.model_dump(),
         seed=run.profile.seed,
         **inputs,
     ) as stage:
         if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(model, settings)
+            generator = open_sora(run)
 
             def sampled(sample: Sample) -> tuple[list[Video], torch.Tensor]:
                 image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample

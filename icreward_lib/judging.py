@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icreward_lib import networks
 from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
 from icreward_lib.launch import mine
-from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.config import ICRewardConfig
+from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
@@ -37,36 +38,35 @@ class Features:
 
 def clip_features(run: Run, curated: Curated) -> Features:
     """CLIP features of all frames and references, unit norm."""
-    model = run.model("clip")
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        clip = ClipSim(model)
+        clip = networks.clip(run)
         return (lambda image: clip.image_features(image[None])[0]), (
             lambda videos: np.stack([clip.image_features(video.frames) for video in videos])
         )
 
-    return _features(run, curated, "clip_features", model, extractor)
+    return _features(run, curated, "clip_features", [run.model("clip")], extractor)
 
 
 def vision_tokens(run: Run, curated: Curated) -> Features:
     """Tokens of ICReward's frozen vision tower for the frames that it reads, and for the references."""
-    model = run.model("vlm")
-    config = reward_config(run)
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        reward = ICReward.create(str(model), config, seed=0)
+        reward = networks.new_icreward(run, seed=0)
         return (lambda image: reward.encode_images([image])[0].numpy()), (
             lambda videos: reward.encode_videos(videos).numpy()
         )
 
-    return _features(run, curated, "vision_tokens", model, extractor, num_frames=config.num_frames)
+    config = networks.icreward_config(run)
+    seen = {"num_frames": config.num_frames, "frame_pixels": config.frame_pixels}
+    return _features(run, curated, "vision_tokens", networks.icreward_files(run), extractor, **seen)
 
 
 def _features(
     run: Run,
     curated: Curated,
     name: str,
-    model: Path | str,
+    models: list[Path],
     extractor: Callable[[], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]],
     **settings: object,
 ) -> Features:
@@ -77,7 +77,7 @@ def _features(
         code=CODE,
         videos=curated.videos.stage,
         added=added.shape,
-        model=model,
+        models=models,
         labels=run.profile.labels,
         **settings,
     ) as stage:
@@ -112,16 +112,6 @@ def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
         sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
         labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
         dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
-    )
-
-
-def reward_config(run: Run) -> ICRewardConfig:
-    """ICReward's settings under a profile."""
-    settings, labels = run.profile.icreward, run.profile.labels
-    return ICRewardConfig(
-        num_frames=settings.num_frames,
-        lora_rank=settings.lora_rank,
-        weights=(labels.subject_weight, labels.background_weight),
     )
 
 
@@ -195,7 +185,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         hidden=settings.hidden,
         weights=(labels.subject_weight, labels.background_weight),
     )
-    clip = ClipSim(base)
+    clip = networks.clip(run)
     return _train(
         run,
         curated,
@@ -204,7 +194,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         config,
         shape,
         settings.seeds,
-        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed),
+        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
     )
 
 
@@ -218,16 +208,15 @@ def train_icreward(run: Run, curated: Curated) -> Trained:
         decay=settings.weight_decay,
         pairwise_weight=settings.pairwise_weight,
     )
-    base, shape = str(run.model("vlm")), reward_config(run)
     return _train(
         run,
         curated,
         "icreward",
         features,
         config,
-        shape,
+        networks.icreward_config(run),
         settings.seeds,
-        lambda seed: ICReward.create(base, shape, seed=seed),
+        lambda seed: networks.new_icreward(run, seed),
     )
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icreward_lib.files import (
-    LIBRARY,
     atomic,
     digest,
     notebook_hash,
@@ -32,6 +31,7 @@ from icreward_lib.files import (
     write_text,
 )
 from icreward_lib.launch import meet, rank
+from icreward_lib.models import CHECKOUT, locate
 from icreward_lib.profile import Profile, load_profile
 from icreward_lib.stages import Stage
 
@@ -41,18 +41,12 @@ if TYPE_CHECKING:  # neither is needed to run the command line, which has to sta
 
     Payload = Mapping[str, Any] | list[dict[str, Any]] | pd.DataFrame | str
 
-CHECKOUT = LIBRARY.parent
 SOURCES = ("icreward_lib", "checkpoints", "pyproject.toml", "constraints.txt")  # what results follow from
 
 
 def output_root() -> Path:
     """The folder that `results`, `figures` and `.cache` lie in: `ICREWARD_OUTPUT`, or else the checkout."""
     return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
-
-
-def models_root() -> Path:
-    """The folder that a profile's models and suite lie in: `ICREWARD_MODELS`, or else the checkout."""
-    return Path(os.environ.get("ICREWARD_MODELS") or CHECKOUT).resolve()
 
 
 def peak_rss_gb() -> float:
@@ -98,35 +92,17 @@ class Run:
         text = json.dumps([self.profile.seed, *names])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
-    def model(self, role: str) -> Path | str:
-        """The folder of a model (`generator`, `vlm`, `clip`, `fvd`) with its files verified, or a hub id.
+    def model(self, role: str) -> Path:
+        """The folder of a model of the profile, its files verified: a field of `profile.Models` but `labels`.
 
-        Without `ICREWARD_MODELS`, what is no folder of the checkout is taken for a hub id. Raises
-        `FileNotFoundError` or `DamagedFileError` with what to do.
+        Raises `FileNotFoundError` or `DamagedFileError` with what to do; both as of `models.locate`.
         """
         name: str = getattr(self.profile.models, role)
-        folder = models_root() / name
-        if folder.is_dir():
-            self._models[role] = {"id": name, "files": verify_checksums(folder)}
-            return folder
-        if "ICREWARD_MODELS" in os.environ:
-            return self.folder(name)
-        if name.startswith(("checkpoints/", "/", ".")) or name.count("/") > 1:
-            raise FileNotFoundError(
-                f"models.{role} of the profile {self.profile.name}: there is no folder {name}; restore it "
-                f"with 'git checkout -- {name}' or train it with notebooks/00_laptop_models.ipynb"
-            )
-        self._models[role] = {"id": name}
-        return name
-
-    def folder(self, name: str) -> Path:
-        """A folder that is on no hub, such as the suite, among the models. Raises `FileNotFoundError`."""
-        folder = models_root() / name
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} is missing, which the profile {self.profile.name} needs: README.md says what belongs there "
-                "('The paper profile'); --models names another folder of models"
-            )
+        try:
+            folder = locate(name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"models.{role} of the profile {self.profile.name}: {error}") from error
+        self._models[role] = {"id": name, "files": verify_checksums(folder)}
         return folder
 
     @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from icreward_lib.files import content_hash
+from icreward_lib.models import locate
 from icreward_lib.profile import Generation
 from icreward_lib.run import Run
 from icreward_lib.suite import SuiteImage, crop_folder, curate_images, image_files, read_suite
@@ -49,6 +50,11 @@ class Sample(Protocol):
     @property
     def kind(self) -> str:
         """What sort of image it is."""
+        ...
+
+    @property
+    def dimension(self) -> str:
+        """What VBench++ scores it by: `subject` or `background`."""
         ...
 
     @property
@@ -102,6 +108,11 @@ class SceneSample:
         return "scenery" if self.scene.subject is None else "subject"
 
     @property
+    def dimension(self) -> str:
+        """Its background, if it has no subject."""
+        return "background" if self.scene.subject is None else "subject"
+
+    @property
     def is_unseen(self) -> bool:
         """Whether a glyph, a photograph or the movements are held out."""
         return self.scene.is_unseen
@@ -152,6 +163,11 @@ class SuiteSample:
         return self.entry.kind
 
     @property
+    def dimension(self) -> str:
+        """As the suite's index has it."""
+        return self.entry.dimension
+
+    @property
     def is_unseen(self) -> bool:
         """Nobody knows what the public models have seen: False."""
         return False
@@ -196,7 +212,7 @@ def draw_samples(run: Run) -> Sequence[Sample]:
 
 def _suite_samples(run: Run) -> list[SuiteSample]:
     data, settings = run.profile.data, run.profile.generation
-    folder = run.folder(data.suite)
+    folder = locate(data.suite)
     left = curate_images(read_suite(folder / INDEX), data.samples, seed=run.seed("suite"))
     parts = []
     for split in SPLITS:
@@ -222,9 +238,7 @@ def other_real_clips(run: Run) -> list[Video]:
     """
     data, shape = run.profile.data, run.profile.generation
     if data.suite:
-        return [
-            fit_clip(read_video(path), shape) for path in _real_files(run.folder(data.suite), data.test)[data.test :]
-        ]
+        return [fit_clip(read_video(path), shape) for path in _real_files(locate(data.suite), data.test)[data.test :]]
     unseen = round(2 * data.test * data.unseen_share)
     scenes = sample_scenes(2 * data.test - unseen, seed=run.seed("real", "seen"))
     return _rendered(scenes + sample_scenes(unseen, seed=run.seed("real", "unseen"), split="unseen"), shape)
@@ -233,7 +247,7 @@ def other_real_clips(run: Run) -> list[Video]:
 def real_folder(run: Run) -> Path | None:
     """Where real clips are read from; None in the sticker world, which renders them."""
     suite = run.profile.data.suite
-    return run.folder(suite) / REAL if suite else None
+    return locate(suite) / REAL if suite else None
 
 
 def fit_clip(video: Video, shape: Generation) -> Video:

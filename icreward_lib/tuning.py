@@ -27,6 +27,7 @@ from icreward_lib.generation import item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
 from icreward_lib.launch import mine
+from icreward_lib.networks import open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
@@ -116,13 +117,13 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
     with run.stage(
         "dpo",
         code=CODE,
-        model=run.model("generator"),
+        model=open_sora_files(run),
         videos=curated.videos.stage,
         pairs=[p.pairs.table.to_dict("list") for p in (training, held_out)],
         config=asdict(config),
     ) as stage:
         if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), run.profile.generation)
+            generator = open_sora(run)
             policy = _policy(generator, config)
             history = train(
                 policy,
@@ -157,7 +158,7 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
         seed=run.profile.seed,
     ) as stage:
         if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
+            generator = open_sora(run)
             policy = _policy(generator, tuned.config)
             set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
 

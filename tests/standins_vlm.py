@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
-VIDEOREWARD = "KwaiVGI/VideoReward"
+VIDEOREWARD = "KlingTeam/VideoReward"
 CLIP = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 
 SPECIAL = (

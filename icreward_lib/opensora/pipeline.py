@@ -129,7 +129,7 @@ class OpenSoraPipeline(DiffusionPipeline):
     ) -> Tensor:
         """As `__call__`, without decoding: float32 (num_videos, c, t', h', w') on the pipeline's device."""
         device = self._execution_device
-        generators = _one_per_video(generator, num_videos)
+        generators = one_per_video(generator, num_videos)
         timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
         size = self.vae.latent_size((num_frames, height, width))
         if min(size) < 1:
@@ -231,9 +231,8 @@ def _place_of_last_image(latent_frames: int) -> int:
     return place
 
 
-def _one_per_video(
-    generator: torch.Generator | Sequence[torch.Generator], num_videos: int
-) -> Sequence[torch.Generator]:
+def one_per_video(generator: torch.Generator | Sequence[torch.Generator], num_videos: int) -> Sequence[torch.Generator]:
+    """`num_videos` generators, one of its own for each video: drawn from a single one, or those that are given."""
     if isinstance(generator, torch.Generator):
         # One number each, one after the other: how many follow does not change the first ones.
         seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(num_videos)]

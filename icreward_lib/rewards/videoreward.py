@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read a folder in the layout of KwaiVGI/VideoReward: model_config.json and checkpoint-N/model.pth.
+    """Read a folder in the layout of KlingTeam/VideoReward: model_config.json and checkpoint-N/model.pth.
 
     The highest N counts. The file is mapped into memory, not copied, and unpickled as tensors only. Raises
     FileNotFoundError if either file is missing, ValueError if one is damaged or of another kind of model.
