@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from icreward_lib.files import DamagedFileError, DiskFullError
 from icreward_lib.notebooks import NotebookError
 from icreward_lib.profile import ProfileError
@@ -20,12 +22,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="icreward", description="Image-to-video consistency rewards.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("reproduce", help="run the notebooks, regenerate figures and results")
-    run.add_argument("--profile", default="laptop", help="smoke, laptop (default) or the path of a YAML file")
-    run.add_argument(
-        "--models",
-        type=Path,
-        metavar="DIR",
-        help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
+    ahead = commands.add_parser(
+        "prepare",
+        help="make what takes long, on several GPUs",
+        description="All stages of the notebooks, which then find them finished. For several GPUs: accelerate launch -m "
+        "icreward_lib prepare --profile paper",
+    )
+    for command in (run, ahead):
+        command.add_argument(
+            "--profile", default="laptop", help="smoke, laptop (default), paper or the path of a YAML file"
+        )
+        command.add_argument(
+            "--models",
+            type=Path,
+            metavar="DIR",
+            help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
+        )
+    ahead.add_argument(
+        "--changes",
+        type=_changes,
+        default={},
+        metavar="{name: value}",
+        help="settings of the profile to change, by their dotted names, as the notebooks' parameter 'changes'",
     )
     which = run.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", metavar="NN", help="begin with this notebook (default: 01)")
@@ -42,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not chosen.models.is_dir():
                 raise FileNotFoundError(f"--models: there is no folder {chosen.models}")
             os.environ["ICREWARD_MODELS"] = str(chosen.models.resolve())  # kernels inherit it
+        if chosen.command == "prepare":
+            from icreward_lib.prepare import prepare  # loads all frameworks
+
+            prepare(chosen.profile, chosen.changes)
+            return 0
         reproduce(
             chosen.profile,
             first=chosen.first,
@@ -58,6 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nicreward: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
+
+
+def _changes(text: str) -> dict[str, object]:
+    changes = yaml.safe_load(text)
+    if not isinstance(changes, dict):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form {{name: value}}")
+    return changes
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -228,6 +228,12 @@ def spread(labels: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(labels.var(1, ddof=1).mean())), float(labels.mean(1).std(ddof=1))
 
 
+def some_of_test(curated: Curated) -> list[Sample]:
+    """About forty test samples, evenly spread."""
+    samples = curated.of("test")
+    return samples[:: max(1, len(samples) // 40)]
+
+
 def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
 

@@ -86,7 +86,9 @@ class Generation(Group):
         description="frames of a clip, in the autoencoder's chunks of 17"
     )
     height: Annotated[int, Field(ge=32, multiple_of=2)] = Field(description="pixels")
-    width: Annotated[int, Field(ge=32, multiple_of=2)] = Field(description="pixels; videos have whole latent pixels, 424 for 426")
+    width: Annotated[int, Field(ge=32, multiple_of=2)] = Field(
+        description="pixels; videos have whole latent pixels, 424 for 426"
+    )
     fps: Positive = Field(description="frames per second")
     steps: Count = Field(description="steps of the rectified flow from noise to clip")
     guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(

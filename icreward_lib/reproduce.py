@@ -56,7 +56,7 @@ def reproduce(
     # Kernels inherit these. A profile chosen here goes before one set outside, and the kernel is this Python.
     os.environ["ICREWARD_PROFILE"] = profile_name
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    with _only_run(cache / "lock"):
+    with only_run(cache / "lock"):
         state = _read_state(state_file)
         keys = _keys(every, profile, raw)
         ran = False
@@ -134,7 +134,7 @@ def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
 
 
 @contextmanager
-def _only_run(lock: Path) -> Iterator[None]:
+def only_run(lock: Path) -> Iterator[None]:
     """Refuse a second run of the same profile; the lock goes with the process, however it ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:

@@ -211,6 +211,8 @@ class Run:
 
     def _write_log(self) -> None:
         """What `icreward reproduce` reads: the files that the notebook wrote, and where its time went."""
+        if rank() > 0:
+            return
         log = {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()}
         write_json(self._log, log)
 

@@ -28,10 +28,11 @@ class Stage:
 
     def __init__(self, name: str, key: str, folder: Path) -> None:
         self.name, self.key, self.folder = name, key, folder
-        self._journal = folder / ".journal"
+        # One for each process: on a disk that several machines share, what they append to one file can get lost.
+        self._journal = folder / f".journal-{rank()}"
         self._sums: dict[str, set[str]] = {}
-        if self._journal.is_file():
-            for line in self._journal.read_text(encoding="utf-8").splitlines():
+        for journal in sorted(folder.glob(".journal-*")):
+            for line in journal.read_text(encoding="utf-8").splitlines():
                 if entry := re.fullmatch(r"(\w{64}|discarded) (.+)", line):
                     self._note(*entry.groups())
         #: Whether anything was written before, and whether all of it was, and is still intact.

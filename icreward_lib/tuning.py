@@ -73,6 +73,19 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
     return replace(preferences, pairs=replace(preferences.pairs, table=table))
 
 
+def preferences(
+    run: Run, curated: Curated, icreward: Trained, mlp: Trained
+) -> tuple[Preferences, Preferences, Preferences]:
+    """Pairs to train on, from training images; all pairs of validation and test images; and those of them to evaluate."""
+    training, every = (prefer(run, curated, icreward, mlp, splits) for splits in (("train",), HELD_OUT))
+    return training, every, at_most(every, run.profile.dpo.held_out_pairs, seed=run.seed("held out"))
+
+
+def images_for_new_samples(run: Run, curated: Curated) -> list[Sample]:
+    """Test samples, then validation samples, as many as the profile says."""
+    return [*curated.of("test"), *curated.of("val")][: run.profile.dpo.new_samples]
+
+
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
     """Latents and texts of the pairs."""
     latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))

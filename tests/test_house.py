@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Top to bottom. A module may import from its own floor and from those below.
 FLOORS = [
     {"__main__"},
-    {"reproduce", "notebooks"},
+    {"reproduce", "prepare", "notebooks"},
     {
         "benchmark",
         "claims",
@@ -42,7 +42,7 @@ FLOORS = [
     },
     {"figures", "rewards", "study", "world"},
     {"generators", "metrics", "other_generators", "run"},
-    {"files", "launch", "matmul", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
+    {"files", "launch", "matmul", "models", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
 ]
 
 
