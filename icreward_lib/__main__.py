@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ahead = commands.add_parser(
         "prepare",
         help="make what takes long, on several GPUs",
-        description="All stages of the notebooks, which then find them finished. For several GPUs: accelerate launch -m "
-        "icreward_lib prepare --profile paper",
+        description="Makes all stages of the notebooks, which then find them finished. On several GPUs: "
+        "accelerate launch -m icreward_lib prepare --profile paper",
     )
     for command in (run, ahead):
         command.add_argument(

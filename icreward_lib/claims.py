@@ -71,7 +71,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
                 high,
                 _side(low > 0 if better > 0 else high < 0),
                 f"ours: {float(table['icreward'][metric]):.3f} against {float(table['mlp'][metric]):.3f}; "
-                "another generator, or another CLIP or FVD network than the poster's, which names none: only the sign compares",
+                "the poster names neither its CLIP nor its FVD network: only the sign compares",
             )
         )
     rate = study["win_rate"]

@@ -76,7 +76,7 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
 def preferences(
     run: Run, curated: Curated, icreward: Trained, mlp: Trained
 ) -> tuple[Preferences, Preferences, Preferences]:
-    """Pairs to train on, from training images; all pairs of validation and test images; and those of them to evaluate."""
+    """Pairs of training images, to train on; all pairs of validation and test images; and those of them to evaluate."""
     training, every = (prefer(run, curated, icreward, mlp, splits) for splits in (("train",), HELD_OUT))
     return training, every, at_most(every, run.profile.dpo.held_out_pairs, seed=run.seed("held out"))
 

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from standins_opensora import autoencoder_layout, transformer_layout
 
-from icreward_lib.opensora import convert
 from icreward_lib.opensora.autoencoder import VideoAutoencoder, config_from_hub
 from icreward_lib.opensora.convert import load_autoencoder, load_transformer
 from icreward_lib.opensora.transformer import STDiT3
@@ -94,30 +93,6 @@ def test_a_converted_model_can_be_saved_as_diffusers_does(tmp_path):
     case = STDIT["cases"]["image_t1"]
     with torch.no_grad():
         assert torch.equal(again(**case["inputs"]), model(**case["inputs"]))
-
-
-def test_files_come_from_the_hub_where_there_is_no_folder(tmp_path, monkeypatch):
-    hub = public_transformer(tmp_path / "hub")
-    asked = []
-
-    def cached_file(repository: str, name: str) -> str:
-        asked.append((repository, name))
-        return str(hub / name)
-
-    monkeypatch.setattr(convert, "cached_file", cached_file)
-    assert load_transformer().config.depth == STDIT["config"]["depth"]
-    owner = "hpcai-tech/OpenSora-STDiT-v3"
-    assert asked == [(owner, "model.safetensors"), (owner, "config.json")]
-
-
-@pytest.mark.fault
-def test_an_unreachable_hub_is_one_sentence(monkeypatch):
-    def cached_file(repository: str, name: str) -> str:
-        raise OSError("We couldn't connect.\nCheck your internet connection.")
-
-    monkeypatch.setattr(convert, "cached_file", cached_file)
-    with pytest.raises(FileNotFoundError, match="OpenSora-VAE-v1.2 is no folder, and its model.safetensors cannot"):
-        load_autoencoder()
 
 
 @pytest.mark.fault

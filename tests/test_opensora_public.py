@@ -30,6 +30,10 @@ from icreward_lib.profile import Generation
 SETTINGS = dict(num_frames=34, height=32, width=48, num_inference_steps=2)
 
 
+def folders(hub: Path) -> list[Path]:
+    return [hub / name for name in (TRANSFORMER, AUTOENCODER, TEXT_ENCODER)]
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -45,7 +49,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(hub: Path) -> OpenSoraPipeline:
-    loaded = load_pipeline(models=hub, dtype=torch.float32)
+    loaded = load_pipeline(*folders(hub), dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -69,7 +73,7 @@ def test_standins_have_all_public_names_and_are_small(hub: Path) -> None:
 
 @pytest.mark.e2e
 def test_bf16_keeps_latents_in_float32(hub: Path) -> None:
-    pipeline = load_pipeline(models=hub)
+    pipeline = load_pipeline(*folders(hub))
     parts = (pipeline.text_encoder, pipeline.transformer, pipeline.vae)
     assert all(value.dtype == torch.bfloat16 for part in parts for value in part.state_dict().values())
     seen = []
@@ -115,13 +119,12 @@ def test_scores_are_added_to_the_prompt(pipeline: OpenSoraPipeline) -> None:
 
 def test_one_model_at_a_time_is_on_the_gpu(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, "cpu:0" plays it: a model arrives with `to("cpu:0")` and leaves with `to("cpu")`."""
-    pipeline = load_pipeline(models=hub, dtype=torch.float32)
+    pipeline = load_pipeline(*folders(hub), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     present, arrivals = set(), []
     for name in ("text_encoder", "transformer", "vae"):
-        model = getattr(pipeline, name)
 
-        def to(device: object, *rest: object, name: str = name, model: torch.nn.Module = model) -> torch.nn.Module:
+        def to(model: torch.nn.Module, device: object, *rest: object, name: str = name, **kwargs: object) -> object:
             if str(device) == "cpu:0":
                 present.add(name)
                 assert present == {name}, "two models are on the GPU"
@@ -130,7 +133,21 @@ def test_one_model_at_a_time_is_on_the_gpu(hub: Path, monkeypatch: pytest.Monkey
                 present.discard(name)
             return model
 
-        monkeypatch.setattr(model, "to", to)
+        class Placed(torch.nn.Parameter):
+            """Says where the model was sent, which accelerate asks its first parameter."""
+
+            owner = name
+
+            @property
+            def device(self) -> torch.device:
+                return torch.device("cpu:0" if self.owner in present else "cpu")
+
+        model = getattr(pipeline, name)
+        # Of the class: what accelerate finds on an instance, it removes with its hooks.
+        monkeypatch.setattr(type(model), "to", to)
+        path, _, first = next(iter(dict(model.named_parameters()))).rpartition(".")
+        module = model.get_submodule(path)
+        setattr(module, first, Placed(getattr(module, first).data, requires_grad=False))
     pipeline.enable_model_cpu_offload(device="cpu")
     pipeline(picture(0), "a cup", generator=seeded(), **SETTINGS)
     assert [name for name, before in zip(arrivals, [None, *arrivals], strict=False) if name != before] == [
@@ -144,15 +161,14 @@ def test_one_model_at_a_time_is_on_the_gpu(hub: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def generation() -> Generation:
-    return Generation(num_frames=17, height=32, width=48, fps=8.0, steps=1, guidance=1.0)
+    return Generation(num_frames=17, height=32, width=48, fps=8.0, steps=1, guidance=1.0, aesthetic=6.5, motion=None)
 
 
 @pytest.mark.e2e
 def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
     hub: Path, generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    generator = OpenSoraGenerator.from_pretrained(TRANSFORMER, generation, models=hub, aesthetic=6.5)
+    generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
     (video,), latents = generator.sample(picture(0), "a cup.", num_videos=1, seed=3)
     assert video.frames.shape == (17, 32, 48, 3) and latents.shape == (1, 4, 5, 4, 6)
     assert generator.autoencode(video).frames.shape == video.frames.shape
@@ -160,17 +176,27 @@ def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
     assert torch.equal(features, generator.pipeline.encode_prompt("a cup. aesthetic score: 6.5.")[0][:, 0])
 
     generator.pipeline.save_pretrained(tmp_path / "saved")
-    saved = OpenSoraGenerator.from_pretrained(tmp_path / "saved", generation, aesthetic=6.5)
+    saved = OpenSoraGenerator.from_pretrained(tmp_path / "saved", settings=generation)
     torch.testing.assert_close(saved.sample(picture(0), "a cup.", num_videos=1, seed=3)[1], latents, rtol=0, atol=1e-5)
     assert generator.pipeline.transformer.is_gradient_checkpointing
+
+
+def test_how_many_videos_fit_at_a_time_changes_none(
+    hub: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
+    together = generator.sample(picture(0), "a cup", num_videos=3, seed=1)[1]
+    monkeypatch.setattr(OpenSoraGenerator, "_at_a_time", lambda self, num_videos: 2)
+    videos, latents = generator.sample(picture(0), "a cup", num_videos=3, seed=1)
+    assert len(videos) == 3
+    torch.testing.assert_close(latents, together, rtol=0, atol=1e-5)
 
 
 @pytest.mark.fault
 def test_a_small_or_busy_gpu_is_one_sentence(
     hub: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    generator = OpenSoraGenerator.from_pretrained(TRANSFORMER, generation, models=hub)
+    generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
 
     def out_of_memory(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
@@ -188,15 +214,18 @@ def test_a_small_or_busy_gpu_is_one_sentence(
 
 @pytest.mark.fault
 def test_a_missing_folder_is_named(hub: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="hpcai-tech/OpenSora-STDiT-v4: put the files of the hub's"):
-        load_pipeline("hpcai-tech/OpenSora-STDiT-v4", models=hub)
+    transformer, autoencoder, text_encoder = folders(hub)
+    with pytest.raises(
+        FileNotFoundError, match=r"STDiT-v4 has no model\.safetensors \(it has nothing\): give a folder"
+    ):
+        load_pipeline(transformer.with_name("OpenSora-STDiT-v4"), autoencoder, text_encoder)
 
 
 @pytest.mark.fault
 def test_parts_that_do_not_belong_together_are_refused(hub: Path, tmp_path: Path) -> None:
     other = write_text_encoder(tmp_path / "t5", width=24)
-    with pytest.raises(ValueError, match="t5 has 24 channels, hpcai-tech/OpenSora-STDiT-v3 takes 32: they do not"):
-        load_pipeline(text_encoder=other, models=hub)
+    with pytest.raises(ValueError, match="t5 has 24 channels, .*hpcai-tech/OpenSora-STDiT-v3 takes 32: they do not"):
+        load_pipeline(*folders(hub)[:2], other)
 
 
 @pytest.mark.fault

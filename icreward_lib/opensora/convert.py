@@ -18,13 +18,11 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
-from transformers.utils import cached_file
 
 from icreward_lib.opensora.autoencoder import VideoAutoencoder, config_from_hub
 from icreward_lib.opensora.transformer import STDiT3
 
 TRANSFORMER = "hpcai-tech/OpenSora-STDiT-v3"
-AUTOENCODER = "hpcai-tech/OpenSora-VAE-v1.2"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 # Settings of the public config without a counterpart here, with the only value that is supported.
@@ -44,14 +42,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 Model = TypeVar("Model", bound=ModelMixin)
 
 
-def load_transformer(source: str | Path = TRANSFORMER, *, dtype: torch.dtype = torch.float32) -> STDiT3:
+def load_transformer(source: str | Path, *, dtype: torch.dtype = torch.float32) -> STDiT3:
     """The public denoiser, on the CPU in evaluation mode, with its weights rounded to `dtype`.
 
     Args:
-        source: a folder with the two files of the public repository, or a hub id.
+        source: a folder with the two files of the public repository.
 
     Raises:
-        FileNotFoundError: if a file is missing in the folder or cannot be fetched.
+        FileNotFoundError: if a file is missing in the folder.
         ValueError: if a file cannot be read, it is another model or another version of Open-Sora, or weights are
             missing, do not belong or have another shape. The message names them.
     """
@@ -73,7 +71,7 @@ def load_transformer(source: str | Path = TRANSFORMER, *, dtype: torch.dtype = t
     return model
 
 
-def load_autoencoder(source: str | Path = AUTOENCODER, *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:
+def load_autoencoder(source: str | Path, *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:
     """The public autoencoder; arguments and errors as of `load_transformer`."""
     path, shapes = _weights(source)
     public = _config(source)
@@ -96,27 +94,19 @@ def _spatial_sizes(shapes: Shapes, public: Mapping[str, Any]) -> dict[str, Any]:
     return {"block_out_channels": ordered, "layers_per_block": layers, "norm_num_groups": groups}
 
 
-def find_file(source: str | Path, name: str) -> Path:
-    """A file of a folder or of a hub repository, downloaded if need be; FileNotFoundError if there is none."""
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / name).is_file():
-            present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise FileNotFoundError(
-                f"{source} has no {name} (it has {present}): give a folder with the files of the public repository"
-            )
-        return folder / name
-    try:
-        return Path(str(cached_file(str(source), name)))
-    except OSError as error:
+def _file(source: str | Path, name: str) -> Path:
+    """A file of a folder; FileNotFoundError if there is none."""
+    path = Path(source) / name
+    if not path.is_file():
+        present = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
         raise FileNotFoundError(
-            f"{source} is no folder, and its {name} cannot be fetched from the hub: "
-            "download the repository into a folder where there is a network"
-        ) from error
+            f"{source} has no {name} (it has {present}): give a folder with the files of the public repository"
+        )
+    return path
 
 
 def _config(source: str | Path) -> dict[str, Any]:
-    path = find_file(source, CONFIG)
+    path = _file(source, CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -128,7 +118,7 @@ def _config(source: str | Path) -> dict[str, Any]:
 
 def _weights(source: str | Path) -> tuple[Path, Shapes]:
     """The file and the shapes in its header. A file that was cut off is found out here."""
-    path = find_file(source, WEIGHTS)
+    path = _file(source, WEIGHTS)
     try:
         with safe_open(path, framework="pt") as file:
             return path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}

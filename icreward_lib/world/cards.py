@@ -24,9 +24,9 @@ def dataset_card(summary: Mapping[str, Any], profile: Profile) -> str:
     networks = "DINO and DreamSim" if public else "EfficientNet-Lite0 features (which stand in for DINO and DreamSim)"
     raw, own = summary["autoencoded_gap_raw"], summary["autoencoded_gap"]
     as_seen = f"""**The reference of a label is the image as the generator sees it**: the first frame of its videos,
-which the autoencoder decoded from the image's own latent. Against the image itself an autoencoded true clip scores {raw:.3f}
-below the true clip, against its own first frame {own:.3f}: labels should measure the generator, not the blur of its
-autoencoder."""
+which the autoencoder decoded from the image's own latent. Against the image itself an autoencoded true clip scores
+{raw:.3f} below the true clip, against its own first frame {own:.3f}: labels should measure the generator, not the blur
+of its autoencoder."""
     as_is = f"""**The reference of a label is the image itself.** An autoencoded real clip scores {raw:.3f} below the
 real clip: so much of a label is the autoencoder's blur."""
     return f"""# The curated set
