@@ -1,4 +1,4 @@
-"""The command line: `icreward reproduce`."""
+"""The command line: `icreward reproduce`, `icreward costs`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icreward_lib.files import DamagedFileError, DiskFullError
 from icreward_lib.notebooks import NotebookError
-from icreward_lib.profile import ProfileError
+from icreward_lib.profile import ProfileError, load_profile
 from icreward_lib.reproduce import reproduce
 
 
@@ -36,8 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="set a parameter of the notebooks that have it; may be given several times",
     )  # fmt: skip
     run.add_argument("--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies")
+    costs = commands.add_parser("costs", help="expected GPU memory, disk and GPU-hours of every stage")
+    costs.add_argument("--profile", required=True, help="a profile of the public models, or the path of a YAML file")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "costs":
+            _print_costs(chosen.profile)
+            return 0
         if chosen.models is not None:
             if not chosen.models.is_dir():
                 raise FileNotFoundError(f"--models: there is no folder {chosen.models}")
@@ -58,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nicreward: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     return 0
+
+
+def _print_costs(profile: str) -> None:
+    from icreward_lib import costs  # torch and the models' classes, which take seconds
+
+    print(costs.to_markdown(costs.costs(load_profile(profile))))
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ class StageCost:
 def costs(profile: Profile) -> list[StageCost]:
     """The cost of every stage of a profile, in the order of the notebooks; the downloads come first.
 
-    Takes some ten seconds and no weights. Raises `ProfileError` for a profile of other than the public models.
+    Takes about half a minute, and no weights. Raises `ProfileError` for a profile of other than the public models.
     """
     for key, name in PUBLIC.items():
         if name not in (given := getattr(profile.models, key)):
@@ -86,7 +86,7 @@ def to_markdown(
 
 
 def _downloads() -> StageCost:
-    text, transformer, vae = memory.public_models()
+    text, transformer, vae = counting.open_sora()
     # Weights lie on the hub in float32, those of Qwen2-VL and of VideoReward, which is a whole one, in bfloat16.
     single = sum(map(weights, (text, transformer, vae, counting.clip_model(), counting.backbones()))) + I3D_WEIGHTS
     return StageCost("downloads", "weights of all models", 0, 0, 4 * single + 2 * 2 * weights(counting.vlm()))
@@ -169,7 +169,7 @@ def _rewards(profile: Profile) -> list[StageCost]:
         StageCost(
             "reward_icreward",
             f"{settings.seeds} x {settings.epochs} epochs of {train} clips, {looked} scored; {reader.length} tokens",
-            settings.seeds * (settings.epochs * train * reader.learn.flops + looked * reader.read.flops),
+            settings.seeds * (settings.epochs * train * reader.learn.flops + looked * reader.read),
             body + (4 + ADAM) * reader.adapters + reader.learn.held + memory.RESERVE,
             # The model, and the checkpoint: last and best weights, AdamW's averages.
             settings.seeds * 5 * 4 * reader.adapters,
@@ -195,7 +195,7 @@ def _comparison(profile: Profile) -> list[StageCost]:
 def _tuning(profile: Profile) -> list[StageCost]:
     data, shape, dpo = profile.data, profile.generation, profile.dpo
     generator, policy = counting.generator(shape), counting.policy(shape, dpo.lora_rank)
-    text, transformer, vae = memory.public_models()
+    _, transformer, vae = counting.open_sora()
     pairs = min(DPOConfig.micro_batch, dpo.batch_size)
     step = memory.fine_tuning(transformer, vae, _request(shape, 2 * pairs)).total
     # All captions of the training samples, or of the others, are encoded at once.
@@ -229,4 +229,4 @@ def _request(shape: Generation, videos: int) -> memory.Request:
 
 
 def _phases(shape: Generation, videos: int) -> list[memory.Phase]:
-    return memory.phases(*memory.public_models(), _request(shape, videos))
+    return memory.phases(*counting.open_sora(), _request(shape, videos))

@@ -50,13 +50,6 @@ QWEN2_VL_2B: dict[str, dict[str, Any]] = {
 }
 
 
-class Pass(NamedTuple):
-    """One pass of a network over a batch."""
-
-    flops: int  # of one member of the batch
-    held: int  # bytes of all tensors that live at one time beside the weights, of the whole batch
-
-
 class _Live(TorchDispatchMode):
     """Counts the bytes of the tensors that operations made and that are still held; `peak` is the most so far."""
 
@@ -81,11 +74,30 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def run(model: nn.Module, call: Callable[[], object], *, batch: int = 1, learns: bool = False) -> Pass:
-    """Count what `call` does with `model`, which is on the meta device as all that it works on."""
-    with torch.set_grad_enabled(learns), FlopCounterMode(display=False) as counter, _Live(model) as live:
+def flops(call: Callable[[], object], *, learns: bool = False) -> int:
+    """Operations of what `call` does on the meta device."""
+    with torch.set_grad_enabled(learns), FlopCounterMode(display=False) as counter:
         call()
-    return Pass(counter.get_total_flops() // batch, live.peak)
+    return int(counter.get_total_flops())
+
+
+def held(model: nn.Module, call: Callable[[], object], *, learns: bool = False) -> int:
+    """Bytes of all tensors that live at one time beside the weights, while `call` runs `model` on the meta device."""
+    # Not in one run with `flops`: its counter keeps what gradient checkpointing recomputed.
+    with torch.set_grad_enabled(learns), _Live(model) as live:
+        call()
+    return live.peak
+
+
+class Pass(NamedTuple):
+    """One pass of a network over a batch: FLOPs of one of its members, bytes held of all."""
+
+    flops: int
+    held: int
+
+
+def _forward(model: nn.Module, call: Callable[[], object], batch: int) -> Pass:
+    return Pass(flops(call) // batch, held(model, call))
 
 
 def weights(model: nn.Module) -> int:
@@ -95,6 +107,9 @@ def weights(model: nn.Module) -> int:
 
 def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+open_sora = cache(memory.public_models)
 
 
 class Generator(NamedTuple):
@@ -118,7 +133,7 @@ class Generator(NamedTuple):
 @cache
 def generator(shape: Generation) -> Generator:
     """Open-Sora in bfloat16 for clips of a shape."""
-    text, transformer, vae = memory.public_models()
+    text, transformer, vae = open_sora()
     frames, rows, columns = vae.latent_size((shape.num_frames, shape.height, shape.width))
     factor, channels = vae.spatial_factor, transformer.config.in_channels
 
@@ -128,11 +143,11 @@ def generator(shape: Generation) -> Generator:
     latents = _empty(1, channels, frames, rows, columns)
     ids = torch.ones(1, transformer.config.model_max_length, dtype=torch.int64, device="meta")
     return Generator(
-        text=run(text, lambda: text(ids)).flops,
-        image=run(vae, lambda: vae.encode(clip(1), sample_posterior=False)).flops,
-        denoise=run(transformer, lambda: _denoise(transformer, latents, shape)).flops,
-        encode=run(vae, lambda: vae.encode(clip(shape.num_frames), sample_posterior=False)).flops,
-        decode=run(vae, lambda: vae.decode(latents, shape.num_frames)).flops,
+        text=flops(lambda: text(ids)),
+        image=flops(lambda: vae.encode(clip(1), sample_posterior=False)),
+        denoise=flops(lambda: _denoise(transformer, latents, shape)),
+        encode=flops(lambda: vae.encode(clip(shape.num_frames), sample_posterior=False)),
+        decode=flops(lambda: vae.decode(latents, shape.num_frames)),
         steps=shape.steps * (1 if shape.guidance == 1 else 2),
         latents=latents.numel(),
         pixels=factor**2 * rows * columns,
@@ -150,14 +165,14 @@ class Policy(NamedTuple):
 @cache
 def policy(shape: Generation, rank: int) -> Policy:
     """The denoiser with LoRA of `rank`, gradient checkpointing on."""
-    _, transformer, vae = memory.public_models()
+    _, transformer, vae = memory.public_models()  # its own, as LoRA changes it
     latents = _empty(1, transformer.config.in_channels, *vae.latent_size((shape.num_frames, shape.height, shape.width)))
     transformer.enable_gradient_checkpointing()
     policy = dpo.add_lora(transformer, rank=rank, alpha=rank, seed=0)
     return Policy(
         sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        run(policy, lambda: _denoise(policy, latents, shape)).flops,
-        run(policy, lambda: _denoise(policy, latents, shape).sum().backward(), learns=True).flops,
+        flops(lambda: _denoise(policy, latents, shape)),
+        flops(lambda: _denoise(policy, latents, shape).sum().backward(), learns=True),
     )
 
 
@@ -181,14 +196,14 @@ def _denoise(model: Any, latents: Tensor, shape: Generation) -> Tensor:
 def clip_model() -> Any:
     """CLIP ViT-B/32 (Radford et al., arXiv 2103.00020), image and text."""
     with init_empty_weights(include_buffers=True):
-        return open_clip.create_model("ViT-B-32", device="meta").eval().requires_grad_(False)
+        return open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).eval().requires_grad_(False)
 
 
 @cache
 def clip_frame() -> Pass:
     """CLIP's features of a frame, in float32."""
     pixels = _empty(FRAMES_AT_A_TIME, 3, SIDE, SIDE, dtype=torch.float32)
-    return run(clip_model(), lambda: clip_model().encode_image(pixels), batch=FRAMES_AT_A_TIME)
+    return _forward(clip_model(), lambda: clip_model().encode_image(pixels), FRAMES_AT_A_TIME)
 
 
 @cache
@@ -209,7 +224,7 @@ def backbones() -> nn.ModuleList:
 def scored_frame() -> Pass:
     """All features of a frame that VBench++ scores, in float32."""
     pixels = _empty(FRAMES_AT_A_TIME, 3, SIDE, SIDE, dtype=torch.float32)
-    return run(backbones(), lambda: [branch(pixels) for branch in backbones()], batch=FRAMES_AT_A_TIME)
+    return _forward(backbones(), lambda: [branch(pixels) for branch in backbones()], FRAMES_AT_A_TIME)
 
 
 def vlm() -> Qwen2VLModel:
@@ -228,7 +243,7 @@ class Reader(NamedTuple):
     length: int  # tokens that the language model reads, in all
     adapters: int  # weights
     see: Pass  # the vision tower, one group
-    read: Pass  # the language model
+    read: int  # FLOPs of the language model
     learn: Pass  # forwards, again for the gradient, and backwards
 
 
@@ -249,10 +264,8 @@ def reader(shape: Generation, videos: int, frames: int, batch: int, rank: int) -
     tokens = rows * columns // model.config.vision_config.spatial_merge_size**2
     pixels = _empty(videos * patches.shape[0], patches.shape[1])
     places = _empty(len(pixels), 2, dtype=torch.int64)
-    see = run(
-        model.visual,
-        lambda: model.visual(pixels, grid_thw=grid, position_ids=places),
-        batch=videos * groups,
+    see = _forward(
+        model.visual, lambda: model.visual(pixels, grid_thw=grid, position_ids=places), batch=videos * groups
     )
 
     # Pieces that the tokenizer starts from: nearly every one is a token.
@@ -261,10 +274,14 @@ def reader(shape: Generation, videos: int, frames: int, batch: int, rank: int) -
     language = model.language_model
     add_lora(language, rank, VIDEOREWARD_CONFIG.lora_alpha)
     line = _empty(batch, length, language.config.hidden_size)
-    read = run(language, lambda: read_line(language, line), batch=batch)
+    read = flops(lambda: read_line(language, line)) // batch
     language.activation_checkpointing_enable()
     language.train()
     line.requires_grad_(True)  # the reward tokens in it are trained
-    learn = run(language, lambda: read_line(language, line).sum().backward(), batch=batch, learns=True)
+
+    def step() -> None:
+        read_line(language, line).sum().backward()
+
+    learn = Pass(flops(step, learns=True) // batch, held(language, step, learns=True))
     adapters = sum(p.numel() for p in language.parameters() if p.requires_grad)
     return Reader(groups, tokens, line.shape[2], length, adapters, see, read, learn)
