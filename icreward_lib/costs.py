@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from icreward_lib import counting
 from icreward_lib.counting import weights
+from icreward_lib.curation import FROZEN_COPIES
 from icreward_lib.dpo import DPOConfig
 from icreward_lib.metrics.video_features import I3D_SIDE, I3D_SIZE
 from icreward_lib.opensora import memory
@@ -112,7 +113,7 @@ def _curation(profile: Profile) -> list[StageCost]:
             max(phase.total for phase in phases),
             clips * (4 * generator.latents + round(LOSSLESS * pixels)),
         ),
-        scored("anchors", "frames of a clip and image, and frozen ones", data.train * (frames + 1) + 20 * 3),
+        scored("anchors", "frames of a clip and image, and frozen ones", data.train * (frames + 1) + FROZEN_COPIES * 3),
         scored("scores", "frames of all clips, images: DINO, DreamSim", clips * frames + data.samples),
         scored(
             "low_scores",

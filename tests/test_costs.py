@@ -97,7 +97,7 @@ def test_stages_follow_their_counts(path: Path) -> None:
     once = by_stage(path)
     doubled = {"data.samples": 600, "data.train": 360, "data.val": 80, "data.test": 160}
     more = by_stage(path, doubled)
-    for stage in ("videos", "anchors", "scores", "fvd_features", "real_features"):
+    for stage in ("videos", "scores", "low_scores", "fvd_features", "real_features"):
         assert more[stage].flops == pytest.approx(2 * once[stage].flops, rel=1e-3), stage
         assert more[stage].gpu_memory == once[stage].gpu_memory, stage
     assert more["videos"].disk == 2 * once["videos"].disk
