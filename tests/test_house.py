@@ -31,6 +31,8 @@ FLOORS = [
         "benchmark",
         "claims",
         "comparing",
+        "costs",
+        "counting",
         "curation",
         "dpo",
         "generation",
