@@ -80,11 +80,15 @@ def to_markdown(
     head = ["stage", "counted", "PFLOP", "GPU memory, GB", "disk, GB", *(f"{gpu}-hours" for gpu in peak_flops)]
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     for row in (*rows, total):
-        hours = (f"{row.flops / (peak * utilisation) / 3600:.2f}" for peak in peak_flops.values())
+        hours = (_hours(row.flops / (peak * utilisation) / 3600) for peak in peak_flops.values())
         sizes = (f"{row.flops / 1e15:,.1f}", f"{row.gpu_memory / 1e9:.1f}", f"{row.disk / 1e9:.2f}")
         lines.append(f"| {' | '.join((row.stage, row.counted, *sizes, *hours))} |")
     peaks = ", ".join(f"{gpu} {peak / 1e12:.0f} TFLOP/s" for gpu, peak in peak_flops.items())
     return "\n".join(lines) + f"\n\nHours assume {utilisation:.0%} of the peak in dense bfloat16: {peaks}.\n"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 or value == 0 else "< 0.01"
 
 
 def _downloads() -> StageCost:

@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from torch import nn
 
 from icreward_lib import counting
 from icreward_lib.__main__ import main
 from icreward_lib.costs import StageCost, costs, to_markdown
-from icreward_lib.profile import PROFILES, Profile, ProfileError, load_profile
+from icreward_lib.profile import Profile, ProfileError, load_profile
 from icreward_lib.rewards.backbone import LORA_TARGETS
 
-# The scale of the paper, with the public models. Of a width of 426 the autoencoder gives back 424.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "models": {
-        "generator": "hpcai-tech/OpenSora-STDiT-v3",
-        "vlm": "Qwen/Qwen2-VL-2B-Instruct",
-        "clip": "ViT-B-32:openai",
-        "fvd": "i3d",
-        "labels": "vbench",
-    },
-    "generation": {"num_frames": 51, "height": 240, "width": 424, "fps": 24.0, "steps": 30, "guidance": 7.0},
-    "icreward": {"batch_size": 32, "lora_rank": 64},
-    "dpo": {"lora_rank": 64, "steps": 500, "batch_size": 16, "eval_every": 50, "eval_timesteps": 5},
-}
 TOKENS, WIDTH, CAPTION = 15 * 15 * 27, 1152, 300  # latents 15 x 30 x 53 in patches of 2 x 2
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = yaml.safe_load((PROFILES / "laptop.yaml").read_text(encoding="utf-8"))
-    for group, values in SETTINGS.items():
-        settings[group] |= values
-    file = tmp_path_factory.mktemp("profile") / "full.yaml"
-    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return file
+def profile() -> Profile:
+    return load_profile("paper")
 
 
-@pytest.fixture(scope="module")
-def profile(path: Path) -> Profile:
-    return load_profile(path)
-
-
-def by_stage(path: Path, changes: dict[str, Any] | None = None) -> dict[str, StageCost]:
-    return {row.stage: row for row in costs(load_profile(path, changes))}
+def by_stage(changes: dict[str, Any] | None = None) -> dict[str, StageCost]:
+    return {row.stage: row for row in costs(load_profile("paper", changes))}
 
 
 def test_denoiser_is_counted_as_by_hand(profile: Profile) -> None:
@@ -92,24 +67,24 @@ def test_vision_transformers_are_counted_as_published() -> None:
     assert counting.weights(counting.vlm()) == pytest.approx(2.21e9, rel=0.01)
 
 
-def test_stages_follow_their_counts(path: Path) -> None:
+def test_stages_follow_their_counts() -> None:
     """Each change doubles what it should, and leaves the other stages."""
-    once = by_stage(path)
+    once = by_stage()
     doubled = {"data.samples": 600, "data.train": 360, "data.val": 80, "data.test": 160}
-    more = by_stage(path, doubled)
+    more = by_stage(doubled)
     for stage in ("videos", "scores", "low_scores", "fvd_features", "real_features"):
         assert more[stage].flops == pytest.approx(2 * once[stage].flops, rel=1e-3), stage
         assert more[stage].gpu_memory == once[stage].gpu_memory, stage
     assert more["videos"].disk == 2 * once["videos"].disk
     assert more["new_samples"] == once["new_samples"]
-    trained = by_stage(path, {"dpo.seeds": 4, "icreward.seeds": 6})
+    trained = by_stage({"dpo.seeds": 4, "icreward.seeds": 6})
     assert {stage for stage in once if trained[stage] != once[stage]} == {"dpo", "reward_icreward"}
     assert trained["dpo"].flops == 2 * once["dpo"].flops
     assert trained["reward_icreward"].disk == 2 * once["reward_icreward"].disk
 
 
-def test_full_scale_needs_one_gpu(path: Path, profile: Profile) -> None:
-    rows = by_stage(path)
+def test_full_scale_needs_one_gpu(profile: Profile) -> None:
+    rows = by_stage()
     assert rows["videos"].gpu_memory < 16e9
     assert max(row.gpu_memory for row in rows.values()) < 80e9
     steps = 1500 * 60 * counting.generator(profile.generation).denoise
@@ -118,11 +93,11 @@ def test_full_scale_needs_one_gpu(path: Path, profile: Profile) -> None:
     assert rows["vision_tokens"].disk == (1530 * 4 + 300) * 135 * 1536 * 4
 
 
-def test_command_prints_the_table(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["costs", "--profile", str(path)]) == 0
+def test_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["costs", "--profile", "paper"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == 2 + len(by_stage(path)) + 1 and "H100-hours" in lines[0] and "total" in lines[-1]
+    assert len(lines) == 2 + len(by_stage()) + 1 and "H100-hours" in lines[0] and "total" in lines[-1]
 
 
 def test_hours_are_operations_over_what_is_used_of_the_peak() -> None:
