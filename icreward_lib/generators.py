@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from icreward_lib.launch import device
 from icreward_lib.opensora import memory
 from icreward_lib.opensora.pipeline import OpenSoraPipeline, to_frames, to_tensor
 from icreward_lib.opensora.public import load_pipeline
@@ -68,7 +69,7 @@ class OpenSoraGenerator:
             pipeline.vae.spatial_vae.to(memory_format=torch.channels_last)  # a third faster on CPUs
         elif torch.cuda.is_available():
             pipeline = load_pipeline(model, models=models)
-            pipeline.enable_model_cpu_offload()
+            pipeline.enable_model_cpu_offload(device=device())
         else:
             pipeline = load_pipeline(model, models=models, dtype=torch.float32)
         pipeline.set_progress_bar_config(disable=True)

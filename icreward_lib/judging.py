@@ -12,7 +12,7 @@ import torch
 
 from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
-from icreward_lib.launch import mine
+from icreward_lib.launch import meet, mine, rank
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
@@ -40,7 +40,7 @@ def clip_features(run: Run, curated: Curated) -> Features:
     model = run.model("clip")
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        clip = ClipSim(model)
+        clip = ClipSim(model, device=run.device)
         return (lambda image: clip.image_features(image[None])[0]), (
             lambda videos: np.stack([clip.image_features(video.frames) for video in videos])
         )
@@ -54,7 +54,7 @@ def vision_tokens(run: Run, curated: Curated) -> Features:
     config = reward_config(run)
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        reward = ICReward.create(str(model), config, seed=0)
+        reward = ICReward.create(str(model), config, seed=0, device=run.device)
         return (lambda image: reward.encode_images([image])[0].numpy()), (
             lambda videos: reward.encode_videos(videos).numpy()
         )
@@ -195,7 +195,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         hidden=settings.hidden,
         weights=(labels.subject_weight, labels.background_weight),
     )
-    clip = ClipSim(base)
+    clip = ClipSim(base, device=run.device)
     return _train(
         run,
         curated,
@@ -204,7 +204,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         config,
         shape,
         settings.seeds,
-        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed),
+        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
     )
 
 
@@ -227,7 +227,7 @@ def train_icreward(run: Run, curated: Curated) -> Trained:
         config,
         shape,
         settings.seeds,
-        lambda seed: ICReward.create(base, shape, seed=seed),
+        lambda seed: ICReward.create(base, shape, seed=seed, device=run.device),
     )
 
 
@@ -253,15 +253,13 @@ def _train(
         seeds=seeds,
         seed=run.profile.seed,
     ) as stage:
-        for number in range(seeds):
-            if stage.has(f"{number}.npz"):
-                continue
+        missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
+        meet()  # all have looked before the leader writes
+        for number in missing:
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
             history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
-            with stage.write(f"model_{number}") as folder:
-                model.save_pretrained(folder)
             everything = ClipDataset(
                 features.clips,
                 features.references,
@@ -269,12 +267,16 @@ def _train(
                 torch.from_numpy(rows["label"].to_numpy(np.float32).copy()),
                 torch.from_numpy(rows[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
             )
-            stage.save_npz(
-                f"{number}.npz",
-                scores=predict(model, everything).overall,
-                epochs=np.array([list(epoch) for epoch in history.epochs]),
-                best=np.array(history.best),
-            )
+            scores = predict(model, everything).overall
+            if rank() == 0:
+                with stage.write(f"model_{number}") as folder:
+                    model.save_pretrained(folder)
+                stage.save_npz(
+                    f"{number}.npz",
+                    scores=scores,
+                    epochs=np.array([list(epoch) for epoch in history.epochs]),
+                    best=np.array(history.best),
+                )
     found = [stage.load_npz(f"{number}.npz") for number in range(seeds)]
     histories = [History(tuple(Epoch(*row) for row in item["epochs"]), int(item["best"])) for item in found]
     generated = rows["video"] < run.profile.data.videos_per_sample
