@@ -68,4 +68,5 @@ def _group() -> PartialState:
     """The processes as `torch.distributed` knows them, by NCCL on GPUs and Gloo on CPUs."""
     from accelerate import PartialState
 
-    return PartialState(timeout=PATIENCE)
+    # Unless it is told that there is no GPU, it takes every process for one alone, which waits for nobody.
+    return PartialState(cpu=device() == "cpu", timeout=PATIENCE)

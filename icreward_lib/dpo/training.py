@@ -112,7 +112,9 @@ def train(
     if processes() > 1:
         _divide(policy, set(weights))
     checkpoint = folder / "dpo_state.pt"
-    made_by = f"{sorted(asdict(config).items())} {sorted(flow.config.items())} {_digest(pairs)} {_digest(held_out)}"
+    # What diffusers notes beside the settings comes in another order in every process.
+    levels = sorted(item for item in flow.config.items() if not item[0].startswith("_"))
+    made_by = f"{sorted(asdict(config).items())} {levels} {_digest(pairs)} {_digest(held_out)}"
     timesteps = evaluation_timesteps(flow, held_out, config)
     if checkpoint.exists():
         state = _load(checkpoint, made_by)
@@ -151,7 +153,8 @@ def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
     meet()  # the processes know each other from here on
     denoiser = policy.get_base_model()
     for part in (*denoiser.spatial_blocks, *denoiser.temporal_blocks, denoiser):
-        fully_shard(part, ignored_params=adapters)
+        # None is left whole after a forward: the leader, which saves, would divide it again, and the others not.
+        fully_shard(part, ignored_params=adapters, reshard_after_forward=True)
 
 
 def _share(count: int) -> tuple[Tensor, Tensor]:
