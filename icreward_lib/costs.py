@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from icreward_lib import counting
 from icreward_lib.counting import weights
 from icreward_lib.curation import FROZEN_COPIES
-from icreward_lib.dpo import DPOConfig
 from icreward_lib.generators import PROMPTS_AT_A_TIME
 from icreward_lib.metrics.video_features import I3D_SIDE, I3D_SIZE
 from icreward_lib.opensora import memory
@@ -202,7 +201,7 @@ def _tuning(profile: Profile) -> list[StageCost]:
     data, shape, dpo = profile.data, profile.generation, profile.dpo
     generator, policy = counting.generator(shape), counting.policy(shape, dpo.lora_rank)
     _, transformer, vae = counting.open_sora()
-    pairs = min(DPOConfig.micro_batch, dpo.batch_size)
+    pairs = min(dpo.micro_batch, dpo.batch_size)
     step = memory.fine_tuning(transformer, vae, _request(shape, 2 * pairs)).total
     text = _phases(shape, 1)[0]
     captions = text.total + (PROMPTS_AT_A_TIME - 1) * text.activations

@@ -13,7 +13,7 @@ import torch
 from icreward_lib import networks
 from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
-from icreward_lib.launch import mine
+from icreward_lib.launch import meet, mine, rank
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.config import ICRewardConfig
@@ -242,15 +242,13 @@ def _train(
         seeds=seeds,
         seed=run.profile.seed,
     ) as stage:
-        for number in range(seeds):
-            if stage.has(f"{number}.npz"):
-                continue
+        missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
+        meet()  # all have looked before the leader writes
+        for number in missing:
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
             history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
-            with stage.write(f"model_{number}") as folder:
-                model.save_pretrained(folder)
             everything = ClipDataset(
                 features.clips,
                 features.references,
@@ -258,12 +256,16 @@ def _train(
                 torch.from_numpy(rows["label"].to_numpy(np.float32).copy()),
                 torch.from_numpy(rows[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
             )
-            stage.save_npz(
-                f"{number}.npz",
-                scores=predict(model, everything).overall,
-                epochs=np.array([list(epoch) for epoch in history.epochs]),
-                best=np.array(history.best),
-            )
+            scores = predict(model, everything).overall
+            if rank() == 0:
+                with stage.write(f"model_{number}") as folder:
+                    model.save_pretrained(folder)
+                stage.save_npz(
+                    f"{number}.npz",
+                    scores=scores,
+                    epochs=np.array([list(epoch) for epoch in history.epochs]),
+                    best=np.array(history.best),
+                )
     found = [stage.load_npz(f"{number}.npz") for number in range(seeds)]
     histories = [History(tuple(Epoch(*row) for row in item["epochs"]), int(item["best"])) for item in found]
     generated = rows["video"] < run.profile.data.videos_per_sample

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:  # not for good: the command line imports this module and has to start quickly
+    from accelerate import PartialState
 
 Item = TypeVar("Item")
 
@@ -22,6 +25,15 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def device() -> str:
+    """Where this process computes: `cuda`, or its own of several GPUs, `cuda:<n>`, if there are any; else `cpu`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if processes() > 1 else "cuda"
+
+
 def mine(items: Sequence[Item]) -> Sequence[Item]:
     """This process's share of what is to be made.
 
@@ -30,9 +42,31 @@ def mine(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: processes()]
 
 
+def gather(made: Sequence[Item], count: int) -> list[Item]:
+    """What all processes made of their shares (`mine`) of `count` items, in the order of the items.
+
+    Every process calls this and gets the same. What it made beyond its share is left out. Numbers travel well;
+    a tensor would bring all of its storage, and its device.
+    """
+    if processes() == 1:
+        return list(made[:count])
+    import torch.distributed
+
+    _group()
+    shares: list[list[Item]] = [[] for _ in range(processes())]
+    torch.distributed.all_gather_object(shares, list(made))
+    return [shares[place % processes()][place // processes()] for place in range(count)]
+
+
 def meet() -> None:
     """Wait until every process has come here."""
     if processes() > 1:
-        from accelerate import PartialState  # not at the top: the command line has to start quickly
+        _group().wait_for_everyone()
 
-        PartialState(timeout=PATIENCE).wait_for_everyone()
+
+def _group() -> PartialState:
+    """The processes as `torch.distributed` knows them, by NCCL on GPUs and Gloo on CPUs."""
+    from accelerate import PartialState
+
+    # Unless it is told that there is no GPU, it takes every process for one alone, which waits for nobody.
+    return PartialState(cpu=device() == "cpu", timeout=PATIENCE)

@@ -159,6 +159,7 @@ class Dpo(Group):
     lora_rank: Count = Field(description="rank of the adapters on the transformer")
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
+    micro_batch: Count = Field(description="pairs in one pass through the network: memory, not results")
     held_out_pairs: Annotated[int, Field(ge=2)] = Field(
         description="pairs of validation and test images that the accuracy is measured on, at most"
     )

@@ -30,7 +30,7 @@ from icreward_lib.files import (
     write_json,
     write_text,
 )
-from icreward_lib.launch import meet, rank
+from icreward_lib.launch import device, meet, rank
 from icreward_lib.models import CHECKOUT, locate
 from icreward_lib.profile import Profile, load_profile
 from icreward_lib.stages import Stage
@@ -82,10 +82,8 @@ class Run:
 
     @property
     def device(self) -> str:
-        """`cuda` if there is one, else `cpu`."""
-        import torch  # not at the top: the command line imports this module and has to start quickly
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        """As of `launch.device`."""
+        return device()
 
     def seed(self, *names: str | int) -> int:
         """A seed in [0, 2^31) for one random draw, from the profile's seed and the draw's own name."""

@@ -26,7 +26,7 @@ from icreward_lib.dpo import (
 from icreward_lib.generation import item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
-from icreward_lib.launch import mine
+from icreward_lib.launch import mine, rank
 from icreward_lib.networks import open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
@@ -123,6 +123,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
         lora_alpha=2.0 * settings.lora_rank,
         steps=settings.steps,
         batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch,
         eval_every=settings.eval_every,
         eval_timesteps=settings.eval_timesteps,
         seed=run.seed("dpo", seed),
@@ -137,18 +138,14 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
     ) as stage:
         if not stage.done:
             generator = open_sora(run)
-            policy = _policy(generator, config)
-            history = train(
-                policy,
-                generator.pipeline.scheduler,
-                pair_data(run, curated, generator, training),
-                pair_data(run, curated, generator, held_out),
-                config,
-                stage.folder,
-            )
-            with stage.write("adapters.safetensors") as path:
-                save_file(get_peft_model_state_dict(policy), path)
-            stage.save_json("history.json", asdict(history))
+            known, unknown = (pair_data(run, curated, generator, part) for part in (training, held_out))
+            generator.pipeline.remove_all_hooks()  # of the offload to the CPU: training keeps the denoiser in place
+            policy = _policy(generator, config).to(run.device)
+            history = train(policy, generator.pipeline.scheduler, known, unknown, config, stage.folder)
+            if rank() == 0:
+                with stage.write("adapters.safetensors") as path:
+                    save_file(get_peft_model_state_dict(policy), path)
+                stage.save_json("history.json", asdict(history))
     return Tuned(stage, DPOHistory(**stage.load_json("history.json")), config)
 
 
