@@ -10,10 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from icreward_lib.files import DamagedFileError, DiskFullError
+from icreward_lib.files import DiskFullError
 from icreward_lib.models import ROOT
-from icreward_lib.notebooks import NotebookError
-from icreward_lib.profile import ProfileError, load_profile
+from icreward_lib.profile import load_profile
 from icreward_lib.reproduce import reproduce
 
 
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise FileNotFoundError(f"--models: there is no folder {models}")
             os.environ[ROOT] = str(models.resolve())  # kernels inherit it
         chosen.command(chosen)
-    except (NotebookError, ProfileError, DamagedFileError, DiskFullError, FileNotFoundError) as error:
+    except (ValueError, DiskFullError, FileNotFoundError, MemoryError) as error:
         print(f"icreward: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -115,8 +115,9 @@ class Run:
         key = digest({"stage": stage, "code": source_hash(*code), "inputs": inputs})
         folder = self.cache / stage / key
         folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:
+        if rank() == 0:  # one looks first, and deletes what is damaged
             remove_leftovers(folder)
+            Stage(stage, key, folder)
         meet()
         opened = Stage(stage, key, folder)
         reused, resumed, begin = opened.done, opened.started, time.perf_counter()

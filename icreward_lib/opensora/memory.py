@@ -35,7 +35,7 @@ T5_XXL = {
 }
 
 
-class GpuMemoryError(RuntimeError):
+class GpuMemoryError(MemoryError):
     """The GPU is too small for what was asked; the message says what needs how much, and what to do."""
 
 
