@@ -71,12 +71,11 @@ def _features(
     **settings: object,
 ) -> Features:
     shape = run.profile.generation
-    added = np.stack([clip.frames for clip in curated.added_clips]) if curated.added_clips else np.empty(0)
     with run.stage(
         name,
         code=CODE,
         videos=curated.videos.stage,
-        added=added.shape,
+        added=curated.additions.to_dict("list"),
         models=models,
         labels=run.profile.labels,
         **settings,

@@ -130,7 +130,7 @@ def test_a_reward_of_several_processes_is_judged_and_kept_once(alone: dict[str, 
         assert_close(process["judged"], alone["judged"], REWARD)
     names = stage_files(folder / "output", "reward_mlp").keys()
     assert names == stage_files(alone["folder"] / "output", "reward_mlp").keys()
-    (journal,) = folder.glob("output/.cache/smoke/reward_mlp/*/.journal")
+    (journal,) = folder.glob("output/.cache/smoke/reward_mlp/*/.journal-*")
     items = sorted(line.split()[1] for line in journal.read_text(encoding="utf-8").splitlines() if line)
     assert items == [".done.json", "0.npz", "1.npz", "model_0", "model_1"]
 
