@@ -71,7 +71,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
                 high,
                 _side(low > 0 if better > 0 else high < 0),
                 f"ours: {float(table['icreward'][metric]):.3f} against {float(table['mlp'][metric]):.3f}; "
-                "another generator, CLIP and FVD backbone: only the sign compares",
+                "the poster names neither its CLIP nor its FVD network: only the sign compares",
             )
         )
     rate = study["win_rate"]
@@ -85,9 +85,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
             rate["low"],
             rate["high"],
             NOT_COMPARABLE if simulated else _side(rate["low"] > 0.5),
-            "raters are simulated from the world's truth, no people voted"
-            if simulated
-            else "clustered by rater and clip",
+            "raters are simulated, no people voted" if simulated else "clustered by rater and clip",
         )
     )
     accuracy = dpo["preference_accuracy"]
@@ -120,6 +118,17 @@ def collect(run: Run) -> list[dict[str, Any]]:
     return [asdict(claim) for claim in found]
 
 
+def _about(run: Run) -> str:
+    """What the numbers are of."""
+    models = run.profile.models
+    if models.labels == "efficientnet-lite0":
+        return (
+            "The generator, the VLM, CLIP and VideoMAE are the small stand-ins of this profile, trained on a synthetic "
+            "world; labels are VBench++'s formulas on EfficientNet-Lite0."
+        )
+    return f"Generator {models.generator}, VLM {models.vlm}, CLIP {models.clip}; labels are VBench++'s own."
+
+
 def _side(holds: bool) -> str:
     return REPRODUCED if holds else NOT_REPRODUCED
 
@@ -139,8 +148,7 @@ def publish(run: Run, claims: list[dict[str, Any]]) -> None:
     text = (
         "# The poster's claims, and ours\n\n"
         f"Profile `{run.name}`, seed {run.profile.seed}. Intervals: {run.profile.stats.level:.0%}. "
-        "The generator, the VLM, CLIP and VideoMAE are the small stand-ins of this profile, trained on a synthetic "
-        "world; labels are VBench++'s formulas on EfficientNet-Lite0.\n\n" + to_markdown(claims)
+        f"{_about(run)}\n\n" + to_markdown(claims)
     )
     run.record("claims.md", text)
     if run.name == "laptop":

@@ -7,24 +7,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from icreward_lib import networks
 from icreward_lib.curation import Curated, add_labels
-from icreward_lib.generation import Sample, as_seen
+from icreward_lib.generation import compared_with
 from icreward_lib.judging import Trained, clip_features
-from icreward_lib.metrics.clip import ClipSim, clipsim
-from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.metrics.fvd import VideoMAEFeatures
+from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.motion import dynamic_degree
-from icreward_lib.metrics.vbench import DIMENSIONS, ConsistencyScorer
+from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.base import Reward
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample, other_real_clips, real_folder
 from icreward_lib.sampling import picks
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.video import Video
-from icreward_lib.world.scenes import render, sample_scenes
-from icreward_lib.world.truth import FIDELITIES, fidelity
+from icreward_lib.world.truth import FIDELITIES
 
 
 def _rows(curated: Curated, split: str) -> np.ndarray:
@@ -50,18 +49,22 @@ def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
 
 
 def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """VideoMAE features of a split's generated videos, "samples videos d", and of its true clips, "samples d"."""
-    model, settings = run.model("fvd"), run.profile.generation
+    """Features for FVD of a split's generated videos, "samples videos d", and of its real clips, "samples d"."""
+    shape = run.profile.generation
     with run.stage(
-        "fvd_features", code=("metrics.fvd",), videos=curated.videos.stage, model=model, split=split
+        "fvd_features",
+        code=("metrics.video_features", "samples"),
+        videos=curated.videos.stage,
+        model=run.model("fvd"),
+        real=real_folder(run),
+        split=split,
     ) as stage:
-        if not stage.has("features.npz"):
-            extractor = VideoMAEFeatures(model)
+        if stage.lacks("features.npz"):
+            extractor = networks.video_features(run)
             samples = curated.of(split)
 
             def seen(sample: Sample) -> np.ndarray:
-                true = sample.truth(settings.num_frames, settings.height, settings.fps)
-                return extractor.features([*curated.videos.of(sample.id), true])
+                return extractor.features([*curated.videos.of(sample.id), sample.real_clip(shape)])
 
             found = np.stack([features for _, features in side_by_side(seen, samples)])
             stage.save_npz("features.npz", fake=found[:, :-1], real=found[:, -1])
@@ -70,30 +73,25 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
 
 
 def real_clip_features(run: Run) -> np.ndarray:
-    """VideoMAE features of twice as many other true clips as the test split has, with its share of unseen content."""
-    model, settings, data = run.model("fvd"), run.profile.generation, run.profile.data
+    """Features for FVD of at least twice as many other real clips as the test split has."""
     with run.stage(
         "real_features",
-        code=("metrics.fvd", "world.scenes", "world.content"),
-        model=model,
-        generation=settings,
-        data=data,
+        code=("metrics.video_features", "samples", "world.scenes", "world.content"),
+        model=run.model("fvd"),
+        real=real_folder(run),
+        generation=run.profile.generation,
+        data=run.profile.data,
         seed=run.profile.seed,
     ) as stage:
-        if not stage.has("features.npz"):
-            unseen = round(2 * data.test * data.unseen_share)
-            scenes = sample_scenes(2 * data.test - unseen, seed=run.seed("real", "seen"))
-            scenes += sample_scenes(unseen, seed=run.seed("real", "unseen"), split="unseen")
-            frames = render(scenes, num_frames=settings.num_frames, size=settings.height).frames
-            features = VideoMAEFeatures(model).features([Video(clip, settings.fps) for clip in frames])
-            stage.save_npz("features.npz", features=features)
+        if stage.lacks("features.npz"):
+            stage.save_npz("features.npz", features=networks.video_features(run).features(other_real_clips(run)))
     return stage.load_npz("features.npz")["features"]
 
 
 def showcase(run: Run, curated: Curated) -> list[Sample]:
-    """The samples that figures show one by one: the first of the test split with a subject."""
-    with_subject = [sample for sample in curated.of("test") if sample.scene.subject is not None]
-    return with_subject[: run.profile.study.showcase]
+    """The samples that figures show one by one: the first of the test split, those with a subject before others."""
+    by_subject = sorted(curated.of("test"), key=lambda sample: sample.dimension != "subject")
+    return by_subject[: run.profile.study.showcase]
 
 
 def showcase_clipsim(
@@ -117,7 +115,7 @@ def showcase_clipsim(
             video = int(columns[position])
             cosines = features.clips[rows[position, video]].numpy() @ reference
             interval = bootstrap_mean(cosines, seed=run.seed("frames", sample.id), level=run.profile.stats.level)
-            title = f"sample {number}: {sample.scene.subject}"
+            title = f"sample {number}: {sample.title}"
             bars.append({"sample": title, "pick": name, "video": video, **interval.as_dict()})
     return pd.DataFrame(bars)
 
@@ -175,18 +173,18 @@ def judge_new(
     Columns: sample, generator; `icreward` and `mlp` (seed 0's models), `label`, clipsim_no_first, dynamic_degree and
     the fidelities to the true clip.
     """
-    size = run.profile.generation.height
+    shape = run.profile.generation
     models: dict[str, Reward] = {
-        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0]),
-        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0]),
+        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0], device=run.device),
+        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0], device=run.device),
     }
-    clip = ClipSim(run.model("clip"))
-    scorer = ConsistencyScorer(EfficientNetLite0Features(run.profile.labels.input_size))
+    clip = networks.clip(run)
+    scorer = networks.consistency_scorer(run)
 
     def judge(position: int) -> list[dict[str, object]]:
         sample, clips = samples[position], [videos[position] for videos in new.values()]
-        image = sample.image(size)
-        raw = scorer.score(as_seen(curated.videos.of(sample.id)), clips)
+        image = sample.image(shape.height, shape.width)
+        raw = scorer.score(compared_with(run, sample, curated.videos), clips)
         values = {name: model.score(image, clips).overall for name, model in models.items()}
         values |= {d: raw[d] for d in DIMENSIONS}
         reference = clip.image_features(image[None])[0]
@@ -194,7 +192,7 @@ def judge_new(
             [clipsim(reference, clip.image_features(video.frames), include_first=False) for video in clips]
         )
         values["dynamic_degree"] = np.array([dynamic_degree(video) for video in clips])
-        values |= fidelity(sample.scene, clips)
+        values |= sample.fidelity(clips, raw)
         return [
             {"sample": sample.id, "generator": name, "video": 0} | {k: float(v[row]) for k, v in values.items()}
             for row, name in enumerate(new)

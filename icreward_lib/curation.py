@@ -6,46 +6,48 @@ Each function is a stage that resumes where it was interrupted; `curate` runs th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from icreward_lib.generation import Sample, Videos, as_seen, draw_samples, generate, item_of
-from icreward_lib.generators import OpenSoraGenerator
-from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.generation import Videos, compared_with, generate, item_of
+from icreward_lib.launch import mine
 from icreward_lib.metrics.motion import dynamic_degree
-from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, ConsistencyScorer, fit_anchors, ic_label
+from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
+from icreward_lib.networks import backbone, consistency_scorer, open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample, draw_samples
 from icreward_lib.video import Video
-from icreward_lib.world.truth import FIDELITIES, fidelity
+from icreward_lib.world.truth import FIDELITIES
 
-SCORE_CODE = ("metrics.vbench", "metrics.features", "metrics.motion", "world.truth", "curation")
+SCORE_CODE = (
+    *("metrics.vbench", "metrics.features", "metrics.vbench_features", "metrics.motion"),
+    *("world.truth", "samples", "curation"),
+)
 FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
 
 
 def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
-    """Raw scores of every video against `as_seen`: VBench++ consistency, motion, and the world's truth.
+    """Raw scores of every video: VBench++ consistency, motion, and what simulated raters see.
 
     Returns:
         One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
         conformity; dynamic_degree; the three fidelities.
     """
-    labels = run.profile.labels
-    with run.stage("scores", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
+    with run.stage("scores", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
         if not stage.done:
-            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+            scorer = consistency_scorer(run)
 
             def scored(sample: Sample) -> dict[str, np.ndarray]:
                 clips = videos.of(sample.id)
-                values = scorer.score(as_seen(clips), clips)
+                values = scorer.score(compared_with(run, sample, videos), clips)
                 values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
-                return values | fidelity(sample.scene, clips)
+                return values | sample.fidelity(clips, values)
 
-            missing = [sample for sample in samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(scored, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     columns = [d + end for d in DIMENSIONS for end in ("", "_mean", "_min")] + ["dynamic_degree", *FIDELITIES]
@@ -55,7 +57,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
         common = {
             "sample": sample.id,
             "split": sample.split,
-            "unseen": sample.scene.is_unseen,
+            "unseen": sample.is_unseen,
             "prompt": sample.prompt,
         }
         rows += [
@@ -70,20 +72,19 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
     0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
     """
-    labels = run.profile.labels
     train = [sample for sample in samples if sample.split == "train"]
-    with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, input_size=labels.input_size) as stage:
-        if not stage.has("scores.npz"):
-            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+    with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
+        if stage.lacks("scores.npz"):
+            scorer = consistency_scorer(run)
 
             def mismatch(sample: Sample) -> dict[str, np.ndarray]:
                 other = train[(train.index(sample) + 1) % len(train)]
-                return scorer.score(as_seen(videos.of(other.id)), [videos.first(sample.id)])
+                return scorer.score(compared_with(run, other, videos), [videos.first(sample.id)])
 
             mismatched = [scores for _, scores in side_by_side(mismatch, train)]
             frozen = [
                 scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
-                for image in (as_seen(videos.of(sample.id)) for sample in train[:FROZEN_COPIES])
+                for image in (compared_with(run, sample, videos) for sample in train[:FROZEN_COPIES])
             ]
             arrays = {
                 f"{kind}_{d}": np.concatenate([scores[d] for scores in found])
@@ -135,8 +136,8 @@ def low_scores(
         data=data.model_dump(),
         seed=run.profile.seed,
     ) as stage:
-        if not stage.has("clips.npz"):
-            scorer = ConsistencyScorer(EfficientNetLite0Features(labels.input_size))
+        if stage.lacks("clips.npz"):
+            scorer = consistency_scorer(run)
             rng = np.random.default_rng(run.seed("low scores"))
             kept: list[np.ndarray] = []
             rows: list[dict[str, float]] = []
@@ -148,14 +149,14 @@ def low_scores(
                 sample, other = train[first], train[second]
                 own = videos.of(sample.id)
                 clip = _departure(own[0], videos.first(other.id), rng)
-                scored = scorer.score(as_seen(own), [clip])
+                scored = scorer.score(compared_with(run, sample, videos), [clip])
                 row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
                 row |= {
                     "sample": sample.id,
                     "video": data.videos_per_sample,
                     "dynamic_degree": dynamic_degree(clip),
                 }
-                row |= {name: float(value[0]) for name, value in fidelity(sample.scene, [clip]).items()}
+                row |= {name: float(value[0]) for name, value in sample.fidelity([clip], scored).items()}
                 label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
                 if label < data.low_score_below:
                     kept.append(clip.frames)
@@ -190,7 +191,7 @@ def _departure(own: Video, other: Video, rng: np.random.Generator) -> Video:
 class Curated:
     """The curated set in memory. Videos are read from disk when asked for."""
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     videos: Videos
     anchors: dict[str, Anchors]
     table: pd.DataFrame  # one row per generated video
@@ -227,6 +228,12 @@ def spread(labels: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(labels.var(1, ddof=1).mean())), float(labels.mean(1).std(ddof=1))
 
 
+def some_of_test(curated: Curated) -> list[Sample]:
+    """About forty test samples, evenly spread."""
+    samples = curated.of("test")
+    return samples[:: max(1, len(samples) // 40)]
+
+
 def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
 
@@ -238,17 +245,17 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     with run.stage(
         "autoencoded",
         code=SCORE_CODE,
-        model=Path(run.model("generator")) / "vae",
-        samples=[asdict(sample.scene) for sample in samples],
+        model=open_sora_files(run),
+        samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),
-        input_size=run.profile.labels.input_size,
+        backbone=backbone(run),
     ) as stage:
-        if not stage.has("rows.json"):
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
-            scorer = ConsistencyScorer(EfficientNetLite0Features(run.profile.labels.input_size))
+        if stage.lacks("rows.json"):
+            generator = open_sora(run)
+            scorer = consistency_scorer(run)
             rows = []
             for sample in samples:
-                clip = sample.truth(settings.num_frames, settings.height, settings.fps)
+                clip = sample.real_clip(settings)
                 blurred = generator.autoencode(clip)
                 scored = {
                     "true": scorer.score(clip.frames[0], [clip]),
@@ -256,7 +263,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
                     "autoencoded": scorer.score(blurred.frames[0], [blurred]),
                 }
                 rows.append(
-                    {"sample": sample.id, "unseen": sample.scene.is_unseen}
+                    {"sample": sample.id, "unseen": sample.is_unseen}
                     | {f"{kind}_{d}": float(found[d][0]) for kind, found in scored.items() for d in DIMENSIONS}
                 )
             stage.save_json("rows.json", rows)

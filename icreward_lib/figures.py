@@ -225,7 +225,7 @@ def running_wins(implicit: pd.DataFrame, samples: pd.DataFrame) -> Figure:
             right.fill_between(part["evaluated"], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
         right.set_xlabel("images with a new clip of each generator")
         right.set_title("New samples, tuned against base (95 %)")
-        right.legend(loc="lower right")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=3)
         for axis in (left, right):
             axis.axhline(0.5, color="#bbbbbb", lw=0.8)
             axis.set_ylim(0, 1)

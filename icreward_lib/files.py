@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 
 LIBRARY = Path(__file__).parent
 CHECKSUMS = "SHA256SUMS"
+LARGE = 10**8  # bytes of a file whose hash is worth remembering
 _TEMPORARY = ".tmp-"
 
 
@@ -121,8 +123,21 @@ def content_hash(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents in a folder (without model cards and checksums)."""
     if path.is_dir():
         return hashlib.sha256(json.dumps(folder_hashes(path)).encode()).hexdigest()
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _file_hash(path)
+    return _large_file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _large_file_hash(path: Path, size: int, modified: int) -> str:
+    """Once in a process, as long as the file is not touched: gigabytes of weights go into the key of many stages."""
+    return _file_hash(path)
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:

@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icreward_lib import networks
 from icreward_lib.curation import Curated
-from icreward_lib.generation import Sample, item_of
-from icreward_lib.metrics.clip import ClipSim
+from icreward_lib.generation import item_of
+from icreward_lib.launch import meet, mine, rank
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.config import ICRewardConfig
+from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
 
 CODE = ("rewards", "metrics.clip", "judging")
@@ -35,47 +38,45 @@ class Features:
 
 def clip_features(run: Run, curated: Curated) -> Features:
     """CLIP features of all frames and references, unit norm."""
-    model = run.model("clip")
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        clip = ClipSim(model)
+        clip = networks.clip(run)
         return (lambda image: clip.image_features(image[None])[0]), (
             lambda videos: np.stack([clip.image_features(video.frames) for video in videos])
         )
 
-    return _features(run, curated, "clip_features", model, extractor)
+    return _features(run, curated, "clip_features", [run.model("clip")], extractor)
 
 
 def vision_tokens(run: Run, curated: Curated) -> Features:
     """Tokens of ICReward's frozen vision tower for the frames that it reads, and for the references."""
-    model = run.model("vlm")
-    config = reward_config(run)
 
     def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        reward = ICReward.create(str(model), config, seed=0)
+        reward = networks.new_icreward(run, seed=0)
         return (lambda image: reward.encode_images([image])[0].numpy()), (
             lambda videos: reward.encode_videos(videos).numpy()
         )
 
-    return _features(run, curated, "vision_tokens", model, extractor, num_frames=config.num_frames)
+    config = networks.icreward_config(run)
+    seen = {"num_frames": config.num_frames, "frame_pixels": config.frame_pixels}
+    return _features(run, curated, "vision_tokens", networks.icreward_files(run), extractor, **seen)
 
 
 def _features(
     run: Run,
     curated: Curated,
     name: str,
-    model: Path | str,
+    models: list[Path],
     extractor: Callable[[], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]],
     **settings: object,
 ) -> Features:
-    size = run.profile.generation.height
-    added = np.stack([clip.frames for clip in curated.added_clips]) if curated.added_clips else np.empty(0)
+    shape = run.profile.generation
     with run.stage(
         name,
         code=CODE,
         videos=curated.videos.stage,
-        added=added.shape,
-        model=model,
+        added=curated.additions.to_dict("list"),
+        models=models,
         labels=run.profile.labels,
         **settings,
     ) as stage:
@@ -83,13 +84,13 @@ def _features(
             image_features, video_features = extractor()
 
             def seen(sample: Sample) -> dict[str, np.ndarray]:
-                reference = image_features(sample.image(size))
+                reference = image_features(sample.image(shape.height, shape.width))
                 return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
 
-            missing = [sample for sample in curated.samples if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in mine(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(seen, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-            if curated.added_clips and not stage.has("added.npz"):
+            if curated.added_clips and stage.lacks("added.npz"):
                 stage.save_npz("added.npz", clips=video_features(curated.added_clips))
     items = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in curated.samples]
     found = [item["clips"] for item in items]
@@ -110,16 +111,6 @@ def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
         sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
         labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
         dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
-    )
-
-
-def reward_config(run: Run) -> ICRewardConfig:
-    """ICReward's settings under a profile."""
-    settings, labels = run.profile.icreward, run.profile.labels
-    return ICRewardConfig(
-        num_frames=settings.num_frames,
-        lora_rank=settings.lora_rank,
-        weights=(labels.subject_weight, labels.background_weight),
     )
 
 
@@ -193,7 +184,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         hidden=settings.hidden,
         weights=(labels.subject_weight, labels.background_weight),
     )
-    clip = ClipSim(base)
+    clip = networks.clip(run)
     return _train(
         run,
         curated,
@@ -202,7 +193,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         config,
         shape,
         settings.seeds,
-        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed),
+        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
     )
 
 
@@ -216,16 +207,15 @@ def train_icreward(run: Run, curated: Curated) -> Trained:
         decay=settings.weight_decay,
         pairwise_weight=settings.pairwise_weight,
     )
-    base, shape = str(run.model("vlm")), reward_config(run)
     return _train(
         run,
         curated,
         "icreward",
         features,
         config,
-        shape,
+        networks.icreward_config(run),
         settings.seeds,
-        lambda seed: ICReward.create(base, shape, seed=seed),
+        lambda seed: networks.new_icreward(run, seed),
     )
 
 
@@ -251,15 +241,13 @@ def _train(
         seeds=seeds,
         seed=run.profile.seed,
     ) as stage:
-        for number in range(seeds):
-            if stage.has(f"{number}.npz"):
-                continue
+        missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
+        meet()  # all have looked before the leader writes
+        for number in missing:
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
             history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
-            with stage.write(f"model_{number}") as folder:
-                model.save_pretrained(folder)
             everything = ClipDataset(
                 features.clips,
                 features.references,
@@ -267,12 +255,16 @@ def _train(
                 torch.from_numpy(rows["label"].to_numpy(np.float32).copy()),
                 torch.from_numpy(rows[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
             )
-            stage.save_npz(
-                f"{number}.npz",
-                scores=predict(model, everything).overall,
-                epochs=np.array([list(epoch) for epoch in history.epochs]),
-                best=np.array(history.best),
-            )
+            scores = predict(model, everything).overall
+            if rank() == 0:
+                with stage.write(f"model_{number}") as folder:
+                    model.save_pretrained(folder)
+                stage.save_npz(
+                    f"{number}.npz",
+                    scores=scores,
+                    epochs=np.array([list(epoch) for epoch in history.epochs]),
+                    best=np.array(history.best),
+                )
     found = [stage.load_npz(f"{number}.npz") for number in range(seeds)]
     histories = [History(tuple(Epoch(*row) for row in item["epochs"]), int(item["best"])) for item in found]
     generated = rows["video"] < run.profile.data.videos_per_sample

@@ -19,8 +19,11 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     """Yield every item with `function(item)`, in order, as many at a time as torch has threads.
 
     Inside, torch works on one thread, so that a result does not depend on how many cores there are. An error is
-    raised at its item's turn; what has not begun by then is dropped.
+    raised at its item's turn; what has not begun by then is dropped. Where there is a GPU, one item at a time fills it.
     """
+    if torch.cuda.is_available():
+        yield from ((item, function(item)) for item in items)
+        return
     items, threads = list(items), torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -29,18 +29,30 @@ class Group(BaseModel):
 
 
 class Models(Group):
-    """Where the pretrained weights come from: a folder (relative to the project's root) or a hub id."""
+    """Where the pretrained weights come from: names that `models.locate` knows, of folders or of the hub."""
 
-    generator: str = Field(description="Open-Sora pipeline: transformer, autoencoder, text encoder")
+    generator: str = Field(description="Open-Sora 1.2: a whole pipeline, or the public denoiser")
+    autoencoder: str = Field(description="its autoencoder; empty: in the pipeline's folder")
+    text_encoder: str = Field(description="its T5; empty: in the pipeline's folder")
     vlm: str = Field(description="Qwen2-VL, the body of ICReward")
+    videoreward: str = Field(description="VideoReward's checkpoint to start ICReward from; empty: from the VLM itself")
     clip: str = Field(description="open_clip model: the baseline's features, and CLIPSim")
-    fvd: str = Field(description="VideoMAE classifier, features of the Frechet video distance")
-    labels: Literal["efficientnet-lite0"] = Field(description="backbone of the VBench++ scores")
+    fvd: str = Field(description="VideoMAE or I3D, features of the Frechet video distance")
+    labels: Literal["efficientnet-lite0", "vbench"] = Field(
+        description="backbone of the VBench++ scores: EfficientNet-Lite0, or VBench++'s own DINO and DreamSim"
+    )
+
+    @model_validator(mode="after")
+    def _whole_generator(self) -> Models:
+        if bool(self.autoencoder) != bool(self.text_encoder):
+            raise ValueError("name both autoencoder and text_encoder of the public denoiser, or none of a pipeline")
+        return self
 
 
 class Data(Group):
     """The curated set. A sample is one reference image with its caption and generated videos."""
 
+    suite: str = Field(description="folder of the VBench++ image suite; empty: scenes of the sticker world")
     samples: Count = Field(description="reference images; the poster: 300")
     videos_per_sample: Count = Field(description="videos generated from one image; the poster: 5")
     candidates: Count = Field(description="videos kept per sample to learn from; the poster: 2")
@@ -73,13 +85,17 @@ class Generation(Group):
     num_frames: Annotated[int, Field(ge=17, multiple_of=17)] = Field(
         description="frames of a clip, in the autoencoder's chunks of 17"
     )
-    height: Annotated[int, Field(ge=32, multiple_of=8)] = Field(description="pixels")
-    width: Annotated[int, Field(ge=32, multiple_of=8)] = Field(description="pixels")
+    height: Annotated[int, Field(ge=32, multiple_of=2)] = Field(description="pixels")
+    width: Annotated[int, Field(ge=32, multiple_of=2)] = Field(
+        description="pixels; videos have whole latent pixels, 424 for 426"
+    )
     fps: Positive = Field(description="frames per second")
     steps: Count = Field(description="steps of the rectified flow from noise to clip")
     guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         description="classifier-free guidance on the text; 1 = none, and half the work"
     )
+    aesthetic: Positive | None = Field(description="aesthetic score that prompts ask for; null: none, as small models")
+    motion: Positive | None = Field(description="motion score that prompts ask for; null: none")
 
 
 class Labels(Group):
@@ -87,8 +103,14 @@ class Labels(Group):
 
     subject_weight: NotNegative = Field(description="weight of i2v_subject in the label")
     background_weight: NotNegative = Field(description="weight of i2v_background in the label")
+    reference: Literal["image", "as_seen"] = Field(
+        description="what videos are compared with: the image, or the image as the generator's autoencoder shows it"
+    )
     input_size: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        description="pixels that a frame is resized to for the backbone, whose stride is 32"
+        description="pixels that a frame is resized to for EfficientNet-Lite0, whose stride is 32"
+    )
+    antialias: bool = Field(
+        description="whether frames are antialiased for VBench++'s networks; its leaderboard was made without"
     )
 
     @model_validator(mode="after")
@@ -137,6 +159,7 @@ class Dpo(Group):
     lora_rank: Count = Field(description="rank of the adapters on the transformer")
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
+    micro_batch: Count = Field(description="pairs in one pass through the network: memory, not results")
     held_out_pairs: Annotated[int, Field(ge=2)] = Field(
         description="pairs of validation and test images that the accuracy is measured on, at most"
     )

@@ -14,9 +14,10 @@ from typing import Any
 
 from icreward_lib.files import content_hash, digest, notebook_hash, source_hash, write_json
 from icreward_lib.matmul import measure_gflops
+from icreward_lib.models import CHECKOUT, ROOT, find
 from icreward_lib.notebooks import LiveLine, Notebook, NotebookError, execute, save_executed
 from icreward_lib.profile import Profile, load_profile
-from icreward_lib.run import CHECKOUT, Run, installed_versions, output_root
+from icreward_lib.run import Run, installed_versions, output_root
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 
@@ -55,7 +56,7 @@ def reproduce(
     # Kernels inherit these. A profile chosen here goes before one set outside, and the kernel is this Python.
     os.environ["ICREWARD_PROFILE"] = profile_name
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    with _only_run(cache / "lock"):
+    with only_run(cache / "lock"):
         state = _read_state(state_file)
         keys = _keys(every, profile, raw)
         ran = False
@@ -64,6 +65,7 @@ def reproduce(
                 print(f"{book.name}: up to date")
                 continue
             resume = [program, "reproduce", "--profile", profile_name]
+            resume += ["--models", os.environ[ROOT]] if os.environ.get(ROOT) else []
             resume += ["--only" if only else "--from", book.name[:2]]
             resume += [word for name, text in raw.items() for word in ("-p", f"{name}={text}")]
             live = LiveLine(f"[{position}/{len(selected)}] {book.name}")
@@ -105,8 +107,8 @@ def _check_parameters(selected: Sequence[Notebook], raw: Mapping[str, str]) -> N
 
 def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -> dict[str, str]:
     """One hash per notebook of all that its outputs follow from, its predecessors (from 01 on) included."""
-    folders = [CHECKOUT / name for name in profile.models.model_dump().values()]
-    common = [source_hash(), profile, installed_versions(), [folder for folder in folders if folder.is_dir()]]
+    folders = [find(name) for name in profile.models.model_dump().values()]
+    common = [source_hash(), profile, installed_versions(), folders]
     keys, previous = {}, digest(common)
     for book in every:
         keys[book.name] = digest([previous, book.name, notebook_hash(book.path), book.parse(raw)])
@@ -132,7 +134,7 @@ def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
 
 
 @contextmanager
-def _only_run(lock: Path) -> Iterator[None]:
+def only_run(lock: Path) -> Iterator[None]:
     """Refuse a second run of the same profile; the lock goes with the process, however it ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icreward_lib.files import (
-    LIBRARY,
     atomic,
     digest,
     notebook_hash,
@@ -31,6 +30,8 @@ from icreward_lib.files import (
     write_json,
     write_text,
 )
+from icreward_lib.launch import device, meet, rank
+from icreward_lib.models import CHECKOUT, locate
 from icreward_lib.profile import Profile, load_profile
 from icreward_lib.stages import Stage
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:  # neither is needed to run the command line, which has to sta
 
     Payload = Mapping[str, Any] | list[dict[str, Any]] | pd.DataFrame | str
 
-CHECKOUT = LIBRARY.parent
 SOURCES = ("icreward_lib", "checkpoints", "pyproject.toml", "constraints.txt")  # what results follow from
 
 
@@ -82,33 +82,26 @@ class Run:
 
     @property
     def device(self) -> str:
-        """`cuda` if there is one, else `cpu`."""
-        import torch  # not at the top: the command line imports this module and has to start quickly
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        """As of `launch.device`."""
+        return device()
 
     def seed(self, *names: str | int) -> int:
         """A seed in [0, 2^31) for one random draw, from the profile's seed and the draw's own name."""
         text = json.dumps([self.profile.seed, *names])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
-    def model(self, role: str) -> Path | str:
-        """The folder of a model (`generator`, `vlm`, `clip`, `fvd`) with its files verified, or a hub id.
+    def model(self, role: str) -> Path:
+        """The folder of a model of the profile, its files verified: a field of `profile.Models` but `labels`.
 
-        Raises `FileNotFoundError` or `DamagedFileError` with what to do.
+        Raises `FileNotFoundError` or `DamagedFileError` with what to do; both as of `models.locate`.
         """
         name: str = getattr(self.profile.models, role)
-        folder = CHECKOUT / name
-        if folder.is_dir():
-            self._models[role] = {"id": name, "files": verify_checksums(folder)}
-            return folder
-        if name.startswith(("checkpoints/", "/", ".")) or name.count("/") > 1:
-            raise FileNotFoundError(
-                f"models.{role} of the profile {self.profile.name}: there is no folder {name}; restore it "
-                f"with 'git checkout -- {name}' or train it with notebooks/00_laptop_models.ipynb"
-            )
-        self._models[role] = {"id": name}
-        return name
+        try:
+            folder = locate(name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"models.{role} of the profile {self.profile.name}: {error}") from error
+        self._models[role] = {"id": name, "files": verify_checksums(folder)}
+        return folder
 
     @contextmanager
     def stage(self, stage: str, *, code: Sequence[str], **inputs: object) -> Iterator[Stage]:
@@ -122,11 +115,16 @@ class Run:
         key = digest({"stage": stage, "code": source_hash(*code), "inputs": inputs})
         folder = self.cache / stage / key
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        if rank() == 0:  # one looks first, and deletes what is damaged
+            remove_leftovers(folder)
+            Stage(stage, key, folder)
+        meet()
         opened = Stage(stage, key, folder)
         reused, resumed, begin = opened.done, opened.started, time.perf_counter()
+        meet()  # all have seen what was there before anyone adds to it
         yield opened
-        if not reused:
+        meet()
+        if not reused and rank() == 0:
             opened.finish(
                 {
                     "stage": stage,
@@ -138,6 +136,7 @@ class Run:
                     "inputs": inputs,
                 }
             )
+        meet()
         self._stages.append({**opened.account(), "reused": reused})
         self._write_log()
 
@@ -211,6 +210,8 @@ class Run:
 
     def _write_log(self) -> None:
         """What `icreward reproduce` reads: the files that the notebook wrote, and where its time went."""
+        if rank() > 0:
+            return
         log = {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()}
         write_json(self._log, log)
 

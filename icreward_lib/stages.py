@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from icreward_lib.files import DamagedFileError, atomic, content_hash, remove, write_json
+from icreward_lib.launch import rank
 
 _ACCOUNT = ".done.json"
 
@@ -27,10 +28,11 @@ class Stage:
 
     def __init__(self, name: str, key: str, folder: Path) -> None:
         self.name, self.key, self.folder = name, key, folder
-        self._journal = folder / ".journal"
+        # One for each process: on a disk that several machines share, what they append to one file can get lost.
+        self._journal = folder / f".journal-{rank()}"
         self._sums: dict[str, set[str]] = {}
-        if self._journal.is_file():
-            for line in self._journal.read_text(encoding="utf-8").splitlines():
+        for journal in sorted(folder.glob(".journal-*")):
+            for line in journal.read_text(encoding="utf-8").splitlines():
                 if entry := re.fullmatch(r"(\w{64}|discarded) (.+)", line):
                     self._note(*entry.groups())
         #: Whether anything was written before, and whether all of it was, and is still intact.
@@ -51,6 +53,10 @@ class Stage:
         print(f"{self.name}: the cached {item} is damaged and will be made again", file=sys.stderr)
         remove(path)
         return False
+
+    def lacks(self, item: str) -> bool:
+        """Whether this process has to make an item that is made as a whole: it is missing, and this process leads."""
+        return rank() == 0 and not self.has(item)
 
     def missing(self, items: Iterable[str]) -> list[str]:
         """The items that are still to be made."""

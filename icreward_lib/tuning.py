@@ -23,11 +23,14 @@ from icreward_lib.dpo import (
     reference_model,
     train,
 )
-from icreward_lib.generation import Sample, item_of
+from icreward_lib.generation import item_of
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.judging import Trained
+from icreward_lib.launch import mine, rank
+from icreward_lib.networks import open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
 from icreward_lib.run import Run
+from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
 from icreward_lib.stats import cluster_draws
 from icreward_lib.video import Video, read_video, write_video
@@ -70,6 +73,19 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
     return replace(preferences, pairs=replace(preferences.pairs, table=table))
 
 
+def preferences(
+    run: Run, curated: Curated, icreward: Trained, mlp: Trained
+) -> tuple[Preferences, Preferences, Preferences]:
+    """Pairs of training images, to train on; all pairs of validation and test images; and those of them to evaluate."""
+    training, every = (prefer(run, curated, icreward, mlp, splits) for splits in (("train",), HELD_OUT))
+    return training, every, at_most(every, run.profile.dpo.held_out_pairs, seed=run.seed("held out"))
+
+
+def images_for_new_samples(run: Run, curated: Curated) -> list[Sample]:
+    """Test samples, then validation samples, as many as the profile says."""
+    return [*curated.of("test"), *curated.of("val")][: run.profile.dpo.new_samples]
+
+
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
     """Latents and texts of the pairs."""
     latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
@@ -107,6 +123,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
         lora_alpha=2.0 * settings.lora_rank,
         steps=settings.steps,
         batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch,
         eval_every=settings.eval_every,
         eval_timesteps=settings.eval_timesteps,
         seed=run.seed("dpo", seed),
@@ -114,25 +131,21 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
     with run.stage(
         "dpo",
         code=CODE,
-        model=run.model("generator"),
+        model=open_sora_files(run),
         videos=curated.videos.stage,
         pairs=[p.pairs.table.to_dict("list") for p in (training, held_out)],
         config=asdict(config),
     ) as stage:
         if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), run.profile.generation)
-            policy = _policy(generator, config)
-            history = train(
-                policy,
-                generator.pipeline.scheduler,
-                pair_data(run, curated, generator, training),
-                pair_data(run, curated, generator, held_out),
-                config,
-                stage.folder,
-            )
-            with stage.write("adapters.safetensors") as path:
-                save_file(get_peft_model_state_dict(policy), path)
-            stage.save_json("history.json", asdict(history))
+            generator = open_sora(run)
+            known, unknown = (pair_data(run, curated, generator, part) for part in (training, held_out))
+            generator.pipeline.remove_all_hooks()  # of the offload to the CPU: training keeps the denoiser in place
+            policy = _policy(generator, config).to(run.device)
+            history = train(policy, generator.pipeline.scheduler, known, unknown, config, stage.folder)
+            if rank() == 0:
+                with stage.write("adapters.safetensors") as path:
+                    save_file(get_peft_model_state_dict(policy), path)
+                stage.save_json("history.json", asdict(history))
     return Tuned(stage, DPOHistory(**stage.load_json("history.json")), config)
 
 
@@ -150,21 +163,21 @@ def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, 
         "new_samples",
         code=(*CODE, "generators"),
         tuned=tuned.stage,
-        samples=[asdict(sample.scene) for sample in samples],
+        samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),
         seed=run.profile.seed,
     ) as stage:
         if not stage.done:
-            generator = OpenSoraGenerator.from_pretrained(run.model("generator"), settings)
+            generator = open_sora(run)
             policy = _policy(generator, tuned.config)
             set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
 
             def sampled(sample: Sample) -> list[Video]:
-                image, seed = sample.image(settings.height), run.seed("new samples", sample.id)
+                image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
                 return generator.generate(image, sample.prompt, num_videos=1, seed=seed)
 
             for name in GENERATORS:
-                wanted = [sample for sample in samples if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
+                wanted = [sample for sample in mine(samples) if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
                 # One network serves both: its adapters are on or off for all threads at once.
                 with reference_model(policy) if name == "base" else nullcontext():
                     for sample, clips in side_by_side(sampled, wanted):

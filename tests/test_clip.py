@@ -1,12 +1,14 @@
 """CLIP-I with a tiny open_clip model in the layout of its model hub."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from standins_vlm import CLIP, build_clip
 
 from icreward_lib.metrics.clip import ClipSim, clipsim
 
@@ -74,6 +76,47 @@ def test_clipsim_by_hand() -> None:
 def test_frozen_clip_scores_one(folder, frames: np.ndarray) -> None:
     features = ClipSim(folder).image_features(np.repeat(frames[:1], 4, axis=0))
     assert clipsim(features[0], features, include_first=True) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_hub_id_and_a_folder_in_the_hubs_layout_give_the_same(
+    frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network, from the cache that a download leaves."""
+    folder = tmp_path / f"models--{CLIP.replace('/', '--')}"
+    build_clip(folder / "snapshots" / "abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    features = ClipSim(folder / "snapshots" / "abc").image_features(frames)
+    for name in (CLIP, f"hf-hub:{CLIP}"):
+        clip = ClipSim(name)
+        np.testing.assert_array_equal(clip.image_features(frames), features)
+        assert clip.text_features(["a cat"]).shape == (1, 16)
+    with pytest.raises(ValueError, match="No whole CLIP model in nobody/nothing"):
+        ClipSim("nobody/nothing")
+
+
+def test_a_name_goes_with_the_tag_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def offline(name: str, **options: object) -> None:
+        asked.append((name, options["pretrained"]))
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", offline)
+    for name in ("ViT-B-32:openai", "ViT-L-14:laion2b_s32b_b82k", "ViT-B-32"):
+        with pytest.raises(ValueError, match=f"No whole CLIP model in {name}: no network"):
+            ClipSim(name)
+    assert asked == [("ViT-B-32", "openai"), ("ViT-L-14", "laion2b_s32b_b82k"), ("ViT-B-32", None)]
+    with pytest.raises(FileNotFoundError, match="neither"):
+        ClipSim("ViT-B-33:openai")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_features_of_the_cpu(folder, frames: np.ndarray) -> None:
+    expected = ClipSim(folder).image_features(frames)
+    np.testing.assert_allclose(ClipSim(folder, device="cuda").image_features(frames), expected, atol=1e-3)
 
 
 @pytest.mark.fault

@@ -9,6 +9,7 @@ import pytest
 from icreward_lib import curation, generation
 from icreward_lib.metrics.vbench import Anchors
 from icreward_lib.run import Run, start
+from icreward_lib.samples import SPLITS, draw_samples
 from icreward_lib.video import Video
 
 
@@ -19,14 +20,14 @@ def run(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_splits_and_their_content(run: Run) -> None:
-    samples = generation.draw_samples(run)
+    samples = draw_samples(run)
     data = run.profile.data
-    assert [sum(s.split == split for s in samples) for split in generation.SPLITS] == [data.train, data.val, data.test]
-    unseen = [s for s in samples if s.scene.is_unseen]
+    assert [sum(s.split == split for s in samples) for split in SPLITS] == [data.train, data.val, data.test]
+    unseen = [s for s in samples if s.is_unseen]
     assert len(unseen) == round(data.test * data.unseen_share) and {s.split for s in unseen} == {"test"}
     assert len({s.scene for s in samples}) == len(samples)
-    image = samples[0].image(64)
-    assert np.array_equal(image, samples[0].truth(17, 64, 8.0).frames[0])
+    image = samples[0].image(64, 64)
+    assert np.array_equal(image, samples[0].real_clip(run.profile.generation).frames[0])
 
 
 def test_labels_and_candidates(run: Run) -> None:

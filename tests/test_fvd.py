@@ -1,19 +1,18 @@
-"""FVD: the textbook formula, small samples, the floor, intervals over images, VideoMAE features."""
+"""FVD: the textbook formula, small samples, the floor, intervals over images; FVD-infinity and KVD."""
 
 import numpy as np
 import pytest
-import torch
 from scipy.linalg import sqrtm
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+from sklearn.metrics.pairwise import polynomial_kernel
 
 from icreward_lib.metrics.fvd import (
-    VideoMAEFeatures,
     bootstrap_fvd,
+    distance_columns,
     frechet_distance,
+    fvd_infinity,
+    kernel_distance,
     real_vs_real,
-    videomae_pixels,
 )
-from icreward_lib.video import Video
 
 
 @pytest.fixture
@@ -108,71 +107,74 @@ def test_bad_features_are_refused() -> None:
         frechet_distance(np.full((3, 4), np.nan), np.zeros((3, 4)))
 
 
-@pytest.fixture(scope="module")
-def videomae() -> VideoMAEForVideoClassification:
-    config = VideoMAEConfig(
-        image_size=32,
-        patch_size=16,
-        num_frames=4,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=3,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return VideoMAEForVideoClassification(config).eval()
+@pytest.mark.parity
+def test_kvd_is_the_polynomial_mmd(rng: np.random.Generator) -> None:
+    a, b = rng.normal(size=(9, 5)), rng.normal(0.3, 1, size=(7, 5))
+    ab, aa, bb = (
+        polynomial_kernel(a, b, degree=3),
+        polynomial_kernel(a),
+        polynomial_kernel(b),
+    )  # gamma = 1 / d, coef0 = 1
+    pairs_a = [aa[i, j] for i in range(9) for j in range(9) if i != j]
+    pairs_b = [bb[i, j] for i in range(7) for j in range(7) if i != j]
+    expected = np.mean(pairs_a) + np.mean(pairs_b) - 2 * ab.mean()
+    assert kernel_distance(a, b) == pytest.approx(expected)
+    assert kernel_distance(b, a) == pytest.approx(expected)
 
 
-def random_clips(k: int = 3, frames: int = 6) -> list[Video]:
-    rng = np.random.default_rng(0)
-    return [Video(rng.integers(0, 256, (frames, 24, 40, 3), dtype=np.uint8), 8.0) for _ in range(k)]
+@pytest.mark.property
+def test_kvd_has_no_bias_where_fvd_has(rng: np.random.Generator) -> None:
+    same = [(rng.normal(size=(20, 30)), rng.normal(size=(20, 30))) for _ in range(100)]
+    kvd, fvd = [kernel_distance(*pair) for pair in same], [frechet_distance(*pair) for pair in same]
+    assert abs(np.mean(kvd)) < 3 * np.std(kvd) / 10 and min(kvd) < 0
+    assert min(fvd) > 10
+    assert kernel_distance(rng.normal(size=(20, 30)), rng.normal(0.5, 1, size=(20, 30))) > max(kvd)
 
 
-def test_videomae_features(videomae, tmp_path) -> None:
-    videomae.save_pretrained(tmp_path)
-    clips = random_clips()
-    extractor = VideoMAEFeatures(tmp_path)
-    features = extractor.features(clips)
-    assert features.shape == (3, 16) and features.dtype == np.float32
-    with torch.no_grad():
-        pixels = videomae_pixels(clips, num_frames=4, size=32)
-        expected = videomae.videomae(pixels).last_hidden_state.mean(1)
-    np.testing.assert_allclose(features, expected, atol=1e-5)  # the classifier's trunk, not fresh weights
-    np.testing.assert_allclose(
-        VideoMAEFeatures(tmp_path, batch_size=1).features(clips[::-1])[::-1], features, atol=1e-5
-    )
-    first_changed = [Video(np.concatenate([255 - v.frames[:2], v.frames[2:]]), 8.0) for v in clips]
-    np.testing.assert_array_equal(extractor.features(first_changed), features)  # the last 4 of 6 frames count
-    assert "last-4-frames squash-32" in extractor.name
+@pytest.mark.property
+def test_fvd_infinity_removes_most_of_the_bias(rng: np.random.Generator) -> None:
+    shift, images = 0.2, np.arange(400)
+    real, fake = rng.normal(size=(400, 40)), rng.normal(shift, 1, size=(400, 40))
+    truth = 40 * shift**2
+    found = fvd_infinity(real, fake, images=images, seed=0)
+    assert abs(found - truth) < 0.3 * abs(frechet_distance(real, fake) - truth)
+    assert fvd_infinity(real, fake, images=images, seed=0) == found != fvd_infinity(real, fake, images=images, seed=1)
+    twins = fvd_infinity(real, np.repeat(fake, 2, axis=0), images=np.repeat(images, 2), seed=0)
+    assert abs(twins - truth) < 0.3 * abs(frechet_distance(real, fake) - truth)  # n counts images, not clips
 
 
-def test_videomae_pixels_are_normalised() -> None:
-    white = Video(np.full((5, 20, 30, 3), 255, np.uint8), 8.0)
-    pixels = videomae_pixels([white], num_frames=4, size=32)
-    assert pixels.shape == (1, 4, 3, 32, 32)
-    np.testing.assert_allclose(pixels[0, 0, :, 0, 0], [2.2489, 2.4286, 2.6400], atol=1e-3)
-    with pytest.raises(ValueError, match="4 frames"):
-        videomae_pixels(random_clips(frames=3), num_frames=4, size=32)
+def test_fvd_infinity_draws_whole_images_from_half_to_all(rng: np.random.Generator, monkeypatch) -> None:
+    seen = []
+
+    def spy(real: np.ndarray, fake: np.ndarray) -> float:
+        seen.append((len(real), len(fake), np.unique(fake[:, 0], return_counts=True)[1].tolist()))
+        return frechet_distance(real, fake)
+
+    monkeypatch.setattr("icreward_lib.metrics.fvd.frechet_distance", spy)
+    fake, images = np.repeat(rng.normal(size=(20, 3)), 2, axis=0), np.repeat(np.arange(20), 2)
+    fvd_infinity(rng.normal(size=(30, 3)), fake, images=images, seed=0)
+    assert seen[0][:2] == (15, 20) and seen[-1][:2] == (30, 40) and len(seen) == 15
+    assert all(set(copies) == {2} for _, _, copies in seen)
+
+
+def test_a_row_says_all_that_belongs_to_a_value(rng: np.random.Generator) -> None:
+    real, fake, images = rng.normal(size=(70, 6)), rng.normal(0.4, 1, size=(60, 6)), np.repeat(np.arange(30), 2)
+    row = distance_columns(real, fake, images=images, seed=0, draws=50)
+    assert (row["clips"], row["images"], row["real_clips"], row["floor_clips"]) == (60, 30, 70, 35)
+    assert row["fvd"] == pytest.approx(frechet_distance(real, fake))
+    assert row["kvd"] == pytest.approx(kernel_distance(real, fake))
+    for name in ("fvd", "kvd"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+        assert row[f"{name}_floor_low"] < row[f"{name}_floor"] < row[f"{name}_floor_high"] < row[name]
+    assert row["fvd_infinity"] == fvd_infinity(real, fake, images=images, seed=0)
 
 
 @pytest.mark.fault
-def test_videomae_without_its_weights_is_refused(videomae, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError):
-        VideoMAEFeatures(tmp_path / "none")
-    with pytest.raises(ValueError, match="VideoMAE"):
-        VideoMAEFeatures(tmp_path)
-    videomae.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="VideoMAE"):
-        VideoMAEFeatures(tmp_path)
-    short = VideoMAEModel(VideoMAEConfig(**{**videomae.config.to_dict(), "num_hidden_layers": 2}))
-    videomae.save_pretrained(tmp_path)
-    short.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="do not fit"):  # one layer would be random
-        VideoMAEFeatures(tmp_path)
-    videomae.save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:3000])
-    with pytest.raises(ValueError, match="VideoMAE"):
-        VideoMAEFeatures(tmp_path)
+def test_too_few_images_for_an_extrapolation() -> None:
+    ten = np.random.default_rng(0).normal(size=(10, 3))
+    with pytest.raises(ValueError, match="4 images"):
+        fvd_infinity(ten, ten, images=np.repeat(np.arange(2), 5), seed=0)
+    with pytest.raises(ValueError, match="rows"):
+        fvd_infinity(ten, ten, images=np.arange(3), seed=0)
+    with pytest.raises(ValueError, match="feature size"):
+        kernel_distance(ten, ten[:, :2])

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from icreward_lib.metrics.features import load_efficientnet_lite0
-from icreward_lib.metrics.fvd import VideoMAEFeatures, videomae_pixels
+from icreward_lib.metrics.video_features import VideoMAEFeatures, videomae_pixels
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
 from icreward_lib.video import Video
 from icreward_lib.world import content

@@ -12,7 +12,7 @@ from icreward_lib.profile import PROFILES, Profile, ProfileError, load_profile, 
 
 
 def test_shipped_profiles_load_and_laptop_has_the_poster_counts() -> None:
-    assert profile_names() == ["laptop", "smoke"]
+    assert profile_names() == ["laptop", "paper", "smoke"]
     data = load_profile("laptop").data
     assert (data.samples, data.videos_per_sample, data.candidates, data.low_score_additions) == (
         300,
@@ -62,7 +62,7 @@ def _leaves(tree: dict[str, object]) -> list[tuple[str, object]]:
         ({"data.train": 181}, ["data", "samples (300)", "301"]),
         ({"data.candidates": 6}, ["candidates (6)", "videos_per_sample (5)"]),
         ({"generation.num_frames": 25}, ["generation.num_frames", "25", "multiple of 17"]),
-        ({"generation.height": 60}, ["generation.height", "multiple of 8"]),
+        ({"generation.height": 61}, ["generation.height", "multiple of 2"]),
         ({"labels.subject_weight": 0.6}, ["labels", "must be 1"]),
         ({"icreward.num_frames": 18}, ["icreward.num_frames (18)", "generation.num_frames (17)"]),
         ({"dpo.eval_every": 1000, "dpo.steps": 80}, ["eval_every (1000)", "steps (80)"]),
@@ -89,7 +89,7 @@ def test_changes_reach_their_setting_and_nothing_else() -> None:
 
 
 def test_unknown_profile_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="no profile 'paper1'; there are laptop, smoke"):
+    with pytest.raises(ProfileError, match="no profile 'paper1'; there are laptop, paper, smoke"):
         load_profile("paper1")
     with pytest.raises(ProfileError, match="no profile file"):
         load_profile(tmp_path / "none.yaml")

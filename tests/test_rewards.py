@@ -18,8 +18,8 @@ from icreward_lib.video import Video
 class ColourFeatures:
     """Stands where CLIP stands: unit-norm mean colours of each quarter of a frame."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, *, device: str = "cpu") -> None:
+        self.folder, self.device = folder, device
 
     def image_features(self, frames: np.ndarray) -> np.ndarray:
         n, h, w, _ = frames.shape

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icreward_lib import models
 from icreward_lib import run as run_module
 from icreward_lib.files import (
     DamagedFileError,
@@ -392,12 +393,12 @@ def test_the_log_tells_reproduce_what_was_written_and_how_long_it_took(run: Run)
     assert log["peak_rss_gb"] > 0.01
 
 
-def test_models_are_folders_hub_ids_or_a_sentence(
+def test_models_are_folders_with_their_hashes_or_a_sentence(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(models, "CHECKOUT", tmp_path)
     name = "checkpoints/laptop/some-clip"
-    run = start("a", "smoke", **{"models.clip": name, "models.vlm": "Qwen/Qwen2-VL-2B-Instruct"})
+    run = start("a", "smoke", **{"models.clip": name})
     with pytest.raises(FileNotFoundError, match=rf"models\.clip .* no folder {name}; restore") as caught:
         run.model("clip")
     assert "\n" not in str(caught.value)
@@ -405,13 +406,7 @@ def test_models_are_folders_hub_ids_or_a_sentence(
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"w")
     assert run.model("clip") == weights.parent
-    assert run.model("labels") == "efficientnet-lite0"
-    assert run.model("vlm") == "Qwen/Qwen2-VL-2B-Instruct"
-    assert run.provenance()["models"] == {
-        "clip": {"id": name, "files": {weights.name: content_hash(weights)}},
-        "labels": {"id": "efficientnet-lite0"},
-        "vlm": {"id": "Qwen/Qwen2-VL-2B-Instruct"},
-    }
+    assert run.provenance()["models"] == {"clip": {"id": name, "files": {weights.name: content_hash(weights)}}}
 
 
 def test_importing_the_command_line_is_quick_and_loads_no_framework() -> None:

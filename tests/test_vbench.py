@@ -40,6 +40,10 @@ class Pooled:
         x = torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
         return x @ self.subject, x @ self.background
 
+    def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        subject, background = self(image[None])
+        return subject[0], background[0]
+
 
 def clips(k: int = 3, frames: int = 7) -> tuple[np.ndarray, list[Video]]:
     """A photograph and K windows wandering over it, the k-th k times as fast."""
@@ -173,6 +177,8 @@ def test_efficientnet_features_are_row_wise_and_tell_pictures_apart() -> None:
     assert ends.shape == (2, 3, 64, 64)
     torch.testing.assert_close(ends.mean((1, 2, 3)), torch.tensor([-1.0, 1.0]))
     assert "64" in features.name
+    for one, whole in zip(features.reference(frames[0]), features(frames[:1]), strict=True):
+        torch.testing.assert_close(one, whole[0], atol=0, rtol=0)  # no frame is treated differently
     with pytest.raises(ValueError, match="32"):
         EfficientNetLite0Features(16)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,12 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from icreward_lib.dpo.objective import dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData
 from icreward_lib.files import atomic
+from icreward_lib.launch import gather, meet, processes, rank
 from icreward_lib.opensora.flow import RectifiedFlow
 from icreward_lib.stats import bootstrap_mean
 
@@ -85,8 +90,13 @@ def train(
     with the very numbers of a run that was never stopped: batches, noise and timesteps are drawn from (seed,
     step) alone.
 
+    Several processes divide every batch, every evaluation and the policy's frozen weights among them. All call
+    this with the same and get the same, and it may go on with another number of them; results differ from those
+    of one process by rounding alone.
+
     Args:
-        policy: with fresh adapters, which have no effect; left with those of the last step.
+        policy: with fresh adapters, which have no effect; left with those of the last step, and its frozen weights
+            divided.
         flow: how training draws timesteps.
         pairs: to train on.
         held_out: to evaluate on; at least two samples. Nothing is selected by it.
@@ -99,8 +109,12 @@ def train(
     """
     weights = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
+    if processes() > 1:
+        _divide(policy, set(weights))
     checkpoint = folder / "dpo_state.pt"
-    made_by = f"{sorted(asdict(config).items())} {sorted(flow.config.items())} {_digest(pairs)} {_digest(held_out)}"
+    # What diffusers notes beside the settings comes in another order in every process.
+    levels = sorted(item for item in flow.config.items() if not item[0].startswith("_"))
+    made_by = f"{sorted(asdict(config).items())} {levels} {_digest(pairs)} {_digest(held_out)}"
     timesteps = evaluation_timesteps(flow, held_out, config)
     if checkpoint.exists():
         state = _load(checkpoint, made_by)
@@ -122,12 +136,43 @@ def train(
             # Adapters start without effect: the first evaluation would only repeat the reference's.
             errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
             _evaluate(errors, reference, timesteps, held_out, config, done, history)
-            _save(checkpoint, {
-                "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
-                "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
-            })  # fmt: skip
+            if rank() == 0:
+                _save(checkpoint, {
+                    "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
+                    "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
+                })  # fmt: skip
             report(history.curve[-1])
     return history
+
+
+def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
+    """Have every process keep its part of the frozen weights, by FSDP: a block is whole only while it computes.
+
+    The adapters, which are small and train in float32 whatever the type of the rest, are whole everywhere.
+    """
+    meet()  # the processes know each other from here on
+    denoiser = policy.get_base_model()
+    for part in (*denoiser.spatial_blocks, *denoiser.temporal_blocks, denoiser):
+        # None is left whole after a forward: the leader, which saves, would divide it again, and the others not.
+        fully_shard(part, ignored_params=adapters, reshard_after_forward=True)
+
+
+def _share(count: int) -> tuple[Tensor, Tensor]:
+    """This process's rows of `count` as by `mine`, and which of them count, bool.
+
+    A forward has to be made by all processes at once, so that all have equally many rows: the last fills up.
+    """
+    rows = torch.arange(rank(), math.ceil(count / processes()) * processes(), processes())
+    return rows.clamp(max=count - 1), rows < count
+
+
+def _add_gradients(weights: list[nn.Parameter]) -> None:
+    """Give every process the sum of all processes' gradients."""
+    if processes() > 1:
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        total = parameters_to_vector(gradients)
+        torch.distributed.all_reduce(total)
+        vector_to_parameters(total, gradients)
 
 
 def _train_step(
@@ -143,35 +188,37 @@ def _train_step(
     draw = _generator(config.seed, 0, step)
     timestep = _training_timesteps(flow, pairs, len(rows), draw)
     noise = torch.randn(len(rows), *pairs.winner.shape[1:], generator=draw)
-    logits, losses = [], []
-    for part in torch.arange(len(rows)).split(config.micro_batch):
+    made: list[list[float]] = []
+    for part, counts in zip(*(values.split(config.micro_batch) for values in _share(len(rows))), strict=True):
         with torch.no_grad(), reference_model(policy):
             reference = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
         errors = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
         logit = implicit_reward_logit(errors, reference, config.beta)
         loss = dpo_loss(logit)
-        (loss.sum() / len(rows)).backward()
-        logits.append(logit.detach())
-        losses.append(loss.detach())
+        ((loss * counts.to(loss)).sum() / len(rows)).backward()
+        made += torch.stack([logit, loss], dim=1).tolist()
+    _add_gradients(weights)
     norm = nn.utils.clip_grad_norm_(weights, config.clip)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    wins = _wins(torch.cat(logits)).mean()
-    return {"loss": float(torch.cat(losses).mean()), "accuracy": float(wins), "grad_norm": float(norm)}
+    logits, losses = torch.tensor(gather(made, len(rows))).T.contiguous()
+    return {"loss": float(losses.mean()), "accuracy": float(_wins(logits).mean()), "grad_norm": float(norm)}
 
 
 @torch.no_grad()
 def evaluation_errors(policy: PeftModel, timesteps: Tensor, pairs: PairData, config: DPOConfig) -> Tensor:
     """`flow_errors` of all pairs, (pairs, timesteps, 2), under fixed noise of each pair and timestep."""
-    errors = torch.empty(len(pairs), len(timesteps), 2)
+    share, _ = _share(len(pairs))
+    errors = torch.empty(len(share), len(timesteps), 2)
     for index, timestep in enumerate(timesteps):
-        for rows in torch.arange(len(pairs)).split(config.micro_batch):
+        for places in torch.arange(len(share)).split(config.micro_batch):
+            rows = share[places]
             draws = [_generator(config.seed, 1, index, row) for row in rows.tolist()]
             noise = torch.stack([torch.randn(pairs.winner.shape[1:], generator=draw) for draw in draws])
-            errors[rows, index] = flow_errors(policy, pairs, rows, noise, timestep.expand(len(rows))).cpu()
-    return errors
+            errors[places, index] = flow_errors(policy, pairs, rows, noise, timestep.expand(len(rows))).cpu()
+    return torch.tensor(gather(errors.tolist(), len(pairs)))
 
 
 def evaluation_timesteps(flow: RectifiedFlow, pairs: PairData, config: DPOConfig) -> Tensor:
@@ -253,7 +300,7 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def _load(path: Path, made_by: str) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: delete it to train again from the start.") from error
     if state["made_by"] != made_by:

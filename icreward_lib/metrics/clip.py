@@ -6,7 +6,8 @@ models are not comparable.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,48 +15,56 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from torch import Tensor
 from torch.nn import functional as F
 
 
 class ClipSim:
     """CLIP features of frames and texts, for `clipsim`."""
 
-    def __init__(self, model: str | os.PathLike[str], pretrained: str | None = None, *, batch_size: int = 64) -> None:
+    def __init__(self, model: str | os.PathLike[str], *, device: str = "cpu", batch_size: int = 64) -> None:
         """Load a folder with open_clip_config.json and open_clip_model.safetensors, or a model by name.
 
-        A name is open_clip's ("ViT-B-32" with pretrained="openai", or "hf-hub:owner/model"). Raises
-        FileNotFoundError if `model` is neither, ValueError if the folder lacks weights or its config does
-        not fit them.
+        A name is open_clip's with its weights ("ViT-B-32:openai") or a hub id ("owner/model", also as
+        "hf-hub:owner/model"). Raises FileNotFoundError if `model` is none of them, ValueError if weights are
+        missing or damaged, or its config does not fit them.
         """
         folder = Path(model)
+        name, _, tag = str(model).partition(":")
         if folder.is_dir():
-            source = f"local-dir:{folder}"
-        elif str(model).startswith("hf-hub:") or str(model) in open_clip.list_models():
-            source = str(model)
+            source, tag = f"local-dir:{folder}", ""
+        elif name == "hf-hub" or re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+            source, tag = f"hf-hub:{tag or name}", ""
+        elif name in open_clip.list_models():
+            source = name
         else:
             raise FileNotFoundError(f"{model} is neither a folder with an open_clip model nor a name open_clip knows.")
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-                source, pretrained=pretrained, require_pretrained=True
+                source, pretrained=tag or None, require_pretrained=True, device=device
             )
         except (RuntimeError, FileNotFoundError, SafetensorError) as error:
             raise ValueError(f"No whole CLIP model in {model}: {error}") from error
         self.model.eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(source)
-        self.batch_size = batch_size
+        self.device, self.batch_size = device, batch_size
 
     @torch.inference_mode()
     def image_features(self, frames: np.ndarray) -> np.ndarray:
         """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
         pixels = [self.preprocess(Image.fromarray(frame)) for frame in frames]
-        batches = [pixels[i : i + self.batch_size] for i in range(0, len(pixels), self.batch_size)]
-        return torch.cat([F.normalize(self.model.encode_image(torch.stack(b)), dim=-1) for b in batches]).numpy()
+        batches = (torch.stack(pixels[i : i + self.batch_size]) for i in range(0, len(pixels), self.batch_size))
+        return self._embed(self.model.encode_image, batches)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> np.ndarray:
         """Map N texts to unit-norm float32 (N, D)."""
-        tokens = self.tokenizer(list(texts)).split(self.batch_size)
-        return torch.cat([F.normalize(self.model.encode_text(batch), dim=-1) for batch in tokens]).numpy()
+        return self._embed(self.model.encode_text, self.tokenizer(list(texts)).split(self.batch_size))
+
+    def _embed(self, encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> np.ndarray:
+        """Unit-norm float32 (N, D) of the rows of all `batches`."""
+        features = [F.normalize(encode(batch.to(self.device)), dim=-1) for batch in batches]
+        return torch.cat(features).float().cpu().numpy()
 
 
 def clipsim(reference: np.ndarray, frames: np.ndarray, *, include_first: bool) -> np.ndarray:

@@ -23,6 +23,10 @@ class FrameFeatures(Protocol):
         """Map uint8 RGB (N, H, W, 3) to subject (N, Ds) and background (N, Db) float32, row by row."""
         ...
 
+    def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map the reference image, uint8 RGB (H, W, 3), to subject (Ds,) and background (Db,) float32."""
+        ...
+
 
 class EfficientNetLite0Features:
     """ImageNet features of EfficientNet-Lite0, standing in for VBench++'s DINO and DreamSim.
@@ -53,6 +57,11 @@ class EfficientNetLite0Features:
         final, stages = self.model.forward_intermediates(self.preprocess(frames), indices=_STAGES)
         pooled = torch.cat([F.normalize(stage.mean((2, 3)), dim=1) for stage in stages], dim=1)
         return final.mean((2, 3)), pooled - pooled.mean(1, keepdim=True)
+
+    def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map the reference image, uint8 RGB (H, W, 3), to subject (1280,) and background (496,), as any frame."""
+        subject, background = self(image[None])
+        return subject[0], background[0]
 
     def preprocess(self, frames: np.ndarray) -> torch.Tensor:
         """Map uint8 RGB (N, H, W, 3) to float32 (N, 3, S, S), about [-1, 1] (bicubic may overshoot)."""

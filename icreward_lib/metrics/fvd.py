@@ -1,24 +1,18 @@
-"""Frechet video distance (Unterthiner et al., arXiv 1812.01717) on VideoMAE features.
+"""Distances between sets of videos by their features (`video_features`): FVD, FVD-infinity and KVD.
 
-At a few hundred clips FVD is mostly bias: read it beside `real_vs_real` at the same n, compare only values
-of one feature extractor, n, length and size, and do not expect it to notice frozen clips.
+FVD is Unterthiner et al., arXiv 1812.01717, with whatever features are given: I3D's for values like published ones.
+At a few hundred clips FVD is mostly bias: read it beside `real_vs_real` at the same n, compare only values of one
+feature extractor, n, length and size, and do not expect it to notice frozen clips.
 """
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
-from torch.nn import functional as F
-from transformers import VideoMAEModel
 
 from icreward_lib.stats import Interval, cluster_draws
-from icreward_lib.video import Video
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as public VideoMAE models expect
+Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (n, d) and (m, d); 0 = alike
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -28,16 +22,66 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     of A B^T with A, B the centred features / sqrt(n - 1): exact and real for every n, also n <= d where
     covariances are singular.
     """
-    a, b = _features(a), _features(b)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"Both sets need one feature size, not {a.shape[1]} and {b.shape[1]}.")
+    a, b = _pair(a, b)
     root_a, root_b = _root(a), _root(b)
     nuclear = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     distance = np.square(a.mean(0) - b.mean(0)).sum() + np.square(root_a).sum() + np.square(root_b).sum() - 2 * nuclear
     return max(0.0, float(distance))
 
 
-def real_vs_real(real: np.ndarray, n: int, *, seed: int, draws: int = 50, level: float = 0.95) -> Interval:
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """KVD: squared MMD of features (n, d), (m, d) under the kernel (x y / d + 1)^3, in float64 (arXiv 1812.01717, 3.2).
+
+    The unbiased estimate (Binkowski et al., arXiv 1801.01401): sets of one distribution have 0 on average at every n,
+    single values may lie below.
+    """
+    a, b = _pair(a, b)
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
+
+    def within(x: np.ndarray) -> float:
+        values = kernel(x, x)
+        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+
+def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed: int, sizes: int = 15) -> float:
+    """FVD extrapolated to infinitely many clips (Chong and Forsyth, arXiv 1911.07023): the intercept over 1/n.
+
+    FVD of `sizes` random subsets of the images, from half of them to all, against as large a share of the real clips,
+    is fitted by a line in 1/n. The estimate has no bias to speak of, so it may lie below 0; it spreads more than FVD.
+
+    Args:
+        real: (m, d), of which each is drawn on its own.
+        fake: (n, d).
+        images: (n,) the image of each fake clip; its clips are drawn together.
+        seed: of the subsets.
+        sizes: how many.
+
+    Raises:
+        ValueError: for fewer than 4 images or real clips, of which half is no sample.
+    """
+    (real, fake), labels = _pair(real, fake), np.asarray(images)
+    names = np.unique(labels)
+    if labels.shape != fake.shape[:1]:
+        raise ValueError(f"`images` must have the {len(fake)} rows of the fake features.")
+    if min(len(names), len(real)) < 4:
+        raise ValueError(f"FVD-infinity needs 4 images and 4 real clips, not {len(names)} and {len(real)}.")
+    rng = np.random.default_rng(seed)
+    counts = np.linspace(len(names) / 2, len(names), sizes).round().astype(int)
+    values = []
+    for count in counts:
+        rows = np.isin(labels, rng.permutation(names)[:count])
+        reals = rng.permutation(len(real))[: round(len(real) * count / len(names))]
+        values.append(frechet_distance(real[reals], fake[rows]))
+    return float(np.polyfit(1 / counts, values, 1)[1])
+
+
+def real_vs_real(
+    real: np.ndarray, n: int, *, seed: int, draws: int = 50, level: float = 0.95, distance: Distance = frechet_distance
+) -> Interval:
     """Distance between two disjoint random sets of n real clips each: a perfect generator's FVD at this n.
 
     `real` (N, d) with N >= 2n, one clip per image. The limits are quantiles over `draws` repeated splits.
@@ -46,7 +90,7 @@ def real_vs_real(real: np.ndarray, n: int, *, seed: int, draws: int = 50, level:
     if len(real) < 2 * n:
         raise ValueError(f"Two disjoint sets of {n} need {2 * n} real clips, not {len(real)}.")
     orders = np.random.default_rng(seed).permuted(np.tile(np.arange(len(real)), (draws, 1)), axis=1)
-    distances = [frechet_distance(real[order[:n]], real[order[n : 2 * n]]) for order in orders]
+    distances = [distance(real[order[:n]], real[order[n : 2 * n]]) for order in orders]
     low, high = np.quantile(distances, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean(distances)), float(low), float(high), n)
 
@@ -61,6 +105,7 @@ def bootstrap_fvd(
     seed: int,
     draws: int = 500,
     level: float = 0.95,
+    distance: Distance = frechet_distance,
 ) -> Interval:
     """Distance of `fake` (n, d) to `real` (m, d) with an interval over images; n counts images.
 
@@ -78,9 +123,9 @@ def bootstrap_fvd(
     if labels.shape != fake.shape[:1] or (other is not None and other.shape != fake.shape):
         raise ValueError(f"`images` and `minus` must have the {len(fake)} rows of the fake features.")
 
-    def distance(real_rows: np.ndarray, rows: np.ndarray) -> float:
-        base = 0.0 if other is None else frechet_distance(real[real_rows], other[rows])
-        return frechet_distance(real[real_rows], fake[rows]) - base
+    def measured(real_rows: np.ndarray, rows: np.ndarray) -> float:
+        base = 0.0 if other is None else distance(real[real_rows], other[rows])
+        return distance(real[real_rows], fake[rows]) - base
 
     names = np.unique(labels)
     codes, counts = cluster_draws(labels, seed=seed, draws=draws)
@@ -92,59 +137,45 @@ def bootstrap_fvd(
         if real_labels is not None:
             shared = np.isin(real_labels, names)
             repeats[shared] = count[np.searchsorted(names, real_labels[shared])]
-        drawn.append(distance(np.repeat(every_real, repeats), np.repeat(every, count[codes])))
-    mean = distance(every_real, every)
+        drawn.append(measured(np.repeat(every_real, repeats), np.repeat(every, count[codes])))
+    mean = measured(every_real, every)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) + mean - np.mean(drawn)
     return Interval(mean, float(low), float(high), len(names))
 
 
-class VideoMAEFeatures:
-    """Mean of VideoMAE's last hidden states over all patches, the features for FVD."""
+def distance_columns(
+    real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed: int, draws: int = 200, level: float = 0.95
+) -> dict[str, float]:
+    """All that has to stand beside one value of FVD: a row's columns.
 
-    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 16) -> None:
-        """Load a VideoMAEModel or the trunk of a VideoMAEForVideoClassification; ValueError if not whole."""
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"No VideoMAE folder at {folder}.")
-        try:
-            self.model, report = VideoMAEModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"No whole VideoMAE model in {folder}: {error}") from error
-        if report["missing_keys"] or report["mismatched_keys"]:
-            raise ValueError(f"The weights in {folder} do not fit its config.json.")
-        self.model.eval().requires_grad_(False)
-        self.batch_size = batch_size
+    Args:
+        real: features (m, d) of real clips, one of a scene.
+        fake: features (n, d) of a generator's clips.
+        images: (n,) the image of each of these.
+        seed: of resamples and splits.
+        draws: resamples of the images behind an interval.
+        level: coverage of intervals.
 
-    @property
-    def name(self) -> str:
-        """Features and preprocessing, for provenance: two names, two incomparable distances."""
-        config = self.model.config
-        return f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
-
-    @torch.inference_mode()
-    def features(self, videos: Sequence[Video]) -> np.ndarray:
-        """Map N videos of at least the model's frame count to float32 (N, D), each row on its own."""
-        config, rows = self.model.config, []
-        for start in range(0, len(videos), self.batch_size):
-            batch = videos[start : start + self.batch_size]
-            pixels = videomae_pixels(batch, num_frames=config.num_frames, size=config.image_size)
-            rows.append(self.model(pixels).last_hidden_state.mean(1))
-        return torch.cat(rows).numpy()
-
-
-def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> torch.Tensor:
-    """Prepare videos for VideoMAE: float32 (N, num_frames, 3, size, size), ImageNet-normalised.
-
-    Takes the *last* `num_frames` frames, one after the other (a first frame that copies the reference tells
-    nothing), and squashes them to a square with antialiased bilinear. Raises ValueError for shorter clips.
+    Returns:
+        `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
+        `d_floor`, `d_floor_low`, `d_floor_high` (`real_vs_real`) of `floor_clips` clips a side, which are n or, where
+        fewer are real, m / 2: then FVD's floor is too high; `fvd_infinity`.
     """
-    clips = []
-    for video in videos:
-        if video.num_frames < num_frames:
-            raise ValueError(f"These video features need {num_frames} frames; a clip has {video.num_frames}.")
-        frames = torch.tensor(video.frames[-num_frames:]).permute(0, 3, 1, 2).float() / 255
-        clips.append(F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
-    return (torch.stack(clips) - mean) / std
+    floor_clips = min(len(fake), len(real) // 2)
+    row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}
+    for name, distance in (("fvd", frechet_distance), ("kvd", kernel_distance)):
+        found = bootstrap_fvd(real, fake, images=images, seed=seed, draws=draws, level=level, distance=distance)
+        floor = real_vs_real(real, floor_clips, seed=seed, level=level, distance=distance)
+        row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        row |= {f"{name}_floor": floor.mean, f"{name}_floor_low": floor.low, f"{name}_floor_high": floor.high}
+    return row | {"floor_clips": floor_clips, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
+
+
+def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _features(a), _features(b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"Both sets need one feature size, not {a.shape[1]} and {b.shape[1]}.")
+    return a, b
 
 
 def _features(values: np.ndarray) -> np.ndarray:

@@ -57,11 +57,11 @@ class ConsistencyScorer:
             raise ValueError(
                 f"Scores compare clips of one length and frame rate only, not (frames, fps) {sorted(shapes)}."
             )
-        reference, scores = self.features(image[None]), {}
+        reference, scores = self.features.reference(image), {}
         encoded = [self._encode(video.frames) for video in videos]
         for d, name in enumerate(DIMENSIONS):
             frames = torch.stack([both[d] for both in encoded])
-            c = conformity(reference[d][0], frames)
+            c = conformity(reference[d], frames)
             scores[name] = i2v_score(c, consecutive(frames)).numpy()
             scores[f"{name}_frames"] = c.numpy()
             scores[f"{name}_mean"], scores[f"{name}_min"] = c.mean(-1).numpy(), c.amin(-1).numpy()

@@ -272,6 +272,9 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
         temporal = {"temporal_downsample": (True, True, False)} | temporal
     if temporal.get("embed_dim", 4) != temporal.get("latent_embed_dim", 4):
         raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
+    lacking = [name for name in ("micro_frame_size", "shift", "scale") if name not in hub]
+    if lacking:
+        raise ValueError(f"config.json of the autoencoder has no {', '.join(lacking)}: download it again")
     config = {
         "micro_frame_size": hub["micro_frame_size"],
         "micro_batch_size": hub["vae_2d"].get("micro_batch_size") or 4,

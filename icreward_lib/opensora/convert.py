@@ -1,97 +1,148 @@
-"""From the public Open-Sora 1.2 repositories' layout to diffusers' layout.
+"""From the public Open-Sora 1.2 repositories to our models.
 
-The public ones (`hpcai-tech/OpenSora-STDiT-v3`, `hpcai-tech/OpenSora-VAE-v1.2`) hold `config.json` and
-`model.safetensors` as transformers writes them. Parameter names are the same on both sides, so a conversion
-rewrites the config, checks every name and shape, and saves the weights unchanged.
+`hpcai-tech/OpenSora-STDiT-v3` and `hpcai-tech/OpenSora-VAE-v1.2` hold `config.json` and `model.safetensors` as
+transformers writes them. Parameter names are the same on both sides, so a conversion rewrites the config and
+checks every name and shape, before the first weight is read. `save_pretrained` then writes diffusers' layout.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 
-from icreward_lib.files import atomic
 from icreward_lib.opensora.autoencoder import VideoAutoencoder, config_from_hub
 from icreward_lib.opensora.transformer import STDiT3
+
+TRANSFORMER = "hpcai-tech/OpenSora-STDiT-v3"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 # Settings of the public config without a counterpart here, with the only value that is supported.
 FIXED = {"qk_norm": True, "skip_y_embedder": False, "drop_path": 0.0}
 
+# How parameters of the other versions' denoisers begin. 1.0 has "blocks." too, so it comes first.
+OTHER_VERSIONS = {
+    "pos_embed_temporal": "1.0 (STDiT)",
+    "blocks.": "1.1 (STDiT2)",
+    "x_embedder_cond": "1.3",
+    "double_blocks.": "2.0",
+}
 
-def convert_transformer(source: str | Path, target: str | Path) -> None:
-    """Convert a folder of the public denoiser into one for `STDiT3.from_pretrained`.
+_SPATIAL_BIAS = re.compile(r"spatial_vae\.module\.encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv\d\.bias")
+
+Shapes = Mapping[str, tuple[int, ...]]
+Model = TypeVar("Model", bound=ModelMixin)
+
+
+def load_transformer(source: str | Path, *, dtype: torch.dtype = torch.float32) -> STDiT3:
+    """The public denoiser, on the CPU in evaluation mode, with its weights rounded to `dtype`.
+
+    Args:
+        source: a folder with the two files of the public repository.
 
     Raises:
-        FileNotFoundError: if a file is missing in `source`.
-        ValueError: if a file cannot be read, it is another model, or weights are missing or do not belong.
+        FileNotFoundError: if a file is missing in the folder.
+        ValueError: if a file cannot be read, it is another model or another version of Open-Sora, or weights are
+            missing, do not belong or have another shape. The message names them.
     """
-    source = Path(source)
-    public, weights = _read(source)
+    path, shapes = _weights(source)
+    for start, version in OTHER_VERSIONS.items():
+        if any(name.startswith(start) for name in shapes):
+            raise ValueError(f"{path} holds a denoiser of Open-Sora {version}, not of 1.2: give {TRANSFORMER}")
+    public = _config(source)
     if public.get("model_type") != "STDiT3":
         kind = public.get("model_type")
-        raise ValueError(f"{source}/config.json is of model_type {kind!r}, not 'STDiT3' of Open-Sora 1.2")
+        raise ValueError(f"{source}/{CONFIG} is of model_type {kind!r}, not 'STDiT3' of Open-Sora 1.2")
     for name, value in FIXED.items():
         if public.get(name, value) != value:
-            raise ValueError(f"{source}/config.json: {name} = {public[name]} is not supported, only {value}")
+            raise ValueError(f"{source}/{CONFIG}: {name} = {public[name]} is not supported, only {value}")
     known = inspect.signature(STDiT3.__init__).parameters
     config = {name: value for name, value in public.items() if name in known}
-    _save(STDiT3, config, weights, source, Path(target))
+    model = _load(STDiT3, config, path, shapes, dtype)
+    model.pos_embed.to(dtype)  # its frequencies are no weights, and rounded as the weights are
+    return model
 
 
-def convert_autoencoder(source: str | Path, target: str | Path, *, spatial: Mapping[str, Any] | None = None) -> None:
-    """Convert a folder of the public autoencoder into one for `VideoAutoencoder.from_pretrained`.
-
-    `spatial` is the config of the 2D `AutoencoderKL`, which the public file does not hold (None: SDXL's).
-
-    Raises:
-        FileNotFoundError, ValueError: as `convert_transformer`.
-    """
-    source = Path(source)
-    public, weights = _read(source)
-    _save(VideoAutoencoder, config_from_hub(public, spatial), weights, source, Path(target))
+def load_autoencoder(source: str | Path, *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:
+    """The public autoencoder; arguments and errors as of `load_transformer`."""
+    path, shapes = _weights(source)
+    public = _config(source)
+    return _load(VideoAutoencoder, config_from_hub(public, _spatial_sizes(shapes, public)), path, shapes, dtype)
 
 
-def _read(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    for name in ("config.json", "model.safetensors"):
-        if not (source / name).is_file():
-            raise FileNotFoundError(f"{source} has no {name}: give a folder downloaded from the public hub")
+def _spatial_sizes(shapes: Shapes, public: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of the 2D part: the public config does not hold them, so they are read off the weights' shapes."""
+    widths: dict[int, int] = {}
+    layers = 0
+    for name, shape in shapes.items():
+        if found := _SPATIAL_BIAS.fullmatch(name):
+            widths[int(found[1])] = shape[0]
+            layers = max(layers, int(found[2]) + 1)
+    if not widths:
+        return {}  # the check of the names says what is missing
+    # No shape shows the number of groups; both parts of the public model have the same.
+    groups = public.get("vae_temporal", {}).get("num_groups", 32)
+    ordered = [widths[level] for level in sorted(widths)]
+    return {"block_out_channels": ordered, "layers_per_block": layers, "norm_num_groups": groups}
+
+
+def _file(source: str | Path, name: str) -> Path:
+    """A file of a folder; FileNotFoundError if there is none."""
+    path = Path(source) / name
+    if not path.is_file():
+        present = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
+        raise FileNotFoundError(
+            f"{source} has no {name} (it has {present}): give a folder with the files of the public repository"
+        )
+    return path
+
+
+def _config(source: str | Path) -> dict[str, Any]:
+    path = _file(source, CONFIG)
     try:
-        return json.loads((source / "config.json").read_text()), load_file(source / "model.safetensors")
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{source} cannot be read ({error}): download it again") from error
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): download it again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings: download it again")
+    return config
 
 
-def _save(
-    model_class: type[ModelMixin],
-    config: Mapping[str, Any],
-    weights: dict[str, Tensor],
-    source: Path,
-    target: Path,
-) -> None:
-    with torch.device("meta"):  # names and shapes only
+def _weights(source: str | Path) -> tuple[Path, Shapes]:
+    """The file and the shapes in its header. A file that was cut off is found out here."""
+    path = _file(source, WEIGHTS)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read, it is damaged or cut off ({error}): download it again") from error
+
+
+def _load(model_class: type[Model], config: Mapping[str, Any], path: Path, shapes: Shapes, dtype: torch.dtype) -> Model:
+    with init_empty_weights(include_buffers=False):  # names and shapes only
         model = model_class(**config)
-    expected = model.state_dict()
-    both = expected.keys() & weights.keys()
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    misshapen = [name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name]]
     problems = {
-        "missing": expected.keys() - weights.keys(),
-        "unexpected": weights.keys() - expected.keys(),
-        "misshapen": {name for name in both if expected[name].shape != weights[name].shape},
+        "missing": expected.keys() - shapes.keys(),
+        "unexpected": shapes.keys() - expected.keys(),
+        "misshapen": [f"{name} {shapes[name]} instead of {expected[name]}" for name in misshapen],
     }
     found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
     if found:
-        raise ValueError(f"{source}/model.safetensors does not fit its config.json ({found})")
+        raise ValueError(f"{path} does not fit its {CONFIG} ({found}): download both from the public repository")
+    with safe_open(path, framework="pt") as file:  # one tensor at a time, to hold no second copy of them all
+        weights = {name: file.get_tensor(name).to(dtype) for name in shapes}
     model.load_state_dict(weights, assign=True)
-    with atomic(target) as temporary:
-        model.save_pretrained(temporary)
+    return model.eval()
 
 
 def _listed(names: Iterable[str], most: int = 8) -> str:

@@ -63,8 +63,8 @@ class RectifiedFlow(SchedulerMixin, ConfigMixin):
             return t
         if ((num_frames > 1) & (num_frames < CHUNK_FRAMES)).any():
             raise ValueError(
-                f"Open-Sora makes single images or videos of at least {CHUNK_FRAMES} frames, "
-                f"not num_frames = {[int(n) for n in num_frames]}"
+                f"Open-Sora makes single images or videos of at least {CHUNK_FRAMES} frames, not num_frames = "
+                f"{sorted({int(n) for n in num_frames})}: set it to 1 or to a multiple of {CHUNK_FRAMES}"
             )
         latents = num_frames // CHUNK_FRAMES * CHUNK_LATENTS
         length = torch.where(num_frames == 1, torch.ones_like(latents), latents)

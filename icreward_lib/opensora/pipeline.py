@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from icreward_lib.opensora.autoencoder import VideoAutoencoder
-from icreward_lib.opensora.flow import RectifiedFlow, euler_sample, guided
-from icreward_lib.opensora.text import encode_captions
+from icreward_lib.opensora.flow import CHUNK_LATENTS, RectifiedFlow, euler_sample, guided
+from icreward_lib.opensora.text import add_scores, encode_captions
 from icreward_lib.opensora.transformer import STDiT3
 
 IMAGE_FPS = 120.0  # the frame rate by which the model knows single images
@@ -58,6 +58,9 @@ def to_frames(video: Tensor) -> np.ndarray:
 class OpenSoraPipeline(DiffusionPipeline):
     """Text and image to video. Every component is saved and loaded in its own folder.
 
+    With `enable_model_cpu_offload` one model at a time is on the GPU. The weights may be of any dtype; latents
+    stay float32 between the steps.
+
     Raises:
         ValueError: if the file of the autoencoder or the transformer lacked some of its weights.
     """
@@ -98,11 +101,23 @@ class OpenSoraPipeline(DiffusionPipeline):
         return latent.float()
 
     @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """T5 features (1, 1, n, d) and mask (1, n) of a prompt. Under offload T5 leaves the GPU afterwards."""
+        length = self.transformer.config.model_max_length
+        features, mask = encode_captions(self.text_encoder, self.tokenizer, [prompt], length)
+        # T5 is by far the largest part, and without this it would stay until the transformer comes.
+        self.maybe_free_model_hooks()
+        return features.to(self._execution_device), mask.to(self._execution_device)
+
+    @torch.no_grad()
     def sample_latents(
         self,
         image: np.ndarray | None,
         prompt: str,
         *,
+        last_image: np.ndarray | None = None,
+        aesthetic: float | None = None,
+        motion: float | None = None,
         num_videos: int = 1,
         num_frames: int = 51,
         height: int = 240,
@@ -114,39 +129,41 @@ class OpenSoraPipeline(DiffusionPipeline):
     ) -> Tensor:
         """As `__call__`, without decoding: float32 (num_videos, c, t', h', w') on the pipeline's device."""
         device = self._execution_device
-        generators = _one_per_video(generator, num_videos)
+        generators = one_per_video(generator, num_videos)
         timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
         size = self.vae.latent_size((num_frames, height, width))
         if min(size) < 1:
             raise ValueError(f"a video of {height} x {width} pixels is too small for this autoencoder")
+        held = {} if image is None else {0: image}
+        if last_image is not None:
+            held[_place_of_last_image(size[0])] = last_image
+        features, text_mask = self.encode_prompt(add_scores(prompt, aesthetic=aesthetic, motion=motion))
+        features = features.repeat(num_videos, 1, 1, 1)
         shape = (self.transformer.config.in_channels, *size)
         # Drawn on the CPU, each video from its own generator: the same everywhere and in any company.
         z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-        mask = None
-        if image is not None:
-            mask = torch.ones(num_videos, size[0], device=device)
-            mask[:, 0] = 0
-            z[:, :, :1] = self.encode_image(image, height, width)
-
-        length = self.transformer.config.model_max_length
-        features, text_mask = encode_captions(self.text_encoder, self.tokenizer, [prompt], length)
-        features = features.to(device).repeat(num_videos, 1, 1, 1)
+        mask = torch.ones(num_videos, size[0], device=device)
+        for place, picture in held.items():
+            mask[:, place] = 0
+            z[:, :, place : place + 1] = self.encode_image(picture, height, width)
+        self.maybe_free_model_hooks()  # the autoencoder leaves the GPU as well, until it decodes
         rate = IMAGE_FPS if num_frames == 1 else fps
         rates, heights, widths = (torch.tensor([float(v)], device=device) for v in (rate, height, width))
 
         def velocity_of(latents: Tensor, t: Tensor, x_mask: Tensor | None, y: Tensor) -> Tensor:
-            velocity: Tensor = self.transformer(
+            predicted: Tensor = self.transformer(
                 latents, t, y, text_mask, x_mask, fps=rates, height=heights, width=widths
             )
-            return velocity
+            return predicted
 
         null = self.transformer.null_captions(num_videos).to(features)
-        return euler_sample(guided(velocity_of, features, null, guidance_scale), z, timesteps, mask)
+        velocity = guided(velocity_of, features, null, guidance_scale)
+        return euler_sample(velocity, z, timesteps, mask if held else None)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor, num_frames: int) -> np.ndarray:
         """Latents (n, c, t', h', w') -> uint8 (n, num_frames, h, w, 3), one at a time to bound memory."""
-        latents = latents.to(self.vae.dtype)
+        latents = latents.to(self._execution_device, self.vae.dtype)
         return np.concatenate([to_frames(self.vae.decode(z, num_frames)) for z in latents.split(1)])
 
     def __call__(
@@ -154,6 +171,9 @@ class OpenSoraPipeline(DiffusionPipeline):
         image: np.ndarray | None,
         prompt: str,
         *,
+        last_image: np.ndarray | None = None,
+        aesthetic: float | None = None,
+        motion: float | None = None,
         num_videos: int = 1,
         num_frames: int = 51,
         height: int = 240,
@@ -167,7 +187,11 @@ class OpenSoraPipeline(DiffusionPipeline):
 
         Args:
             image: uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video.
-            prompt: cleaned before use; see `text.add_scores` for the public model's phrases.
+            prompt: cleaned before use.
+            last_image: like `image`; where the video shall end. As upstream, it stands for the first frame of the
+                last chunk of 17, the only latent frame there that means a single picture: frame 34 of 51.
+            aesthetic, motion: scores to add to the prompt, see `text.add_scores`; None: not added. The public
+                model knows them, and upstream generates with an aesthetic score of 6.5.
             num_videos: how many, all of one image and prompt.
             num_frames: 1 (an image) or at least 17; multiples of 17 are what the model was trained on.
             height, width: nominal size in pixels.
@@ -183,6 +207,9 @@ class OpenSoraPipeline(DiffusionPipeline):
         latents = self.sample_latents(
             image,
             prompt,
+            last_image=last_image,
+            aesthetic=aesthetic,
+            motion=motion,
             num_videos=num_videos,
             num_frames=num_frames,
             height=height,
@@ -197,9 +224,15 @@ class OpenSoraPipeline(DiffusionPipeline):
         return OpenSoraOutput(frames=frames, latents=latents)
 
 
-def _one_per_video(
-    generator: torch.Generator | Sequence[torch.Generator], num_videos: int
-) -> Sequence[torch.Generator]:
+def _place_of_last_image(latent_frames: int) -> int:
+    place = (latent_frames - 1) // CHUNK_LATENTS * CHUNK_LATENTS
+    if place == 0:
+        raise ValueError("a last image needs a video of two chunks: set num_frames to 34 or more")
+    return place
+
+
+def one_per_video(generator: torch.Generator | Sequence[torch.Generator], num_videos: int) -> Sequence[torch.Generator]:
+    """`num_videos` generators, one of its own for each video: drawn from a single one, or those that are given."""
     if isinstance(generator, torch.Generator):
         # One number each, one after the other: how many follow does not change the first ones.
         seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(num_videos)]

@@ -4,54 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig
+from peft import load_peft_weights
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import Qwen2VLModel, Qwen2VLProcessor
 
 from icreward_lib.files import atomic, write_json
+from icreward_lib.rewards.backbone import (
+    add_lora,
+    default_dtype,
+    load_backbone,
+    load_lora,
+    read_line,
+    sample_frames,
+)
 from icreward_lib.rewards.base import (
     Array,
     Image,
     Scores,
-    check_weights,
     frame_matrix,
     model_reference,
     resolve_model,
     to_scores,
 )
+from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
-from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE, read_template
+from icreward_lib.rewards.prompt import REWARD_TOKENS, read_template
+from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpoint, read_out
 from icreward_lib.video import Video
-
-#: Every linear map of Qwen2-VL's language model, as in VideoReward.
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class ICRewardConfig:
-    """The text, frames read of each clip (even), sizes of head and LoRA, shares of subject and background."""
-
-    template: str = SHORT_TEMPLATE
-    num_frames: int = 8
-    head_size: int = 128
-    head_attention: int = 4
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    weights: tuple[float, float] = (0.5, 0.5)
-
-    def __post_init__(self) -> None:
-        check_weights(self.weights)
-        if self.num_frames < 2 or self.num_frames % 2:
-            raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
 
 
 class Reading(NamedTuple):
@@ -67,12 +53,6 @@ class Reading(NamedTuple):
     consistency: Tensor
 
 
-def sample_frames(total: int, num_frames: int) -> npt.NDArray[np.int64]:
-    """Indices of an even number of frames, at most `num_frames`, from the first to the last of `total`."""
-    count = max(2, min(num_frames, total - total % 2))
-    return np.linspace(0, total - 1, count).round().astype(np.int64)
-
-
 class ICReward(nn.Module):
     """Scores videos by how well they keep a reference image (`Reward`).
 
@@ -85,41 +65,78 @@ class ICReward(nn.Module):
 
     def __init__(
         self,
-        vlm: Qwen2VLForConditionalGeneration,
+        backbone: Qwen2VLModel,
         processor: Qwen2VLProcessor,
         config: ICRewardConfig,
         *,
         base: str,
+        start: Checkpoint | None,
     ) -> None:
-        """Wrap `vlm`, which came from the hub id or folder `base`, without LoRA: `create` adds it."""
+        """Wrap `backbone`, from the hub id or folder `base` or from the VideoReward `start`, without LoRA."""
         super().__init__()
         self.config, self.processor, self.base = config, processor, base
+        self.videoreward = None if start is None else str(start.folder)
         processor.tokenizer.add_special_tokens({"extra_special_tokens": list(REWARD_TOKENS)})
         self.prompt = read_template(config.template, processor.tokenizer)
         self.reward_ids = processor.tokenizer.convert_tokens_to_ids(list(REWARD_TOKENS))
 
-        self.backbone = vlm.model.requires_grad_(False).eval()
+        self.backbone = backbone.requires_grad_(False).eval()
         table = self.backbone.language_model.embed_tokens.weight.detach()
         size = table.shape[1]
         # The base's embedding table stays as it is; a token it has no row for starts as the average word.
-        rows = [table[i] if i < len(table) else table.mean(0) for i in self.reward_ids]
-        self.reward_embeddings = nn.Parameter(torch.stack(rows).float())
+        rows = torch.stack([table[i] if i < len(table) else table.mean(0) for i in self.reward_ids])
+        # The token of image consistency starts as that of text alignment, in whose place it stands.
+        self.reward_embeddings = nn.Parameter(rows.float() if start is None else start.reward_embeddings)
         self.rm_head = nn.Linear(size, 1, bias=False).requires_grad_(False)
         self.head = ConsistencyHead(size, config.head_size, config.head_attention)
+        if start is not None:
+            self.rm_head = make_head(start.rm_head)
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
         self.weights: Tensor
 
     @classmethod
-    def create(cls, base: str, config: ICRewardConfig, *, seed: int) -> ICReward:
-        """A new reward on the Qwen2-VL `base` (hub id or folder), with head and LoRA drawn from `seed`."""
-        vlm = Qwen2VLForConditionalGeneration.from_pretrained(base)
+    def create(
+        cls,
+        base: str,
+        config: ICRewardConfig,
+        *,
+        seed: int,
+        videoreward: str | Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> ICReward:
+        """A new reward on the Qwen2-VL `base` (hub id or folder), with head and LoRA drawn from `seed`.
+
+        The body computes in `dtype`, by default `default_dtype`; all that trains is float32.
+
+        `videoreward`, a folder that `read_checkpoint` takes, starts it from VideoReward instead: vision tower,
+        language model, LoRA, reward tokens and rm_head are the checkpoint's, only the head is drawn, and until
+        it is trained `quality_logits` are VideoReward's. ValueError if the LoRA of `config` has another size.
+        """
+        start = None if videoreward is None else read_checkpoint(videoreward)
+        if start is not None and (start.rank, start.alpha) != (config.lora_rank, config.lora_alpha):
+            raise ValueError(
+                f"the LoRA of {start.path} has rank {start.rank} and alpha {start.alpha}, "
+                f"the settings say {config.lora_rank} and {config.lora_alpha}"
+            )
+        kind = dtype or default_dtype(device)
+        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            reward = cls(vlm, Qwen2VLProcessor.from_pretrained(base), config, base=base)
-            reward.backbone.language_model.add_adapter(
-                LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=list(LORA_TARGETS))
-            )
-        return reward
+            reward = cls(backbone, Qwen2VLProcessor.from_pretrained(base), config, base=base, start=start)
+            if start is None:
+                add_lora(backbone.language_model, config.lora_rank, config.lora_alpha)
+            else:
+                start.add_lora(backbone)
+        return reward.to(device)
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute the language model's layers in the backward pass instead of keeping what they computed.
+
+        Much less memory for about a third more time, and the same gradients.
+        """
+        self.backbone.language_model.activation_checkpointing_enable()
+        self.backbone.language_model.train()  # the layers only listen then; none of them has dropout
 
     @property
     def device(self) -> torch.device:
@@ -135,14 +152,17 @@ class ICReward(nn.Module):
         tokens = self.backbone.visual(pixels.to(self.device), grid_thw=grid.to(self.device)).pooler_output
         merge = self.backbone.config.vision_config.spatial_merge_size
         groups, height, width = grid[0].tolist()
-        seen: Tensor = tokens.view(len(grid), groups, height // merge, width // merge, -1)
+        seen: Tensor = tokens.view(len(grid), groups, height // merge, width // merge, -1).float().cpu()
         return seen
 
     def encode_videos(self, videos: Sequence[Video], *, batch_size: int = 16) -> Tensor:
-        """Vision tokens (K,G,h,w,D) of K videos of one length and size, for G pairs of the sampled frames."""
-        if len({video.frames.shape for video in videos}) != 1:
+        """Vision tokens (K,G,h,w,D) of K videos of one length and size, for G pairs of the sampled frames.
+
+        float32 on the CPU, wherever the model computes.
+        """
+        if len({(video.frames.shape, self.config.frames_of(video)) for video in videos}) != 1:
             raise ValueError("videos encoded together must have one length and size")
-        wanted = sample_frames(videos[0].num_frames, self.config.num_frames)
+        wanted = sample_frames(videos[0].num_frames, self.config.frames_of(videos[0]))
         clips = [torch.from_numpy(video.frames[wanted]).permute(0, 3, 1, 2) for video in videos]
         parts = []
         for start in range(0, len(clips), batch_size):
@@ -151,18 +171,20 @@ class ICReward(nn.Module):
                 do_sample_frames=False,
                 cap_pixels_per_frame=False,
                 return_tensors="pt",
+                **self.config.picture_size,
             )
             parts.append(self._see(inputs["pixel_values_videos"], inputs["video_grid_thw"]))
         return torch.cat(parts)
 
     def encode_images(self, images: Sequence[Image], *, batch_size: int = 64) -> Tensor:
-        """Vision tokens (N,h,w,D) of N equally large images."""
+        """Vision tokens (N,h,w,D) of N equally large images, float32 on the CPU."""
         if len({image.shape for image in images}) != 1:
             raise ValueError("images encoded together must have one size")
         pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
         parts = []
         for start in range(0, len(pictures), batch_size):
-            inputs = self.processor.image_processor(pictures[start : start + batch_size], return_tensors="pt")
+            batch = pictures[start : start + batch_size]
+            inputs = self.processor.image_processor(batch, return_tensors="pt", **self.config.picture_size)
             parts.append(self._see(inputs["pixel_values"], inputs["image_grid_thw"])[:, 0])
         return torch.cat(parts)
 
@@ -182,17 +204,14 @@ class ICReward(nn.Module):
         count, clip, picture = len(video), video.shape[1:4], reference.shape[1:3]
         before, rubric, after = (part.expand(count, -1, -1) for part in self._words())
         parts = [before, video.flatten(1, 3).to(before), rubric, reference.flatten(1, 2).to(before), after]
-        inputs = torch.cat(parts, dim=1)
-        positions = torch.arange(inputs.shape[1], device=self.device).expand(3, count, -1)
-        states = self.backbone.language_model(
-            inputs_embeds=inputs, position_ids=positions, use_cache=False
-        ).last_hidden_state.float()
+        states = read_line(self.backbone.language_model, torch.cat(parts, dim=1))
         _, seen, asked, kept, last = states.split([part.shape[1] for part in parts], dim=1)
         visual, motion = (asked[:, self.prompt.rubric == token].squeeze(1) for token in self.reward_ids[:2])
         return Reading(seen.unflatten(1, clip), kept.unflatten(1, picture), visual, motion, last[:, -1])
 
     def compare(self, video: Tensor, reference: Tensor) -> Consistency:
         """Consistency per group (B,G,2) and per token (B,G,h*w,2), in [0,1], of what `read` takes."""
+        video, reference = video.to(self.device), reference.to(self.device)
         reading = self.read(video, reference)
         result: Consistency = self.head(
             Tokens(video.float().flatten(2, 3), reading.video.flatten(2, 3)),
@@ -208,21 +227,20 @@ class ICReward(nn.Module):
     def quality_logits(self, video: Tensor, reference: Tensor) -> Tensor:
         """VideoReward's raw visual and motion quality (B,2), which no reference can move."""
         reading = self.read(video, reference)
-        logits: Tensor = self.rm_head(torch.stack([reading.visual, reading.motion], dim=1)).squeeze(-1)
-        return logits
+        return read_out(torch.stack([reading.visual, reading.motion], dim=1), self.rm_head)
 
     # What users call
 
-    def _times(self, num_frames: int) -> list[float]:
-        """The middle of each frame group, in frames."""
-        times: list[float] = sample_frames(num_frames, self.config.num_frames).reshape(-1, 2).mean(1).tolist()
+    def _times(self, num_frames: int, groups: int) -> list[float]:
+        """The middle of each of the frame groups of a clip, in frames."""
+        times: list[float] = sample_frames(num_frames, 2 * groups).reshape(-1, 2).mean(1).tolist()
         return times
 
     @torch.no_grad()
     def score_tokens(self, video: Tensor, reference: Tensor, *, num_frames: int) -> Scores:
         """Scores of K clips of `num_frames` frames from tokens (K,G,h,w,D) and the reference's (h',w',D)."""
-        parts = self(video.to(self.device), reference.to(self.device).expand(len(video), -1, -1, -1))
-        return to_scores(parts, self.weights, self._times(num_frames), num_frames)
+        parts = self(video, reference.expand(len(video), -1, -1, -1))
+        return to_scores(parts, self.weights, self._times(num_frames, video.shape[1]), num_frames)
 
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3)."""
@@ -235,7 +253,8 @@ class ICReward(nn.Module):
         video, reference = self.encode_videos(videos), self.encode_images([image])
         tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
         num_frames, height, width, _ = videos[0].frames.shape
-        frames = torch.einsum("tg,kgn->ktn", frame_matrix(self._times(num_frames), num_frames).to(tokens), tokens)
+        times = self._times(num_frames, video.shape[1])
+        frames = torch.einsum("tg,kgn->ktn", frame_matrix(times, num_frames).to(tokens), tokens)
         maps = F.interpolate(frames.unflatten(2, video.shape[2:4]), (height, width), mode="bilinear")
         result: Array = maps.clamp(0, 1).cpu().numpy()
         return result
@@ -245,11 +264,12 @@ class ICReward(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, processor, `adapter/` (LoRA) and `model.safetensors` (all else that is ours).
 
-        The base is named, by its path relative to `folder` or its hub id, and not copied.
+        The base is named, by its path relative to `folder` or its hub id, and not copied; so is VideoReward.
         """
         folder = Path(folder)
         with atomic(folder) as new:
-            settings = asdict(self.config) | {"base": model_reference(self.base, folder)}
+            start = self.videoreward and model_reference(self.videoreward, folder)
+            settings = asdict(self.config) | {"base": model_reference(self.base, folder), "videoreward": start}
             write_json(new / "config.json", settings)
             self.processor.save_pretrained(new)
             language_model = self.backbone.language_model
@@ -258,19 +278,26 @@ class ICReward(nn.Module):
             save_model(self._own(), str(new / "model.safetensors"))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ICReward:
-        """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its base is missing."""
+    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> ICReward:
+        """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} holds no ICReward: config.json is missing")
         settings = json.loads((folder / "config.json").read_text())
         base = resolve_model(settings.pop("base"), folder)
-        settings["weights"] = tuple(settings["weights"])
-        vlm = Qwen2VLForConditionalGeneration.from_pretrained(base)
-        reward = cls(vlm, Qwen2VLProcessor.from_pretrained(folder), ICRewardConfig(**settings), base=base)
+        videoreward = settings.pop("videoreward")
+        start = None if videoreward is None else read_checkpoint(resolve_model(videoreward, folder))
+        pairs = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+        config = ICRewardConfig(**settings | pairs)
+        kind = dtype or default_dtype(device)
+        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
+        processor = Qwen2VLProcessor.from_pretrained(folder)
+        reward = cls(backbone, processor, config, base=base, start=start)
         load_model(reward._own(), str(folder / "model.safetensors"))
-        reward.backbone.language_model.load_adapter(str(folder / "adapter"), is_trainable=True)
-        return reward
+        adapter = load_peft_weights(str(folder / "adapter"), device="cpu")
+        lora = {name.removeprefix("base_model.model."): value for name, value in adapter.items()}
+        load_lora(backbone.language_model, config.lora_rank, config.lora_alpha, lora, source=folder)
+        return reward.to(device)
 
     def _own(self) -> nn.Module:
         """The parameters that are neither the base's nor LoRA's, sharing storage with this model."""

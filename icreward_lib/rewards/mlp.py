@@ -88,7 +88,7 @@ class MLPReward(nn.Module):
             save_model(self.mlp, str(new / "model.safetensors"))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MLPReward:
+    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> MLPReward:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its CLIP model is missing."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
@@ -96,6 +96,6 @@ class MLPReward(nn.Module):
         settings = json.loads((folder / "config.json").read_text())
         base = resolve_model(settings.pop("base"), folder)
         settings["weights"] = tuple(settings["weights"])
-        reward = cls(MLPRewardConfig(**settings), ClipSim(base), base=base, seed=0)
+        reward = cls(MLPRewardConfig(**settings), ClipSim(base, device=device), base=base, seed=0)
         load_model(reward.mlp, str(folder / "model.safetensors"))
-        return reward
+        return reward.to(device)

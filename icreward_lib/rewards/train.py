@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from icreward_lib.files import atomic
+from icreward_lib.launch import gather, meet, mine, processes, rank
 from icreward_lib.rewards.base import Array
 
 
@@ -111,18 +113,23 @@ class History:
     best: int
 
 
-def _forward(model: Trainable, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the clips `rows`: overall (B,) and per dimension (B,2)."""
-    device = model.weights.device
-    parts = model(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return parts @ model.weights, parts
+Network = Callable[[Tensor, Tensor], Tensor]  # (video, reference) -> scores, as of `Trainable`
+
+
+def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the clips `rows`: overall (B,), by the `weights` of a reward, and per dimension (B,2)."""
+    device = weights.device
+    parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
+    return parts @ weights, parts
 
 
 @torch.no_grad()
 def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Predictions:
-    """Scores of every clip of `data`, in its order."""
-    parts = [_forward(model, data, rows) for rows in torch.arange(len(data)).split(batch_size)]
-    overall, dimensions = (torch.cat(part).clamp(0, 1).cpu().numpy() for part in zip(*parts, strict=True))
+    """Scores of every clip of `data`, in its order. The processes divide the batches; every one gets all scores."""
+    batches = torch.arange(len(data)).split(batch_size)
+    made = [_forward(model, model.weights, data, rows) for rows in mine(batches)]
+    parts = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in made], len(batches))
+    overall, dimensions = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Predictions(overall, dimensions)
 
 
@@ -131,10 +138,15 @@ def pairwise_loss(scores: Tensor, labels: Tensor, sample: Tensor) -> Tensor:
 
     Mean over the pairs of one sample with unequal labels; 0 if the batch holds none.
     """
-    better = (sample[:, None] == sample) & (labels[:, None] > labels)
+    better = _better(labels, sample)
     logits = torch.logit(scores, eps=1e-6)
     losses = F.softplus(-(logits[:, None] - logits))
     return losses[better].sum() / better.sum().clamp(min=1)
+
+
+def _better(labels: Tensor, sample: Tensor) -> Tensor:
+    """Which clip (row) of a batch beats which other of its sample (column), (B,B) bool."""
+    return (sample[:, None] == sample) & (labels[:, None] > labels)
 
 
 def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Tensor:
@@ -158,8 +170,23 @@ def _rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def _replica(model: Trainable) -> Network:
+    """The model, whose gradients are averaged over the processes if there are several."""
+    if processes() == 1:
+        return model
+    meet()  # they know each other from here on
+    return DistributedDataParallel(cast(nn.Module, model))
+
+
+def _share(rows: Tensor, sample: Tensor) -> Tensor:
+    """This process's clips of a batch: whole samples, for the pairs in them. There may be none."""
+    samples = sample[rows]
+    return rows[torch.isin(samples, samples.new_tensor(mine(samples.unique().tolist())))]
+
+
 def _train_epoch(
     model: Trainable,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     data: ClipDataset,
     config: TrainConfig,
@@ -167,25 +194,29 @@ def _train_epoch(
     seed: int,
     epoch: int,
 ) -> float:
-    """One pass over `data`; the mean loss."""
+    """One pass over `data`; the mean loss. `network` is the `_replica` of the model."""
     group = optimizer.param_groups[0]
     order = epoch_order(data.sample, seed=seed, epoch=epoch, together=config.pairwise_weight > 0)
     batches = order.split(config.batch_size)
     total = 0.0
     for index, rows in enumerate(batches):
         group["lr"] = _rate(config, epoch * len(batches) + index, config.epochs * len(batches))
-        overall, dimensions = _forward(model, data, rows)
-        labels, parts = data.labels[rows].to(overall), data.dimension_labels[rows].to(overall)
+        share = _share(rows, data.sample)
+        seen = share if len(share) else rows[:1]  # all processes take part in all steps, if with nothing that counts
+        overall, dimensions = _forward(network, model.weights, data, seen)
+        labels, parts = data.labels[seen].to(overall), data.dimension_labels[seen].to(overall)
         loss = F.mse_loss(overall, labels) + config.dimension_weight * F.mse_loss(dimensions, parts)
+        loss = len(share) / len(rows) * loss
         if config.pairwise_weight:
-            pairs = pairwise_loss(overall, labels, data.sample[rows].to(labels.device))
-            loss = loss + config.pairwise_weight * pairs
+            pairs = pairwise_loss(overall, labels, data.sample[seen].to(labels.device))
+            own, whole = (int(_better(data.labels[part], data.sample[part]).sum()) for part in (seen, rows))
+            loss = loss + config.pairwise_weight * (own / max(1, whole)) * pairs
         optimizer.zero_grad()
-        loss.backward()
+        (processes() * loss).backward()  # the gradients' mean over the processes is then that of the whole batch
         torch.nn.utils.clip_grad_norm_(group["params"], config.clip)
         optimizer.step()
         total += float(loss.detach()) * len(rows)
-    return total / len(data)
+    return sum(gather([total], processes())) / len(data)
 
 
 def _validate(model: Trainable, data: ClipDataset) -> list[float]:
@@ -212,6 +243,9 @@ def train_reward(
     and a finished one returns at once. The models draw no random numbers while they train and an epoch's
     order depends on (`seed`, epoch) alone, so a resumed run equals an uninterrupted one. `progress` is called
     after every epoch. Raises ValueError if the folder belongs to a training with other settings or data.
+
+    Several processes divide every batch among them. All call this with the same and get the same, and it may
+    go on with another number of them; results differ from those of one process by the order of sums alone.
     """
     path = checkpoint_dir / "training.pt"
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -228,8 +262,9 @@ def train_reward(
         best_weights = state["best"]
         _load(trained, state["weights"])
         optimizer.load_state_dict(state["optimizer"])
+    network = _replica(model)
     for epoch in range(len(epochs), config.epochs):
-        loss = _train_epoch(model, optimizer, train, config, seed=seed, epoch=epoch)
+        loss = _train_epoch(model, network, optimizer, train, config, seed=seed, epoch=epoch)
         epochs.append(Epoch(loss, *_validate(model, validation)))
         weights = {name: p.detach().cpu().clone() for name, p in trained.items()}
         if _best(epochs) == epoch:
@@ -241,8 +276,9 @@ def train_reward(
             "best": best_weights,
             "optimizer": optimizer.state_dict(),
         }
-        with atomic(path) as temporary:
-            torch.save(state, temporary)
+        if rank() == 0:
+            with atomic(path) as temporary:
+                torch.save(state, temporary)
         progress(epoch, epochs[-1])
     _load(trained, best_weights)
     return History(tuple(epochs), _best(epochs))

@@ -1,0 +1,148 @@
+"""Features of whole videos, for the distances between sets of them: VideoMAE's, or I3D's as published FVD has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch.nn import functional as F
+from transformers import VideoMAEModel
+
+from icreward_lib.video import Video
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as public VideoMAE models expect
+I3D_FILE = "i3d_torchscript.pt"
+I3D_SIDE, I3D_FRAMES, I3D_SIZE = 224, 9, 400  # pixels, the fewest frames it takes, logits
+
+
+class VideoFeatures(Protocol):
+    """Turns videos into one feature vector each."""
+
+    @property
+    def name(self) -> str:
+        """Network and preprocessing, for provenance: two names, two incomparable distances."""
+        ...
+
+    def features(self, videos: Sequence[Video]) -> np.ndarray:
+        """Map N videos to float32 (N, D), each row on its own."""
+        ...
+
+
+class VideoMAEFeatures:
+    """Mean of VideoMAE's last hidden states over all patches."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 16) -> None:
+        """Load a VideoMAEModel or the trunk of a VideoMAEForVideoClassification; ValueError if not whole."""
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"No VideoMAE folder at {folder}.")
+        try:
+            self.model, report = VideoMAEModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"No whole VideoMAE model in {folder}: {error}") from error
+        if report["missing_keys"] or report["mismatched_keys"]:
+            raise ValueError(f"The weights in {folder} do not fit its config.json.")
+        self.model.eval().requires_grad_(False)
+        self.batch_size = batch_size
+
+    @property
+    def name(self) -> str:
+        """Features and preprocessing, for provenance: two names, two incomparable distances."""
+        config = self.model.config
+        return f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
+
+    @torch.inference_mode()
+    def features(self, videos: Sequence[Video]) -> np.ndarray:
+        """Map N videos of at least the model's frame count to float32 (N, D), each row on its own."""
+        config, rows = self.model.config, []
+        for start in range(0, len(videos), self.batch_size):
+            batch = videos[start : start + self.batch_size]
+            pixels = videomae_pixels(batch, num_frames=config.num_frames, size=config.image_size)
+            rows.append(self.model(pixels).last_hidden_state.mean(1))
+        return torch.cat(rows).numpy()
+
+
+def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> torch.Tensor:
+    """Prepare videos for VideoMAE: float32 (N, num_frames, 3, size, size), ImageNet-normalised.
+
+    Takes the *last* `num_frames` frames, one after the other (a first frame that copies the reference tells
+    nothing), and squashes them to a square with antialiased bilinear. Raises ValueError for shorter clips.
+    """
+    clips = []
+    for video in videos:
+        if video.num_frames < num_frames:
+            raise ValueError(f"These video features need {num_frames} frames; a clip has {video.num_frames}.")
+        frames = torch.tensor(video.frames[-num_frames:]).permute(0, 3, 1, 2).float() / 255
+        clips.append(F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    return (torch.stack(clips) - mean) / std
+
+
+class I3DFeatures:
+    """The 400 logits of I3D (Carreira and Zisserman, arXiv 1705.07750), which published FVD values are made of."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 8, device: str = "cpu") -> None:
+        """Load the TorchScript port of DeepMind's network, `i3d_torchscript.pt` in a folder (StyleGAN-V's).
+
+        TorchScript files hold code: load only one whose origin you trust.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged or not TorchScript.
+        """
+        self.file, self.batch_size, self.device = Path(folder) / I3D_FILE, batch_size, device
+        if not self.file.is_file():
+            raise FileNotFoundError(f"No I3D network at {self.file}: get {I3D_FILE} from StyleGAN-V, or use VideoMAE.")
+        try:
+            self.model = torch.jit.load(str(self.file), map_location=device).eval()
+        except RuntimeError as error:
+            raise ValueError(f"{self.file} is not a TorchScript network, or damaged: download it again.") from error
+
+    @property
+    def name(self) -> str:
+        """Features and preprocessing, for provenance: two names, two incomparable distances."""
+        return f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
+
+    @torch.inference_mode()
+    def features(self, videos: Sequence[Video]) -> np.ndarray:
+        """Map N videos of one length, at least 9 frames, to float32 (N, 400), each row on its own.
+
+        Raises:
+            ValueError: for such videos as `i3d_pixels` refuses, or if the file holds another network than I3D.
+        """
+        rows = []
+        for start in range(0, len(videos), self.batch_size):
+            pixels = i3d_pixels(videos[start : start + self.batch_size]).to(self.device)
+            # The port can scale and resize by itself: both are off, so that what it sees is stated in one place.
+            try:
+                logits = self.model(pixels, rescale=False, resize=False, return_features=True)
+            except RuntimeError as error:
+                raise ValueError(f"{self.file} does not run as I3D does: {str(error).splitlines()[-1]}") from error
+            if logits.shape != (len(pixels), I3D_SIZE):
+                raise ValueError(
+                    f"{self.file} is not I3D, which gives {I3D_SIZE} logits a clip: {len(pixels)} clips gave an array "
+                    f"of shape {tuple(logits.shape)}."
+                )
+            rows.append(logits.float().cpu())
+        return torch.cat(rows).numpy()
+
+
+def i3d_pixels(videos: Sequence[Video]) -> torch.Tensor:
+    """Prepare videos for I3D: float32 (N, 3, T, 224, 224) in [-1, 1], squashed by bilinear without antialias.
+
+    Raises:
+        ValueError: for fewer than 9 frames, which its strides and pooling do not leave, or several lengths.
+    """
+    lengths = sorted({video.num_frames for video in videos})
+    if len(lengths) != 1 or lengths[0] < I3D_FRAMES:
+        found = " and ".join(map(str, lengths))
+        raise ValueError(f"I3D needs clips of one length, at least {I3D_FRAMES} frames; these have {found}.")
+    clips = []
+    for video in videos:
+        frames = torch.tensor(video.frames).permute(0, 3, 1, 2).float()
+        clips.append(F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear", align_corners=False))
+    return torch.stack(clips).transpose(1, 2) / 127.5 - 1

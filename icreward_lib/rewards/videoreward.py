@@ -1,0 +1,207 @@
+"""VideoReward (Liu et al., arXiv 2501.13918): its public checkpoint, as it is and as a start for ICReward."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor, nn
+from transformers import Qwen2VLConfig, Qwen2VLModel
+
+from icreward_lib.rewards.backbone import default_dtype, load_lora, read_line, require_whole
+
+#: What the three logits judge, in their order: visual quality, motion quality, text alignment.
+ASPECTS = ("VQ", "MQ", "TA")
+
+_PREFIX = "base_model.model."  # PEFT's, around all names of the file
+_EMBEDDINGS = "language_model.embed_tokens.weight"
+
+
+class _Pooling(BaseModel):
+    output_dim: Literal[1, 3]
+    reward_token: Literal["special"]
+
+
+class _Lora(BaseModel):
+    lora_enable: Literal[True]
+    lora_r: int
+    lora_alpha: int
+    use_rslora: Literal[False]
+
+
+class _Settings(BaseModel):
+    """The part of model_config.json that the weights cannot be read without."""
+
+    pooling: _Pooling = Field(alias="model_config")
+    lora: _Lora = Field(alias="peft_lora_config")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint of VideoReward holds.
+
+    `path` is its file of weights in `folder`. `body` has the weights of a `Qwen2VLModel` and `lora` those of
+    its language model's adapters, of rank `rank` and scale `alpha`/`rank`, by the names that transformers and
+    PEFT give them. `rm_head` is (1,D), one head for all of `ASPECTS`, or (3,D), one for each. The last three
+    rows of the embeddings are the reward tokens', in the order of `ASPECTS`.
+    """
+
+    folder: Path
+    path: Path
+    body: dict[str, Tensor]
+    lora: dict[str, Tensor]
+    rm_head: Tensor
+    rank: int
+    alpha: int
+
+    @property
+    def reward_ids(self) -> list[int]:
+        """The ids of the reward tokens, which upstream adds after all others."""
+        count = len(self.body[_EMBEDDINGS])
+        return list(range(count - len(ASPECTS), count))
+
+    @property
+    def reward_embeddings(self) -> Tensor:
+        """The rows (3,D) of the reward tokens, float32."""
+        return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)
+
+    def backbone(self, base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
+        """The model without LoRA, by the config of the Qwen2-VL `base` (hub id or folder) that it was made from.
+
+        Its weights have the type `dtype`. ValueError if it was made from another.
+        """
+        config = Qwen2VLConfig.from_pretrained(base)
+        table = self.body[_EMBEDDINGS]
+        config.text_config.vocab_size = len(table)
+        model, report = Qwen2VLModel.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(self.body),
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        require_whole(report, weights=self.path, config=base)
+        if self.rm_head.shape[1] != table.shape[1]:
+            raise ValueError(f"{self.path}: its rm_head is {self.rm_head.shape[1]} wide, its model {table.shape[1]}")
+        return model
+
+    def add_lora(self, model: Qwen2VLModel) -> None:
+        """Give the language model of what `backbone` made the checkpoint's LoRA, trainable, in float32."""
+        load_lora(model.language_model, self.rank, self.alpha, self.lora, source=self.path)
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a folder in the layout of KlingTeam/VideoReward: model_config.json and checkpoint-N/model.pth.
+
+    The highest N counts. The file is mapped into memory, not copied, and unpickled as tensors only. Raises
+    FileNotFoundError if either file is missing, ValueError if one is damaged or of another kind of model.
+    """
+    folder = Path(folder)
+    config = folder / "model_config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} holds no VideoReward: model_config.json is missing")
+    try:
+        settings = _Settings.model_validate_json(config.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{config} is not of a VideoReward that can be read: {where}: {first['msg']}") from error
+    numbered = {int(path.parent.name.split("-")[1]): path for path in folder.glob("checkpoint-[0-9]*/model.pth")}
+    if not numbered:
+        raise FileNotFoundError(f"{folder} holds no VideoReward: there is no checkpoint-N/model.pth in it")
+    path = numbered[max(numbered)]
+
+    body, lora, others = {}, {}, {}
+    for name, value in _read_tensors(path).items():
+        # Names of transformers before 4.52: the language model was called model, the vision tower stood beside it.
+        name = name.removeprefix(_PREFIX)
+        if ".lora_" in name:
+            lora[name.removeprefix("model.").replace(".default.", ".")] = value
+        elif name.startswith("model."):
+            body["language_" + name.replace(".base_layer.", ".")] = value
+        else:
+            others[name] = value
+    others.pop("lm_head.weight", None)  # VideoReward never evaluates it
+    rm_head = others.pop("rm_head.weight", None)
+    if rm_head is None or _EMBEDDINGS not in body:
+        raise ValueError(f"{path} is not whole: it lacks its {'embeddings' if rm_head is not None else 'rm_head'}")
+    if rm_head.ndim != 2 or len(rm_head) != settings.pooling.output_dim:
+        wanted = settings.pooling.output_dim
+        raise ValueError(f"{path}: its rm_head has shape {tuple(rm_head.shape)}, {config.name} says {wanted} outputs")
+    return Checkpoint(folder, path, body | others, lora, rm_head, settings.lora.lora_r, settings.lora.lora_alpha)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no file of tensors: download it again") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds something else than named tensors")
+    return weights
+
+
+def read_out(states: Tensor, rm_head: nn.Linear) -> Tensor:
+    """Logits (B,N) of the states (B,N,D) at the first N of `ASPECTS`, by one shared head or by each its own."""
+    logits: Tensor = rm_head(states)
+    return logits.squeeze(-1) if rm_head.out_features == 1 else logits.diagonal(dim1=1, dim2=2)
+
+
+def make_head(rm_head: Tensor) -> nn.Linear:
+    """A frozen linear map with the weights `rm_head` (1,D) or (3,D), in float32: its logits lie close together."""
+    outputs, size = rm_head.shape
+    head = nn.Linear(size, outputs, bias=False).requires_grad_(False)
+    head.weight.copy_(rm_head)
+    return head
+
+
+class VideoReward(nn.Module):
+    """VideoReward as its authors score with it, by raw logits: higher is better, the scale is arbitrary."""
+
+    def __init__(self, checkpoint: Checkpoint, base: str, dtype: torch.dtype | Literal["auto"]) -> None:
+        """Of a checkpoint that was made from the Qwen2-VL `base` (hub id or folder), for scoring only."""
+        super().__init__()
+        self.backbone = checkpoint.backbone(base, dtype)
+        checkpoint.add_lora(self.backbone)
+        self.backbone.requires_grad_(False).eval()
+        self.rm_head = make_head(checkpoint.rm_head)
+        self.reward_ids = checkpoint.reward_ids
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, base: str, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> VideoReward:
+        """Load a folder in the public layout; see `read_checkpoint` and `Checkpoint.backbone` for errors.
+
+        The body computes in `dtype`, by default `default_dtype`; LoRA and rm_head in float32.
+        """
+        return cls(read_checkpoint(folder), base, dtype or default_dtype(device)).to(device)
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
+        """Logits (B,3), float32, in the order of `ASPECTS`.
+
+        Takes what Qwen2-VL's processor makes of B prompts, each with a video and then the three reward
+        tokens: ids (B,L), padded on the right; patches (P,C) and grids (B,3). ValueError if a prompt lacks a
+        reward token or the videos are not those of the prompts.
+        """
+        model, device = self.backbone, self.rm_head.weight.device
+        input_ids, grid = input_ids.to(device), video_grid_thw.to(device)
+        places = input_ids[:, None] == torch.tensor(self.reward_ids, device=device)[:, None]
+        if not (places.sum(-1) == 1).all():
+            raise ValueError(f"every prompt must hold each of the reward tokens {self.reward_ids} once")
+        # pooler_output is after the merger; last_hidden_state is before it and of another size.
+        seen = model.visual(pixel_values_videos.to(device), grid_thw=grid).pooler_output
+        inputs = model.language_model.embed_tokens(input_ids)
+        video = input_ids == model.config.video_token_id
+        if int(video.sum()) != len(seen):
+            raise ValueError(f"the prompts have places for {int(video.sum())} video tokens, the videos {len(seen)}")
+        inputs[video] = seen.to(inputs)
+        states = read_line(model.language_model, inputs)
+        rows = places.int().argmax(-1)
+        return read_out(states[torch.arange(len(states), device=device)[:, None], rows], self.rm_head)
