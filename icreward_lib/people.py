@@ -35,7 +35,7 @@ def voted_clips(
     for side in ("video1", "video2"):
         by_video |= dict(zip(preferences[side], references.tolist(), strict=True))
     images = [
-        np.asarray(ImageOps.fit(Image.fromarray(read_image(folder / name)), size, Image.Resampling.LANCZOS))
+        np.array(ImageOps.fit(Image.fromarray(read_image(folder / name)), size, Image.Resampling.LANCZOS))
         for name in named
     ]
     clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in by_video]

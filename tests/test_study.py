@@ -88,6 +88,8 @@ def test_an_export_gets_the_ids_of_its_videos_and_its_source():
 def test_raters_whom_nobody_invited_are_refused(tmp_path):
     write_votes(tmp_path / "votes.csv", SMALL)
     assert len(read_votes(tmp_path / "votes.csv", raters=["r1", "r2", "r3"])) == 6
+    with pytest.raises(VotesError, match="Row 4 .*this sample is not one of the 1 of the study"):
+        validate(SMALL, samples=["a"])
     with pytest.raises(
         VotesError, match=r"Row 2 .*\(rater r2, sample a\): this rater is not one of the 2 of the study\."
     ):
@@ -249,6 +251,19 @@ def test_the_exclusion_rule_says_who_is_left_out_and_why():
         exclude(SMALL, Exclusion(trials=3))
     with pytest.raises(ValueError, match="shares"):
         Exclusion(attention=1.5)
+
+
+def test_a_summary_of_several_arms_and_questions_is_about_the_two_and_the_first():
+    others = votes("r1 c random mlp right", "r2 c random icreward right", "r3 c random mlp right")
+    motion = SMALL.assign(question="motion", trial=range(20, 26), choice="tie")
+    summary = summarise(pd.concat([SMALL, others.assign(trial=range(10, 13)), motion]), ARMS, seed=0)
+    alone = summarise(SMALL, ARMS, seed=0)
+    assert [entry["question"] for entry in summary["questions"]] == ["consistency", "motion"]
+    assert [entry["arm"] for entry in summary["strengths"]][-1] == "random" and alone["strengths"] is None
+    changed = {name for name in alone if summary[name] != alone[name]}
+    assert changed == {"questions", "strengths"}
+    with pytest.raises(VotesError, match="no trial that compares icreward with oracle"):
+        summarise(SMALL, ("icreward", "oracle"), seed=0)
 
 
 def test_a_summary_leaves_out_whom_the_rule_leaves_out():

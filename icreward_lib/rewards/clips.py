@@ -76,16 +76,13 @@ class ClipDataset:
         Raises:
             ValueError: if it names a video that is not among these.
         """
-        place = pd.Series(range(len(self)), pd.Index(videos, dtype=object))
-        sides = preferences[["video1", "video2"]]
-        if (unknown := ~sides.isin(place.index)).any(axis=None):
-            raise ValueError(f"there is no clip of the voted video {sides.to_numpy()[unknown.to_numpy()][0]}")
-        for_each = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0)
-        return replace(
-            self,
-            pairs=torch.tensor([place[sides[side]].tolist() for side in sides], dtype=torch.long).T,
-            votes=torch.tensor(for_each.to_numpy(), dtype=torch.float32),
-        )
+        place = {video: number for number, video in enumerate(videos)}
+        sides = [preferences[side].tolist() for side in ("video1", "video2")]
+        if unknown := [video for side in sides for video in side if video not in place]:
+            raise ValueError(f"there is no clip of {len(unknown)} voted video(s), the first is '{unknown[0]}'")
+        pairs = [[place[video] for video in pair] for pair in zip(*sides, strict=True)]
+        votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0)
+        return replace(self, pairs=torch.tensor(pairs), votes=torch.tensor(votes.to_numpy(), dtype=torch.float32))
 
     def digest(self) -> str:
         """A short hash of all tensors."""

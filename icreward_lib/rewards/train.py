@@ -63,17 +63,20 @@ class Predictions(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """One epoch: mean training loss and validation MSE of the overall score, of subject and of background."""
+    """One epoch: mean training loss; validation MSE of the overall score, of subject and of background, nan without
+    labels; and the validation's Bradley-Terry loss by people's votes, 0 without them.
+    """
 
     loss: float
     mse: float
     subject_mse: float
     background_mse: float
+    pairwise: float = 0.0
 
 
 @dataclass(frozen=True)
 class History:
-    """All epochs, and the index of the one of least validation MSE, whose weights the model ends with."""
+    """All epochs, and the index of the one of least validation loss, whose weights the model ends with."""
 
     epochs: tuple[Epoch, ...]
     best: int
@@ -179,12 +182,17 @@ def _train_epoch(
 
 
 def _validate(model: Trainable, data: ClipDataset) -> list[float]:
-    """Mean squared errors of the overall score, of subject and of background."""
+    """What an `Epoch` says of the validation set."""
     predicted = predict(model, data)
     labels: npt.NDArray[np.floating[Any]] = data.labels.cpu().numpy()
     known = ~np.isnan(labels)
-    parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2)[known].mean(axis=0)
-    return [float(((predicted.overall - labels) ** 2)[known].mean()), *map(float, parts)]
+    errors = [math.nan] * 3
+    if known.any():
+        parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2)[known].mean(axis=0)
+        errors = [float(((predicted.overall - labels) ** 2)[known].mean()), *map(float, parts)]
+    if not len(data.pairs):
+        return [*errors, 0.0]
+    return [*errors, float(pairwise_loss(torch.from_numpy(predicted.overall), data.wins(torch.arange(len(data)))))]
 
 
 def train_reward(
@@ -197,19 +205,21 @@ def train_reward(
     checkpoint_dir: Path,
     progress: Callable[[int, Epoch], None] = lambda epoch, result: None,
 ) -> History:
-    """Train `model` in place and leave it with the weights of its best epoch by validation MSE, which needs labels.
+    """Train `model` in place and leave it with the weights of its best epoch.
+
+    That is the one of least validation MSE plus, where `validation` has people's votes, their loss by its weight.
 
     After each epoch the state goes to `checkpoint_dir`/training.pt; called again, training goes on from there,
     and a finished one returns at once. The models draw no random numbers while they train and an epoch's
     order depends on (`seed`, epoch) alone, so a resumed run equals an uninterrupted one. `progress` is called
     after every epoch. Raises ValueError if the folder belongs to a training with other settings or data, if
-    `validation` has no labels, or if `train` has votes that would not count.
+    `validation` has neither labels nor votes, or if `train` has votes that would not count.
 
     Several processes divide every batch among them. All call this with the same and get the same, and it may
     go on with another number of them; results differ from those of one process by the order of sums alone.
     """
-    if validation.labels.isnan().all():
-        raise ValueError("the validation set has no labels to choose an epoch by")
+    if validation.labels.isnan().all() and not len(validation.pairs):
+        raise ValueError("the validation set has neither labels nor votes to choose an epoch by")
     if len(train.pairs) and not config.pairwise_weight:
         raise ValueError("people's votes only count with a pairwise_weight above 0")
     path = checkpoint_dir / "training.pt"
@@ -232,7 +242,7 @@ def train_reward(
         loss = _train_epoch(model, network, optimizer, train, config, seed=seed, epoch=epoch)
         epochs.append(Epoch(loss, *_validate(model, validation)))
         weights = {name: p.detach().cpu().clone() for name, p in trained.items()}
-        if _best(epochs) == epoch:
+        if _best(epochs, config) == epoch:
             best_weights = weights
         state = {
             "run": run,
@@ -246,11 +256,12 @@ def train_reward(
                 torch.save(state, temporary)
         progress(epoch, epochs[-1])
     _load(trained, best_weights)
-    return History(tuple(epochs), _best(epochs))
+    return History(tuple(epochs), _best(epochs, config))
 
 
-def _best(epochs: Sequence[Epoch]) -> int:
-    return min(range(len(epochs)), key=lambda i: epochs[i].mse)
+def _best(epochs: Sequence[Epoch], config: TrainConfig) -> int:
+    losses = [np.nan_to_num(epoch.mse) + config.pairwise_weight * epoch.pairwise for epoch in epochs]
+    return int(np.argmin(losses))
 
 
 def _load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ repeats. `arms` names the two pickers, the one whose wins are counted first.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import krippendorff
@@ -15,6 +16,7 @@ import pandas as pd
 from icreward_lib.stats import Interval, binomial_test, centred, cluster_draws, two_way_clustered, wilson
 from icreward_lib.study.feedback import tag_counts, themes
 from icreward_lib.study.quality import Exclusion, attention_pass_rate, consistency, exclude, side_bias
+from icreward_lib.study.ranking import bradley_terry
 from icreward_lib.study.votes import VotesError, questions, trials, validate
 
 
@@ -103,26 +105,35 @@ def _alpha(table: np.ndarray) -> float:
     return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
 
 
+def counted(
+    votes: pd.DataFrame, arms: tuple[str, str], rule: Exclusion | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trials and repeats of the two arms and of the raters whom the `rule` keeps, and who is left out and why."""
+    kept, left_out = exclude(votes, rule or Exclusion())
+    own = kept[kept["arm_left"].isin(arms) & kept["arm_right"].isin(arms) & ~kept["is_attention"]]
+    if own.empty:
+        raise VotesError(f"The votes table holds no trial that compares {' with '.join(arms)}.")
+    return own.reset_index(drop=True), left_out
+
+
 def summarise(
     votes: pd.DataFrame, arms: tuple[str, str], *, seed: int, rule: Exclusion | None = None
 ) -> dict[str, Any]:
-    """Everything above that needs no scores, ready for JSON; what does not exist is None.
+    """Everything that needs no scores, ready for JSON; what does not exist is None.
 
-    All of it is about the first question, and about the raters whom the `rule` keeps; "questions" has the win rates
-    of all questions, "left_out" the other raters and why.
+    It is about what is `counted` of the first question. "questions" has the win rates of all questions, "strengths" all
+    arms if there are more than two, "left_out" the raters who do not count and why; "attention" is about everybody.
     """
-    everyone = validate(votes)
-    kept, left_out = exclude(everyone, rule or Exclusion())
-    asked = questions(kept)
-    first = kept[kept["question"] == asked[0]]
+    kept, left_out = counted(votes, arms, rule)
+    first = kept[kept["question"] == questions(kept)[0]]
     found = trials(first, arms)
-    attention = attention_pass_rate(everyone)
+    attention = attention_pass_rate(votes)
     per_sample = counts(first, arms).reset_index()
     left, repeated = side_bias(first, seed=seed), consistency(first, seed=seed)
     agreed = agreement(first, seed=seed)
     return {
         "source": found["source"].iloc[0],
-        "question": asked[0],
+        "question": found["question"].iloc[0],
         "arms": list(arms),
         "raters": int(found["rater"].nunique()),
         "left_out": left_out.to_dict(orient="records"),
@@ -130,6 +141,7 @@ def summarise(
         "samples": per_sample.astype(object).where(per_sample.notna(), None).to_dict(orient="records"),
         "win_rate": win_rate(first, arms).as_dict(),
         "questions": win_rates(kept, arms).reset_index().to_dict(orient="records"),
+        "strengths": _strengths(votes, left_out["rater"], seed=seed),
         "side_bias": left and left.as_dict(),
         "consistency": repeated and repeated.as_dict(),
         "attention": {"passed": int(attention["passed"].sum()), "n": int(attention["n"].sum())},
@@ -138,3 +150,12 @@ def summarise(
         "themes": themes(first, arms).reset_index().to_dict(orient="records"),
         "tags": tag_counts(first, arms).reset_index().to_dict(orient="records"),
     }
+
+
+def _strengths(votes: pd.DataFrame, left_out: pd.Series, *, seed: int) -> list[dict[Hashable, Any]] | None:
+    """Bradley-Terry over all arms, in the first question; None if there are only two."""
+    votes = validate(votes)
+    own = votes[~votes["rater"].isin(left_out) & (votes["question"] == questions(votes)[0]) & ~votes["is_attention"]]
+    if own[["arm_left", "arm_right"]].stack().nunique() <= 2:
+        return None
+    return bradley_terry(own, seed=seed).reset_index().to_dict(orient="records")

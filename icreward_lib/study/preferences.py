@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icreward_lib.stats import bootstrap
+from icreward_lib.stats import Interval, bootstrap
 from icreward_lib.study.votes import VotesError, questions, trials, validate
 
 COLUMNS = ("reference", "video1", "video2", "dimension", "votes1", "votes2", "ties")
@@ -60,7 +60,10 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     try:
         jsonl = path.suffix in (".jsonl", ".ndjson")
-        table = pd.read_json(path, lines=True, dtype=False) if jsonl else pd.read_csv(path)
+        if jsonl:
+            table = pd.read_json(path, lines=True, dtype=False, precise_float=True)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise VotesError(f"{path} is no table of preferences: {str(error).strip()}.") from error
     table = table.rename(columns={"image": "reference", "prompt_asset": "reference"})
@@ -85,7 +88,7 @@ def check(preferences: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [column for column in COLUMNS if column not in preferences]:
         raise VotesError(f"The preference table lacks the column(s) {', '.join(missing)}.")
-    table = preferences[list(COLUMNS)].reset_index(drop=True)
+    table = preferences[list(COLUMNS)].reset_index(drop=True).astype(dict.fromkeys(COLUMNS[:4], "str"))
     weights = table[list(WEIGHTS)].apply(pd.to_numeric, errors="coerce")
     named = table[list(COLUMNS[:4])]
     for bad, reason in (
@@ -142,7 +145,7 @@ def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int, leve
             right["with"][own] = np.where(tie, votes[own, 2], _right(gap[own], votes[own]))
         for ties, counted in (("without", votes[:, :2]), ("with", votes)):
             total, agreeing = counted.sum(axis=1), right[ties]
-            cell = bootstrap(lambda i, a=agreeing, t=total: _share(a[i], t[i]), references, seed=seed, level=level)
+            cell = _over_references(agreeing, total, references, seed=seed, level=level)
             best = _share(counted.max(axis=1), total)
             rows.append((reward, ties, cell.mean, cell.low, cell.high, best, total.sum()))
     return pd.DataFrame(rows, columns=["reward", "ties", "accuracy", "low", "high", "best", "votes"])
@@ -156,6 +159,12 @@ def _right(gap: np.ndarray, votes: np.ndarray) -> np.ndarray:
 def _share(part: np.ndarray, whole: np.ndarray) -> float:
     total = float(whole.sum())
     return float(part.sum()) / total if total else float("nan")
+
+
+def _over_references(
+    part: np.ndarray, whole: np.ndarray, references: np.ndarray, *, seed: int, level: float
+) -> Interval:
+    return bootstrap(lambda rows: _share(part[rows], whole[rows]), references, seed=seed, level=level)
 
 
 def _tie_threshold(gap: np.ndarray, votes: np.ndarray) -> float:

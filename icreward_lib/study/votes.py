@@ -48,10 +48,12 @@ class VotesError(ValueError):
     """Votes that cannot be analysed; the message is one sentence, with the column and the row if one is wrong."""
 
 
-def validate(votes: pd.DataFrame, *, raters: Collection[str] | None = None) -> pd.DataFrame:
+def validate(
+    votes: pd.DataFrame, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
+) -> pd.DataFrame:
     """Return the table with a fresh index, text ids, boolean flags and all of `COLUMNS`.
 
-    Raises `VotesError` saying in one sentence what is wrong; with `raters`, also for any other rater.
+    Raises `VotesError` saying in one sentence what is wrong; with `raters` or `samples`, also for any others.
     """
     votes = votes.reset_index(drop=True)
     if missing := [column for column in EXPORT if column not in votes]:
@@ -71,8 +73,9 @@ def validate(votes: pd.DataFrame, *, raters: Collection[str] | None = None) -> p
             votes[side] = votes["sample"] + "/" + votes[f"arm_{side}"]
     if "source" not in votes:
         votes["source"] = SOURCES[0]
-    if raters is not None:
-        refuse(votes, ~votes["rater"].isin(raters), f"this rater is not one of the {len(raters)} of the study")
+    for column, known in (("rater", raters), ("sample", samples)):
+        if known is not None:
+            refuse(votes, ~votes[column].isin(known), f"this {column} is not one of the {len(known)} of the study")
     for column, allowed in (("choice", CHOICES), ("source", SOURCES)):
         refuse(votes, ~votes[column].isin(allowed), f"'{column}' must be one of {', '.join(allowed)}")
     refuse(votes, votes["source"] != votes["source"][0], "simulated votes and people's must not be in one table")
@@ -144,13 +147,15 @@ def preferred(votes: pd.DataFrame) -> pd.Series:
     return pd.Series(arms, votes.index, dtype=object)
 
 
-def read_votes(path: str | Path, *, raters: Collection[str] | None = None) -> pd.DataFrame:
-    """Read and validate a CSV of votes, all columns as text, so that "007" is not 7."""
+def read_votes(
+    path: str | Path, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7."""
     try:
         votes = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise VotesError(f"{path} is not a CSV table of votes: {str(error).strip()}.") from error
-    return validate(votes, raters=raters)
+    return validate(votes, raters=raters, samples=samples)
 
 
 def write_votes(path: str | Path, votes: pd.DataFrame) -> None:
