@@ -178,6 +178,32 @@ def preferences(table: pd.DataFrame, *, raters: int, source: str) -> Figure:
     return figure
 
 
+def power_grid(table: pd.DataFrame) -> Figure:
+    """How often a study sees a preference that is there, by its raters and pairs.
+
+    Args:
+        table: columns raters, pairs, rate (true win rate), power, low, high.
+    """
+    with style():
+        rates, pairs = sorted(table["rate"].unique()), sorted(table["pairs"].unique())
+        figure, axes = plt.subplots(1, len(rates), figsize=(2.4 * len(rates), 2.9), sharey=True, squeeze=False)
+        for axis, rate in zip(axes[0], rates, strict=True):
+            groups = table[table["rate"] == rate].groupby("raters")
+            for colour, (raters, part) in zip(sns.color_palette("crest", len(groups)), groups, strict=True):
+                axis.plot(part["pairs"], part["power"], marker="o", ms=3, color=colour, label=f"{raters} raters")
+                axis.fill_between(part["pairs"], part["low"], part["high"], color=colour, alpha=0.2, lw=0)
+            axis.axhline(0.05 if rate == 0.5 else 0.8, color="#bbbbbb", lw=0.8)
+            axis.set_title("no preference" if rate == 0.5 else f"true win rate {rate:.2f}")
+            axis.set_xscale("log")
+            axis.set_xticks(pairs, [str(number) for number in pairs])
+            axis.minorticks_off()
+            axis.set_ylim(0, 1)
+            axis.set_xlabel("pairs")
+        axes[0, 0].set_ylabel("share of studies that see one")
+        axes[0, 0].legend(loc="upper left")
+    return figure
+
+
 def preference_accuracy(curve: pd.DataFrame, poster: float) -> Figure:
     """Figure 5: held-out preference accuracy over training.
 

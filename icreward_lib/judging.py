@@ -16,10 +16,11 @@ from icreward_lib.generation import item_of
 from icreward_lib.launch import meet, mine, rank
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
+from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.rewards.train import ClipDataset, Epoch, History, TrainConfig, predict, train_reward
+from icreward_lib.rewards.train import Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage

@@ -81,8 +81,15 @@ def bootstrap(
     if not math.isfinite(mean):
         raise ValueError(f"The statistic is {mean} on the full data, so it has no interval.")
     drawn = np.array([statistic(np.repeat(rows, count[codes])) for count in counts])
+    if biased:
+        return centred(mean, drawn, level=level, n=counts.shape[1])
+    return _percentiles(mean, drawn[~np.isnan(drawn)], level, counts.shape[1])
+
+
+def centred(mean: float, drawn: np.ndarray, *, level: float, n: int) -> Interval:
+    """The limits of draws (d,), without those that are nan, moved by their mean error."""
     drawn = drawn[~np.isnan(drawn)]
-    return _percentiles(mean, drawn + mean - drawn.mean() if biased else drawn, level, counts.shape[1])
+    return _percentiles(mean, drawn + mean - drawn.mean(), level, n)
 
 
 def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import torch
 from peft import get_peft_model_state_dict
 from test_dpo import CONFIG, denoiser, pair_data
 from test_rewards_train import Killed, coloured, points
+from test_rewards_votes import with_votes
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,9 +26,10 @@ from icreward_lib.judging import Features, _train
 from icreward_lib.launch import gather, mine, rank
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.opensora.flow import RectifiedFlow
+from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.rewards.train import ClipDataset, Epoch, TrainConfig, train_reward
+from icreward_lib.rewards.train import Epoch, TrainConfig, train_reward
 from icreward_lib.run import start
 
 Outcome = dict[str, Tensor]
@@ -36,6 +38,7 @@ SHAPE = MLPRewardConfig(features=3, hidden=8)
 REWARDS = {  # the last batches are smaller, that of the first has one clip: one process has none
     "mlp": TrainConfig(epochs=4, batch_size=23, lr=0.05, warmup=0.3),
     "mlp_pairwise": TrainConfig(epochs=4, batch_size=7, lr=0.05, pairwise_weight=0.5),
+    "mlp_votes": TrainConfig(epochs=4, batch_size=7, lr=0.05, pairwise_weight=0.5),
     "icreward": TrainConfig(epochs=2, batch_size=7, lr=3e-3),
     "icreward_pairwise": TrainConfig(epochs=2, batch_size=5, lr=3e-3, pairwise_weight=0.5),
 }
@@ -63,6 +66,8 @@ def train_one(name: str, folder: Path, stop: int | None = None) -> Outcome:
         config = ICRewardConfig(num_frames=4, head_size=32, head_attention=2)
         model = ICReward.create(str(folder.parent / "vlm"), config, seed=0)
         data = coloured(model, 6, 0), coloured(model, 5, 1)
+    if name.endswith("votes"):
+        data = with_votes(data[0]), data[1]
 
     def kill(epoch: int, result: Epoch) -> None:
         if epoch == stop:

@@ -54,6 +54,14 @@ def test_preferences_say_that_raters_are_simulated() -> None:
     assert "SIMULATED" not in figures.preferences(table, raters=20, source="people").axes[0].get_title(loc="left")
 
 
+def test_power_has_a_panel_for_every_rate_and_a_line_for_every_number_of_raters() -> None:
+    rows = [(raters, pairs, rate) for rate in (0.5, 0.6) for raters in (5, 10, 20) for pairs in (25, 50)]
+    table = pd.DataFrame(rows, columns=["raters", "pairs", "rate"]).assign(power=0.4, low=0.3, high=0.5)
+    figure = figures.power_grid(table)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["no preference", "true win rate 0.60"]
+    assert [list(line.get_xdata()) for line in figure.axes[1].lines[:3]] == [[25, 50]] * 3
+
+
 def test_showcase_clipsim() -> None:
     table = pd.DataFrame(
         {

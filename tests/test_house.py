@@ -38,6 +38,7 @@ FLOORS = [
         "generation",
         "judging",
         "networks",
+        "people",
         "samples",
         "sampling",
         "tuning",

@@ -12,16 +12,10 @@ from tiny_vlm import build_vlm
 from torch import nn
 
 from icreward_lib.rewards import train as module
+from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
-from icreward_lib.rewards.train import (
-    ClipDataset,
-    Epoch,
-    TrainConfig,
-    epoch_order,
-    pairwise_loss,
-    predict,
-    train_reward,
-)
+from icreward_lib.rewards.pairwise import label_order, pairwise_loss
+from icreward_lib.rewards.train import Epoch, TrainConfig, epoch_order, predict, train_reward
 from icreward_lib.video import Video
 
 
@@ -125,8 +119,8 @@ def test_pairwise_loss_is_bradley_terry_over_pairs_of_one_sample() -> None:
     scores = torch.sigmoid(torch.tensor([1.0, -0.5, 3.0, 0.2]))
     labels, sample = torch.tensor([0.2, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1])
     expected = -torch.nn.functional.logsigmoid(torch.tensor(-0.5 - 1.0))  # the equal pair has no winner
-    torch.testing.assert_close(pairwise_loss(scores, labels, sample), expected)
-    assert pairwise_loss(scores, labels, torch.arange(4)) == 0
+    torch.testing.assert_close(pairwise_loss(scores, label_order(labels, sample)), expected)
+    assert pairwise_loss(scores, label_order(labels, torch.arange(4))) == 0
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:

@@ -75,9 +75,15 @@ class MLPReward(nn.Module):
         """Scores of K videos of one length against `image` (H,W,3)."""
         if len({video.num_frames for video in videos}) != 1:
             raise ValueError("videos scored together must have one length")
-        frames = np.stack([self.clip.image_features(video.frames) for video in videos])
-        reference = self.clip.image_features(image[None])[0]
-        return self.score_features(torch.from_numpy(reference), torch.from_numpy(frames))
+        return self.score_features(self.encode_images([image])[0], self.encode_videos(videos))
+
+    def encode_videos(self, videos: Sequence[Video]) -> Tensor:
+        """CLIP features (K,T,D) of the frames of K videos of one length, unit norm."""
+        return torch.from_numpy(np.stack([self.clip.image_features(video.frames) for video in videos]))
+
+    def encode_images(self, images: Sequence[Image]) -> Tensor:
+        """CLIP features (N,D) of N equally large images, unit norm."""
+        return torch.from_numpy(self.clip.image_features(np.stack(images)))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; CLIP is named, by relative path or hub id, not copied."""

@@ -1,8 +1,7 @@
-"""Training of both rewards on cached features: regression to the labels, optionally with a pairwise term."""
+"""Training of both rewards on cached features: regression to the labels, and a pairwise term by labels or votes."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from icreward_lib.files import atomic
 from icreward_lib.launch import gather, meet, mine, processes, rank
 from icreward_lib.rewards.base import Array
+from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.pairwise import pairwise_loss
 
 
 class Trainable(Protocol):
@@ -36,47 +37,12 @@ class Trainable(Protocol):
 
 
 @dataclass(frozen=True)
-class ClipDataset:
-    """N labelled clips as the models read them.
-
-    `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens. `references` (S,...) has one row per
-    image; `sample` (N,) says which row is a clip's, and so which clips are candidates of one image. `labels`
-    (N,) and `dimension_labels` (N,2), in the order of `DIMENSIONS`, lie in [0,1].
-    """
-
-    video: Tensor
-    references: Tensor
-    sample: Tensor
-    labels: Tensor
-    dimension_labels: Tensor
-
-    def __post_init__(self) -> None:
-        count = len(self.video)
-        if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
-            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
-        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
-            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
-        for values in (self.labels, self.dimension_labels):
-            if not ((values >= 0) & (values <= 1)).all():
-                raise ValueError("labels must lie in [0,1]")
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    def digest(self) -> str:
-        """A short hash of all tensors."""
-        state = hashlib.sha256()
-        for values in vars(self).values():
-            state.update(values.contiguous().cpu().numpy().data)
-        return state.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation by AdamW with a short warm-up and cosine decay.
 
     `dimension_weight` scales the regression of subject and background against that of the overall label,
-    `pairwise_weight` the Bradley-Terry term; `decay` is the weight decay, `clip` bounds the gradient's norm.
+    `pairwise_weight` the Bradley-Terry term over the pairs of a batch; `decay` is the weight decay, `clip` bounds the
+    gradient's norm.
     """
 
     epochs: int = 6
@@ -97,17 +63,20 @@ class Predictions(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """One epoch: mean training loss and validation MSE of the overall score, of subject and of background."""
+    """One epoch: mean training loss; validation MSE of the overall score, of subject and of background, nan without
+    labels; and the validation's Bradley-Terry loss by people's votes, 0 without them.
+    """
 
     loss: float
     mse: float
     subject_mse: float
     background_mse: float
+    pairwise: float = 0.0
 
 
 @dataclass(frozen=True)
 class History:
-    """All epochs, and the index of the one of least validation MSE, whose weights the model ends with."""
+    """All epochs, and the index of the one of least validation loss, whose weights the model ends with."""
 
     epochs: tuple[Epoch, ...]
     best: int
@@ -133,20 +102,13 @@ def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Pre
     return Predictions(overall, dimensions)
 
 
-def pairwise_loss(scores: Tensor, labels: Tensor, sample: Tensor) -> Tensor:
-    """Bradley-Terry loss -log sigmoid(logit s_w - logit s_l) of scores (B,) in (0,1).
-
-    Mean over the pairs of one sample with unequal labels; 0 if the batch holds none.
-    """
-    better = _better(labels, sample)
-    logits = torch.logit(scores, eps=1e-6)
-    losses = F.softplus(-(logits[:, None] - logits))
-    return losses[better].sum() / better.sum().clamp(min=1)
-
-
-def _better(labels: Tensor, sample: Tensor) -> Tensor:
-    """Which clip (row) of a batch beats which other of its sample (column), (B,B) bool."""
-    return (sample[:, None] == sample) & (labels[:, None] > labels)
+def _regression(overall: Tensor, dimensions: Tensor, data: ClipDataset, rows: Tensor, weight: float) -> Tensor:
+    """Squared error of the clips `rows` that have labels, of the dimensions by `weight`; 0 if none has."""
+    labels, parts = data.labels[rows].to(overall), data.dimension_labels[rows].to(overall)
+    known = ~labels.isnan()
+    if not known.any():
+        return 0 * overall.sum()
+    return F.mse_loss(overall[known], labels[known]) + weight * F.mse_loss(dimensions[known], parts[known])
 
 
 def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Tensor:
@@ -204,13 +166,13 @@ def _train_epoch(
         share = _share(rows, data.sample)
         seen = share if len(share) else rows[:1]  # all processes take part in all steps, if with nothing that counts
         overall, dimensions = _forward(network, model.weights, data, seen)
-        labels, parts = data.labels[seen].to(overall), data.dimension_labels[seen].to(overall)
-        loss = F.mse_loss(overall, labels) + config.dimension_weight * F.mse_loss(dimensions, parts)
-        loss = len(share) / len(rows) * loss
+        own, whole = (int((~data.labels[part].isnan()).sum()) for part in (share, rows))
+        loss = own / max(1, whole) * _regression(overall, dimensions, data, seen, config.dimension_weight)
         if config.pairwise_weight:
-            pairs = pairwise_loss(overall, labels, data.sample[seen].to(labels.device))
-            own, whole = (int(_better(data.labels[part], data.sample[part]).sum()) for part in (seen, rows))
-            loss = loss + config.pairwise_weight * (own / max(1, whole)) * pairs
+            wins = data.wins(seen)
+            counted = float(data.wins(rows).sum())
+            pairs = pairwise_loss(overall, wins.to(overall))
+            loss = loss + config.pairwise_weight * (float(wins.sum()) / counted if counted else 0.0) * pairs
         optimizer.zero_grad()
         (processes() * loss).backward()  # the gradients' mean over the processes is then that of the whole batch
         torch.nn.utils.clip_grad_norm_(group["params"], config.clip)
@@ -220,11 +182,17 @@ def _train_epoch(
 
 
 def _validate(model: Trainable, data: ClipDataset) -> list[float]:
-    """Mean squared errors of the overall score, of subject and of background."""
+    """What an `Epoch` says of the validation set."""
     predicted = predict(model, data)
     labels: npt.NDArray[np.floating[Any]] = data.labels.cpu().numpy()
-    parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2).mean(axis=0)
-    return [float(((predicted.overall - labels) ** 2).mean()), *map(float, parts)]
+    known = ~np.isnan(labels)
+    errors = [math.nan] * 3
+    if known.any():
+        parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2)[known].mean(axis=0)
+        errors = [float(((predicted.overall - labels) ** 2)[known].mean()), *map(float, parts)]
+    if not len(data.pairs):
+        return [*errors, 0.0]
+    return [*errors, float(pairwise_loss(torch.from_numpy(predicted.overall), data.wins(torch.arange(len(data)))))]
 
 
 def train_reward(
@@ -237,16 +205,23 @@ def train_reward(
     checkpoint_dir: Path,
     progress: Callable[[int, Epoch], None] = lambda epoch, result: None,
 ) -> History:
-    """Train `model` in place and leave it with the weights of its best epoch by validation MSE.
+    """Train `model` in place and leave it with the weights of its best epoch.
+
+    That is the one of least validation MSE plus, where `validation` has people's votes, their loss by its weight.
 
     After each epoch the state goes to `checkpoint_dir`/training.pt; called again, training goes on from there,
     and a finished one returns at once. The models draw no random numbers while they train and an epoch's
     order depends on (`seed`, epoch) alone, so a resumed run equals an uninterrupted one. `progress` is called
-    after every epoch. Raises ValueError if the folder belongs to a training with other settings or data.
+    after every epoch. Raises ValueError if the folder belongs to a training with other settings or data, if
+    `validation` has neither labels nor votes, or if `train` has votes that would not count.
 
     Several processes divide every batch among them. All call this with the same and get the same, and it may
     go on with another number of them; results differ from those of one process by the order of sums alone.
     """
+    if validation.labels.isnan().all() and not len(validation.pairs):
+        raise ValueError("the validation set has neither labels nor votes to choose an epoch by")
+    if len(train.pairs) and not config.pairwise_weight:
+        raise ValueError("people's votes only count with a pairwise_weight above 0")
     path = checkpoint_dir / "training.pt"
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)
@@ -267,7 +242,7 @@ def train_reward(
         loss = _train_epoch(model, network, optimizer, train, config, seed=seed, epoch=epoch)
         epochs.append(Epoch(loss, *_validate(model, validation)))
         weights = {name: p.detach().cpu().clone() for name, p in trained.items()}
-        if _best(epochs) == epoch:
+        if _best(epochs, config) == epoch:
             best_weights = weights
         state = {
             "run": run,
@@ -281,11 +256,12 @@ def train_reward(
                 torch.save(state, temporary)
         progress(epoch, epochs[-1])
     _load(trained, best_weights)
-    return History(tuple(epochs), _best(epochs))
+    return History(tuple(epochs), _best(epochs, config))
 
 
-def _best(epochs: Sequence[Epoch]) -> int:
-    return min(range(len(epochs)), key=lambda i: epochs[i].mse)
+def _best(epochs: Sequence[Epoch], config: TrainConfig) -> int:
+    losses = [np.nan_to_num(epoch.mse) + config.pairwise_weight * epoch.pairwise for epoch in epochs]
+    return int(np.argmin(losses))
 
 
 def _load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:

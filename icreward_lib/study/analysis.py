@@ -1,51 +1,33 @@
-"""What a table of pairwise votes says: counts, win rate, agreement, biases, written feedback.
+"""What a table of pairwise votes says: counts, win rate, how far raters agree, and a summary of everything.
 
-Every function takes a table of `study.votes`; all but `attention_pass_rate` and `consistency` look at the
-trials alone. `arms` names the two pickers, the one whose wins are counted first.
+Every function takes a table of `study.votes` and looks at the trials of one question, without attention items and
+repeats. `arms` names the two pickers, the one whose wins are counted first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import krippendorff
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import CountVectorizer
 
-from icreward_lib.stats import Interval, binomial_test, bootstrap_mean, two_way_clustered, wilson
-from icreward_lib.study.votes import CORRUPTED, SOURCES, VotesError, refuse, validate
-
-# A comment carries a theme if a word in it starts with one of the theme's stems; it may carry several.
-THEMES: Mapping[str, str] = {
-    "subject": "subject object shape outline identity person face disappear dissolv melt",
-    "background": "background scene surround backdrop photo setting landscape",
-    "motion": "motion mov camera static frozen jitter speed direction",
-    "colour": "colour color tint fade bright dark",
-    "sharpness": "blur sharp smear detail noise noisy artefact artifact flicker",
-    "no difference": "neither same similar identical equal",
-}
+from icreward_lib.stats import Interval, binomial_test, centred, cluster_draws, two_way_clustered, wilson
+from icreward_lib.study.feedback import tag_counts, themes
+from icreward_lib.study.quality import Exclusion, attention_pass_rate, consistency, exclude, side_bias
+from icreward_lib.study.ranking import bradley_terry
+from icreward_lib.study.votes import VotesError, questions, trials, validate
 
 
-def _trials(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataFrame:
-    votes = validate(votes)
-    trials = votes[votes["kind"] == "trial"].copy()
-    if trials.empty:
-        raise VotesError("The votes table has no row of kind 'trial'.")
-    if arms is not None:
-        shown = np.sort(trials[["arm_left", "arm_right"]].to_numpy(dtype=str), axis=1)
-        other = votes.index.isin(trials.index[(shown != np.sort(arms)).any(axis=1)])
-        refuse(votes, pd.Series(other), f"this trial does not compare {' with '.join(arms)}")
-    trials["preferred"] = preferred(trials)
-    return trials
+class Agreement(NamedTuple):
+    """Of the raters: Krippendorff's nominal `alpha` (<= 1), and the share of `alike` pairs of votes, in [0, 1].
 
+    None where undefined. Alpha is no gate: honest raters of close pairs reach low values.
+    """
 
-def preferred(votes: pd.DataFrame) -> pd.Series:
-    """The arm each row chose, or "tie"."""
-    sides = [votes["choice"] == "left", votes["choice"] == "right"]
-    arms = np.select(sides, [votes["arm_left"], votes["arm_right"]], "tie")
-    return pd.Series(arms, votes.index, dtype=object)
+    alpha: Interval | None
+    alike: float | None
 
 
 def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
@@ -55,8 +37,8 @@ def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     Wilson interval "low", "high"; "p" of the exact two-sided binomial test against one half. Without decisive
     votes the share is NaN, the interval [0, 1] and p 1.
     """
-    trials = _trials(votes, arms)
-    table = pd.crosstab(trials["sample"], trials["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
+    found = trials(votes, arms)
+    table = pd.crosstab(found["sample"], found["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
     table = table.rename_axis(columns=None).assign(n=lambda t: t.sum(axis=1))
     decided = [(int(k), int(k + lost)) for k, lost in zip(table[arms[0]], table[arms[1]], strict=True)]
     shares = [wilson(k, n) if n else Interval(np.nan, 0.0, 1.0, 0) for k, n in decided]
@@ -67,140 +49,113 @@ def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
 
 def win_rate(votes: pd.DataFrame, arms: tuple[str, str]) -> Interval:
     """Share of trials won by the first arm, ties one half; interval clustered by rater and by sample."""
-    trials = _trials(votes, arms)
-    return two_way_clustered(_wins(trials, arms[0]), trials["rater"].to_numpy(), trials["sample"].to_numpy())
+    found = trials(votes, arms)
+    for column in ("rater", "sample"):
+        if found[column].nunique() < 2:
+            only = found[column].iloc[0]
+            raise VotesError(f"All votes are of one {column} ({only}): a win rate's interval needs two or more.")
+    wins = np.select([found["preferred"] == arms[0], found["preferred"] == "tie"], [1.0, 0.5], 0.0)
+    return two_way_clustered(wins, found["rater"].to_numpy(), found["sample"].to_numpy())
 
 
-def _wins(trials: pd.DataFrame, arm: str) -> np.ndarray:
-    return np.select([trials["preferred"] == arm, trials["preferred"] == "tie"], [1.0, 0.5], 0.0)
+def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
+    """The `win_rate` of every question, in the order in which they were asked: columns mean, low, high, n."""
+    votes = validate(votes)
+    rates = {asked: win_rate(votes[votes["question"] == asked], arms).as_dict() for asked in questions(votes)}
+    return pd.DataFrame.from_dict(rates, orient="index").rename_axis("question")
 
 
-def agreement(votes: pd.DataFrame) -> dict[str, float | None]:
-    """How far raters agree: Krippendorff's nominal "alpha" (<= 1), and "agreement", the share of rater pairs.
+def agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
+    """How far raters agree on a pair. The interval of alpha draws raters and samples, both with replacement.
 
-    Alpha is None where it is undefined: everybody gave one and the same answer, or no sample has two raters
-    (then "agreement" is None too). It is no gate: honest raters of close pairs reach low values.
+    A rater drawn twice agrees with itself, which lifts alpha: the interval is centred again (`stats.centred`).
     """
-    table = _trials(votes).pivot(index="rater", columns="sample", values="preferred")
-    names = pd.unique(table.to_numpy().ravel())
-    codes = {name: code for code, name in enumerate(n for n in names if isinstance(n, str))}
-    values = np.array([[codes.get(v, np.nan) for v in row] for row in table.to_numpy()], dtype=float)
-    # (samples, answers)
-    per_answer = np.stack([(values == code).sum(axis=0) for code in codes.values()], axis=1)
-    judged = per_answer.sum(axis=1)
-    pairs = (judged * (judged - 1)).sum()
-    if pairs == 0:
-        return {"alpha": None, "agreement": None}
-    paired = judged > 1
-    varied = (per_answer[paired].sum(axis=0) > 0).sum() > 1
-    alpha = float(krippendorff.alpha(values[:, paired], level_of_measurement="nominal")) if varied else None
-    return {"alpha": alpha, "agreement": float((per_answer * (per_answer - 1)).sum() / pairs)}
+    found = trials(votes)
+    chosen = pd.get_dummies(found["preferred"]).to_numpy(dtype=np.int64)  # (votes, answers)
+    pairs, pair = np.unique(found["pair"], return_inverse=True)
+
+    def answers(weights: np.ndarray) -> np.ndarray:
+        """How often every pair got every answer, (pairs, answers)."""
+        table = np.zeros((len(pairs), chosen.shape[1]), dtype=np.int64)
+        np.add.at(table, pair, chosen * weights[:, None])
+        return table
+
+    table = answers(np.ones(len(found), dtype=np.int64))
+    judged = table.sum(axis=1)
+    both = (judged * (judged - 1)).sum()
+    alike = float((table * (table - 1)).sum() / both) if both else None
+    alpha = _alpha(table)
+    if np.isnan(alpha) or found["sample"].nunique() < 2:
+        return Agreement(None, alike)
+    rater, raters = cluster_draws(found["rater"].to_numpy(), seed=seed, draws=draws)
+    sample, samples = cluster_draws(found["sample"].to_numpy(), seed=seed + 1, draws=draws)
+    one_sample = pd.Series(sample).groupby(pair).first().to_numpy()  # of every pair
+    drawn = [
+        _alpha(np.repeat(answers(of_raters[rater]), of_samples[one_sample], axis=0))
+        for of_raters, of_samples in zip(raters, samples, strict=True)
+    ]
+    return Agreement(centred(alpha, np.array(drawn), level=level, n=len(pairs)), alike)
 
 
-def side_bias(votes: pd.DataFrame, *, seed: int) -> Interval | None:
-    """Share of decisive trials that chose the left video, in [0, 1], interval over raters; no bias is 0.5.
+def _alpha(table: np.ndarray) -> float:
+    """Krippendorff's nominal alpha of answer counts (pairs, answers); NaN where all gave one and the same."""
+    paired = table[table.sum(axis=1) > 1]
+    if (paired.sum(axis=0) > 0).sum() < 2:
+        return float("nan")
+    return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
 
-    It measures the raters only if every pair was shown about equally often each way. None if all trials are
-    ties.
+
+def counted(
+    votes: pd.DataFrame, arms: tuple[str, str], rule: Exclusion | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trials and repeats of the two arms and of the raters whom the `rule` keeps, and who is left out and why."""
+    kept, left_out = exclude(votes, rule or Exclusion())
+    own = kept[kept["arm_left"].isin(arms) & kept["arm_right"].isin(arms) & ~kept["is_attention"]]
+    if own.empty:
+        raise VotesError(f"The votes table holds no trial that compares {' with '.join(arms)}.")
+    return own.reset_index(drop=True), left_out
+
+
+def summarise(
+    votes: pd.DataFrame, arms: tuple[str, str], *, seed: int, rule: Exclusion | None = None
+) -> dict[str, Any]:
+    """Everything that needs no scores, ready for JSON; what does not exist is None.
+
+    It is about what is `counted` of the first question. "questions" has the win rates of all questions, "strengths" all
+    arms if there are more than two, "left_out" the raters who do not count and why; "attention" is about everybody.
     """
-    decisive = _trials(votes).query("choice != 'tie'")
-    if decisive.empty:
-        return None
-    left = (decisive["choice"] == "left").to_numpy(dtype=float)
-    return bootstrap_mean(left, clusters=decisive["rater"].to_numpy(), seed=seed)
-
-
-def attention_pass_rate(votes: pd.DataFrame) -> pd.DataFrame:
-    """Per rater: attention items "passed", "n" shown, and "rate" in [0, 1]; no rows without such items."""
-    items = validate(votes).query("kind == 'attention'")
-    known = [items["left"] == items["right"], items["arm_left"] == CORRUPTED]
-    passed = (items["choice"] == np.select(known, ["tie", "right"], "left")).groupby(items["rater"])
-    return pd.DataFrame({"passed": passed.sum(), "n": passed.size(), "rate": passed.mean()})
-
-
-def consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
-    """Share of repeats answered like their trial (same arm, or tie), interval over raters; None if none."""
-    votes = validate(votes).assign(preferred=preferred)
-    first = votes.query("kind == 'trial'").set_index(["rater", "sample"])["preferred"]
-    again = votes.query("kind == 'repeat'").set_index(["rater", "sample"])["preferred"]
-    if again.empty:
-        return None
-    same = (first.loc[again.index].to_numpy() == again.to_numpy()).astype(float)
-    return bootstrap_mean(same, clusters=again.index.get_level_values("rater").to_numpy(), seed=seed)
-
-
-def reward_agreement(votes: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """How often each reward ranks the two videos as the raters did, over decisive trials.
-
-    Equal scores are half right. scores: index = video id, one column per reward, higher is better. Returns
-    one row per reward: "accuracy" in [0, 1], "low", "high" (95 %, bootstrap over samples) and "n" votes.
-    Raises `VotesError` if a voted video has no score, or if all trials are ties.
-    """
-    decisive = _trials(votes).query("choice != 'tie'")
-    if decisive.empty:
-        raise VotesError("All trials of the votes table are ties: there is no preference to agree with.")
-    voted = pd.unique(decisive[["left", "right"]].to_numpy().ravel())
-    if missing := [video for video in voted if video not in scores.index]:
-        raise VotesError(f"{len(missing)} voted video(s) have no score, the first is '{missing[0]}'.")
-    towards = np.where(decisive["choice"] == "left", 1.0, -1.0)
-    rows = {}
-    for reward in scores.columns:
-        left, right = (scores[reward].loc[decisive[side]].to_numpy() for side in ("left", "right"))
-        correct = (1.0 + np.sign(left - right) * towards) / 2.0
-        cell = bootstrap_mean(correct, clusters=decisive["sample"].to_numpy(), seed=seed)
-        rows[reward] = {"accuracy": cell.mean, "low": cell.low, "high": cell.high, "n": len(decisive)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("reward")
-
-
-def themes(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
-    """Per theme of `THEMES`: "comments", their "share" of all, and how many came with each choice."""
-    written = _written(votes, arms)
-    rows = {}
-    for theme, stems in THEMES.items():
-        about = written[written["feedback"].str.contains(rf"\b(?:{stems.replace(' ', '|')})", case=False)]
-        choices = {choice: int((about["preferred"] == choice).sum()) for choice in (*arms, "tie")}
-        rows[theme] = {"comments": len(about), "share": len(about) / max(1, len(written)), **choices}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
-
-
-def frequent_terms(votes: pd.DataFrame, *, top: int = 20) -> pd.Series:
-    """The `top` words and word pairs by the number of comments they occur in, without English stop words."""
-    comments = _written(votes)["feedback"].tolist()
-    vectorizer = CountVectorizer(
-        stop_words="english", ngram_range=(1, 2), binary=True, token_pattern=r"(?u)\b[^\W\d_]{3,}\b"
-    )
-    try:
-        occurrences = vectorizer.fit_transform(comments)
-    except ValueError:  # scikit-learn's "empty vocabulary"
-        return pd.Series(dtype=int, name="comments")
-    in_comments = np.asarray(occurrences.sum(axis=0)).ravel()
-    terms = pd.Series(in_comments, vectorizer.get_feature_names_out(), name="comments")
-    return terms.rename_axis("term").sort_index().sort_values(ascending=False, kind="stable").head(top)
-
-
-def _written(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataFrame:
-    trials = _trials(votes, arms)
-    comments = trials["feedback"] if "feedback" in trials else pd.Series("", trials.index)
-    trials["feedback"] = comments.fillna("").astype(str).str.strip()
-    return trials[trials["feedback"] != ""]
-
-
-def summarise(votes: pd.DataFrame, arms: tuple[str, str], *, seed: int) -> dict[str, Any]:
-    """Everything above that needs no scores, ready for JSON; what does not exist is None."""
-    trials = _trials(votes, arms)
+    kept, left_out = counted(votes, arms, rule)
+    first = kept[kept["question"] == questions(kept)[0]]
+    found = trials(first, arms)
     attention = attention_pass_rate(votes)
-    per_sample = counts(votes, arms).reset_index()
-    left, repeated = side_bias(votes, seed=seed), consistency(votes, seed=seed)
+    per_sample = counts(first, arms).reset_index()
+    left, repeated = side_bias(first, seed=seed), consistency(first, seed=seed)
+    agreed = agreement(first, seed=seed)
     return {
-        "source": trials["source"].iloc[0] if "source" in trials else SOURCES[0],
+        "source": found["source"].iloc[0],
+        "question": found["question"].iloc[0],
         "arms": list(arms),
-        "raters": int(trials["rater"].nunique()),
-        "votes": len(trials),
+        "raters": int(found["rater"].nunique()),
+        "left_out": left_out.to_dict(orient="records"),
+        "votes": len(found),
         "samples": per_sample.astype(object).where(per_sample.notna(), None).to_dict(orient="records"),
-        "win_rate": win_rate(votes, arms).as_dict(),
+        "win_rate": win_rate(first, arms).as_dict(),
+        "questions": win_rates(kept, arms).reset_index().to_dict(orient="records"),
+        "strengths": _strengths(votes, left_out["rater"], seed=seed),
         "side_bias": left and left.as_dict(),
         "consistency": repeated and repeated.as_dict(),
         "attention": {"passed": int(attention["passed"].sum()), "n": int(attention["n"].sum())},
-        **agreement(votes),
-        "themes": themes(votes, arms).reset_index().to_dict(orient="records"),
+        "alpha": agreed.alpha and agreed.alpha.as_dict(),
+        "agreement": agreed.alike,
+        "themes": themes(first, arms).reset_index().to_dict(orient="records"),
+        "tags": tag_counts(first, arms).reset_index().to_dict(orient="records"),
     }
+
+
+def _strengths(votes: pd.DataFrame, left_out: pd.Series, *, seed: int) -> list[dict[Hashable, Any]] | None:
+    """Bradley-Terry over all arms, in the first question; None if there are only two."""
+    votes = validate(votes)
+    own = votes[~votes["rater"].isin(left_out) & (votes["question"] == questions(votes)[0]) & ~votes["is_attention"]]
+    if own[["arm_left", "arm_right"]].stack().nunique() <= 2:
+        return None
+    return bradley_terry(own, seed=seed).reset_index().to_dict(orient="records")

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from icreward_lib.study.votes import CORRUPTED, validate
+from icreward_lib.study.votes import COLUMNS, CORRUPTED, EXPORT, validate
 
 FIDELITIES = ("subject_fidelity", "background_fidelity", "motion_faithfulness")
 SOURCE = "simulated"
+QUESTION = "consistency"
 
 _SUBJECT, _BACKGROUND, _MOTION = FIDELITIES
+_TAGS = {_SUBJECT: "subject", _BACKGROUND: "background", _MOTION: "motion"}
 # What a rater writes: praise of the chosen {side}, and blame of the {other}.
 _PRAISE = {
     _SUBJECT: (
@@ -109,16 +111,14 @@ class _Rater:
 def simulate_votes(
     truth: pd.DataFrame, arms: tuple[str, str], *, seed: int, model: RaterModel | None = None
 ) -> pd.DataFrame:
-    """Votes of simulated raters, every rater on every sample, in the columns of `study.votes` plus:
+    """Votes of simulated raters, every rater on every sample: a table of `study.votes` without times.
 
-    "order" (position of the screen for that rater, from 0) and "source", "simulated" in every row.
-
-    truth: one row per sample and arm with the `FIDELITIES` in [0, 1] (1 = exactly as the true clip) and
-    optionally "video", its id (otherwise "<sample>/<arm>"). Each pair is shown to half of the raters each way
-    round. Raises ValueError if a fidelity, an arm or a sample is missing, doubled or out of range.
+    truth: one row per sample and arm with the `FIDELITIES` in [0, 1] (1 = exactly as the true clip). Each pair is
+    shown to half of the raters each way round. Raises ValueError if a fidelity, an arm or a sample is missing,
+    doubled or out of range.
     """
     model = model or RaterModel()
-    fidelity, videos = _checked(truth, arms)
+    fidelity = _checked(truth, arms)
     samples = list(dict.fromkeys(sample for sample, _ in fidelity))
     rng = np.random.default_rng(seed)
     raters = _sample_raters(model, rng)
@@ -140,20 +140,20 @@ def simulate_votes(
             sample = samples[j]
             left, right = arms[::-1] if flip else arms
             values = [fidelity[sample, left], fidelity[sample, right]]
-            ids = [videos[sample, left], videos[sample, right]]
             if kind == "attention":
                 twice = shown % 2 == 1
-                values, ids, (left, right) = _attention(values[0], ids[0], left, twice=twice, flip=flip)
+                values, (left, right) = _attention(values[0], left, twice=twice, flip=flip)
                 shown += 1
-            noise = 0.0 if ids[0] == ids[1] else rater.noise  # one video twice looks alike
+            noise = 0.0 if left == right else rater.noise  # one video twice looks alike
             choice = _choose(rater, values, noise, model, rng)
             remark = kind == "trial" and rng.random() < model.feedback
+            feedback, tags = _remark(rater, values, choice, model, rng) if remark else ("", "")
             rows.append({
-                "rater": rater.name, "sample": sample, "left": ids[0], "right": ids[1], "choice": choice,
-                "arm_left": left, "arm_right": right, "kind": kind, "order": order,
-                "feedback": _remark(rater, values, choice, model, rng) if remark else "", "source": SOURCE,
+                "rater": rater.name, "trial": order, "pair": sample, "sample": sample, "arm_left": left,
+                "arm_right": right, "choice": choice, "question": QUESTION, "is_attention": kind == "attention",
+                "is_repeat": kind == "repeat", "feedback": feedback, "tags": tags, "source": SOURCE,
             })  # fmt: skip
-    return validate(pd.DataFrame(rows))
+    return validate(pd.DataFrame(rows).reindex(columns=[*EXPORT, "source"]))[list(COLUMNS)]
 
 
 def _sample_raters(model: RaterModel, rng: np.random.Generator) -> list[_Rater]:
@@ -173,37 +173,34 @@ def _choose(
     return "tie" if abs(gap) < model.tie_width else "left" if gap > 0 else "right"
 
 
-def _attention(
-    value: np.ndarray, video: str, arm: str, *, twice: bool, flip: bool
-) -> tuple[list[np.ndarray], list[str], tuple[str, str]]:
+def _attention(value: np.ndarray, arm: str, *, twice: bool, flip: bool) -> tuple[list[np.ndarray], tuple[str, str]]:
     """The same video twice, or beside a corrupted copy that keeps nothing."""
     if twice:
-        return [value, value], [video, video], (arm, arm)
-    values, ids, arms = [value, np.zeros_like(value)], [video, f"{video}/{CORRUPTED}"], (arm, CORRUPTED)
-    return (values[::-1], ids[::-1], (CORRUPTED, arm)) if flip else (values, ids, arms)
+        return [value, value], (arm, arm)
+    values, arms = [value, np.zeros_like(value)], (arm, CORRUPTED)
+    return (values[::-1], arms[::-1]) if flip else (values, arms)
 
 
 def _remark(
     rater: _Rater, values: Sequence[np.ndarray], choice: str, model: RaterModel, rng: np.random.Generator
-) -> str:
-    """A sentence about what differed most to this rater, or about what is poor in both."""
+) -> tuple[str, str]:
+    """A sentence about what differed most to this rater, or about what is poor in both, and its tag."""
     means = (values[0] + values[1]) / 2.0
     if means.min() < model.poor and rng.random() < 0.5:
-        return _BOTH_POOR[FIDELITIES[int(means.argmin())]]
+        poorest = FIDELITIES[int(means.argmin())]
+        return _BOTH_POOR[poorest], _TAGS[poorest]
     if choice == "tie":
-        return str(rng.choice(_EVEN))
+        return str(rng.choice(_EVEN)), ""
     side, other = ("left", "right") if choice == "left" else ("right", "left")
     gaps = rater.weights * (values[0] - values[1]) * (1.0 if choice == "left" else -1.0)
     if gaps.max() <= 0.0:  # chose by noise: nothing true to name
-        return str(rng.choice(_EVEN[:2]))
+        return str(rng.choice(_EVEN[:2])), ""
     most = FIDELITIES[int(gaps.argmax())]
-    return str(rng.choice(_PRAISE[most] + _BLAME[most])).format(side=side, other=other)
+    return str(rng.choice(_PRAISE[most] + _BLAME[most])).format(side=side, other=other), _TAGS[most]
 
 
-def _checked(
-    truth: pd.DataFrame, arms: tuple[str, str]
-) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], str]]:
-    """Fidelities and video ids by (sample, arm)."""
+def _checked(truth: pd.DataFrame, arms: tuple[str, str]) -> dict[tuple[str, str], np.ndarray]:
+    """Fidelities by (sample, arm)."""
     if missing := [column for column in ("sample", "arm", *FIDELITIES) if column not in truth]:
         raise ValueError(f"The truth table lacks the column(s) {', '.join(missing)}.")
     truth = truth[truth["arm"].isin(arms)].astype({"sample": str})
@@ -219,6 +216,4 @@ def _checked(
     if not fidelity.apply(lambda column: column.between(0.0, 1.0)).to_numpy().all():
         raise ValueError("Fidelities must be numbers in [0, 1]: rescale the truth table.")
     keys = [(str(sample), str(arm)) for sample, arm in table.index]
-    ids = table["video"] if "video" in table else [f"{sample}/{arm}" for sample, arm in keys]
-    videos = {key: str(video) for key, video in zip(keys, ids, strict=True)}
-    return dict(zip(keys, fidelity.to_numpy(), strict=True)), videos
+    return dict(zip(keys, fidelity.to_numpy(), strict=True))

@@ -1,25 +1,30 @@
 """The table of pairwise votes: what it holds, what is wrong with it, reading and writing.
 
-A votes table has one row per answered screen:
+A votes table is the export of the study, one row per answered screen:
 
-=====================  ==========================================================================
-column                 meaning
-=====================  ==========================================================================
-rater, sample          who judged, and which reference image
-left, right            ids of the two videos, as they were placed on the screen
-choice                 "left", "right" or "tie"
-arm_left, arm_right    which picker each video came from, for example "mlp" and "icreward"
-kind                   "trial", "attention" (known answer) or "repeat" (an earlier trial again)
-feedback               optional: what the rater wrote
-source                 optional: "people" (if absent) or "simulated", the same in every row
-=====================  ==========================================================================
+======================  =========================================================================
+column                  meaning
+======================  =========================================================================
+rater, trial            who judged, and which of the rater's screens this was
+pair, sample            which pair was shown, and of which reference image
+arm_left, arm_right     where each video came from, for example "mlp" and "icreward"
+choice                  "left", "right" or "tie"
+question                what was asked, for example "consistency"
+is_attention            the answer is known: it is no vote, but tells whether the rater looks
+is_repeat               an earlier trial again: it is no vote, but tells how sure the rater is
+shown_at, answered_at   ISO 8601 times, or empty
+feedback, tags          what the rater wrote, and which attributes were named, separated by ";"
+left, right             ids of the two videos; if absent, "<sample>/<arm>"
+source                  "people" (if absent) or "simulated", the same in every row
+======================  =========================================================================
 
-An attention item shows the same video twice (the answer is "tie") or a video beside its corrupted copy, whose
-arm is "corrupted" (the answer is the other side). More columns are kept untouched.
+An attention item shows the same video twice (equal arms; the answer is "tie") or a video beside its corrupted
+copy, whose arm is "corrupted" (the answer is the other side). More columns are kept untouched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -27,63 +32,130 @@ import pandas as pd
 
 from icreward_lib.files import atomic
 
-COLUMNS = ("rater", "sample", "left", "right", "choice", "arm_left", "arm_right", "kind")
+IDS = ("rater", "trial", "pair", "sample", "arm_left", "arm_right", "choice", "question")
+FLAGS = ("is_attention", "is_repeat")
+TIMES = ("shown_at", "answered_at")
+TEXTS = (*TIMES, "feedback", "tags")  # may be empty
+EXPORT = (*IDS, *FLAGS, *TEXTS)
+COLUMNS = (*EXPORT, "left", "right", "source")
 CHOICES = ("left", "right", "tie")
-KINDS = ("trial", "attention", "repeat")
 SOURCES = ("people", "simulated")
 CORRUPTED = "corrupted"
+_YES_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
 class VotesError(ValueError):
-    """A votes table that cannot be analysed; the message names the column and the row."""
+    """Votes that cannot be analysed; the message is one sentence, with the column and the row if one is wrong."""
 
 
-def validate(votes: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a fresh index, or raise `VotesError` saying in one sentence what is wrong."""
+def validate(
+    votes: pd.DataFrame, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return the table with a fresh index, text ids, boolean flags and all of `COLUMNS`.
+
+    Raises `VotesError` saying in one sentence what is wrong; with `raters` or `samples`, also for any others.
+    """
     votes = votes.reset_index(drop=True)
-    if missing := [column for column in COLUMNS if column not in votes]:
-        raise VotesError(f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
+    if missing := [column for column in EXPORT if column not in votes]:
+        raise VotesError(f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(EXPORT)}.")
     if votes.empty:
-        raise VotesError("The votes table has no rows.")
-    for column in COLUMNS:
-        blank = votes[column].astype(str).str.strip() == ""
-        refuse(votes, votes[column].isna() | blank, f"'{column}' is empty")
-    if "source" in votes:
-        refuse(votes, ~votes["source"].isin(SOURCES), f"'source' must be one of {', '.join(SOURCES)}")
-        mixed = votes["source"] != votes["source"][0]
-        refuse(votes, mixed, "simulated votes and people's must not be in one table")
-    for column, allowed in (("choice", CHOICES), ("kind", KINDS)):
+        raise VotesError("The votes table has no rows: nobody has voted.")
+    votes = votes.assign(**{column: votes[column].astype("str") for column in (*IDS, *TEXTS)})
+    for column in IDS:
+        refuse(votes, votes[column].isna() | (votes[column].str.strip() == ""), f"'{column}' is empty")
+    votes = votes.fillna(dict.fromkeys(TEXTS, ""))
+    for column in FLAGS:
+        flags = votes[column].astype(str).str.lower().map(_YES_NO)
+        refuse(votes, flags.isna(), f"'{column}' must be true or false")
+        votes[column] = flags.astype(bool)
+    for side in ("left", "right"):
+        if side not in votes:
+            votes[side] = votes["sample"] + "/" + votes[f"arm_{side}"]
+    if "source" not in votes:
+        votes["source"] = SOURCES[0]
+    for column, known in (("rater", raters), ("sample", samples)):
+        if known is not None:
+            refuse(votes, ~votes[column].isin(known), f"this {column} is not one of the {len(known)} of the study")
+    for column, allowed in (("choice", CHOICES), ("source", SOURCES)):
         refuse(votes, ~votes[column].isin(allowed), f"'{column}' must be one of {', '.join(allowed)}")
-    attention, trial = votes["kind"] == "attention", votes["kind"] == "trial"
-    one_corrupted = (votes["arm_left"] == CORRUPTED) ^ (votes["arm_right"] == CORRUPTED)
-    unknown = attention & ~one_corrupted & (votes["left"] != votes["right"])
-    refuse(votes, unknown, f"an attention item needs one '{CORRUPTED}' arm, or the same video twice")
-    one_arm = ~attention & (votes["arm_left"] == votes["arm_right"])
-    refuse(votes, one_arm, "both sides come from the same arm")
-    judged = pd.MultiIndex.from_frame(votes[["rater", "sample"]])
-    twice = trial & votes.duplicated(["rater", "sample", "kind"])
-    refuse(votes, twice, "this rater already has a trial for this sample (mark it as a repeat)")
-    orphan = (votes["kind"] == "repeat") & ~judged.isin(judged[trial])
-    refuse(votes, orphan, "this repeat has no trial by the same rater")
+    refuse(votes, votes["source"] != votes["source"][0], "simulated votes and people's must not be in one table")
+    for column in TIMES:
+        refuse(votes, times(votes[column]).isna() & (votes[column] != ""), f"'{column}' is no ISO 8601 time")
+    _check_screens(votes)
     return votes
 
 
+def _check_screens(votes: pd.DataFrame) -> None:
+    """Refuse screens that do not fit what they are said to be, or each other."""
+    attention, again = votes["is_attention"], votes["is_repeat"]
+    refuse(votes, attention & again, "a screen is an attention item or a repeat, not both")
+    corrupted = sum((votes[side] == CORRUPTED).astype(int) for side in ("arm_left", "arm_right"))
+    same = votes["arm_left"] == votes["arm_right"]
+    odd = attention & ~((corrupted == 1) | (same & (corrupted == 0)))
+    refuse(votes, odd, f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice")
+    refuse(votes, ~attention & same, "both sides come from the same arm")
+    refuse(votes, ~attention & (corrupted > 0), f"only an attention item may show a '{CORRUPTED}' arm")
+    refuse(votes, votes.duplicated(["rater", "trial"]), "this rater has another row with this trial")
+    judged = pd.MultiIndex.from_frame(votes[["rater", "pair", "question"]])
+    first = ~attention & ~again
+    twice = first & votes[first].duplicated(["rater", "pair", "question"]).reindex(votes.index, fill_value=False)
+    refuse(votes, twice, "this rater already has a trial of this pair and question (mark it as a repeat)")
+    refuse(votes, again & ~judged.isin(judged[first]), "this repeat has no trial by the same rater")
+
+
 def refuse(votes: pd.DataFrame, bad: pd.Series, reason: str) -> None:
-    """Raise `VotesError` about the first bad row of a validated table, if there is one."""
+    """Raise `VotesError` about the first bad row of a table with a fresh index, if there is one."""
     if bad.any():
         row = int(np.argmax(bad.to_numpy()))
         who = f"rater {votes['rater'][row]}, sample {votes['sample'][row]}"
         raise VotesError(f"Row {row + 1} of the votes table ({who}): {reason}.")
 
 
-def read_votes(path: str | Path) -> pd.DataFrame:
-    """Read and validate a CSV of votes; ids stay text, so that "007" is not 7."""
-    text = dict.fromkeys((*COLUMNS, "feedback", "source"), str)
+def times(column: pd.Series) -> pd.Series:
+    """Times of an ISO 8601 column; none where it is empty, or no time."""
+    return pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
+
+
+def questions(votes: pd.DataFrame) -> list[str]:
+    """The questions that were asked, as they first come."""
+    return list(dict.fromkeys(votes["question"]))
+
+
+def trials(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataFrame:
+    """The votes of one question, without attention items and repeats, and the arm each `preferred` (or "tie").
+
+    Raises `VotesError` if there are none, of several questions, or of others than the two `arms`.
+    """
+    votes = validate(votes)
+    found = votes[~votes["is_attention"] & ~votes["is_repeat"]].copy()
+    if found.empty:
+        raise VotesError("The votes table holds attention items only: there is no vote.")
+    if len(asked := questions(found)) > 1:
+        raise VotesError(f"The votes table has several questions ({', '.join(asked)}): give one at a time.")
+    if arms is not None:
+        shown = np.sort(found[["arm_left", "arm_right"]].to_numpy(dtype=str), axis=1)
+        other = votes.index.isin(found.index[(shown != np.sort(arms)).any(axis=1)])
+        refuse(votes, pd.Series(other), f"this trial does not compare {' with '.join(arms)}")
+    found["preferred"] = preferred(found)
+    return found
+
+
+def preferred(votes: pd.DataFrame) -> pd.Series:
+    """The arm each row chose, or "tie"."""
+    sides = [votes["choice"] == "left", votes["choice"] == "right"]
+    arms = np.select(sides, [votes["arm_left"], votes["arm_right"]], "tie")
+    return pd.Series(arms, votes.index, dtype=object)
+
+
+def read_votes(
+    path: str | Path, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7."""
     try:
-        votes = pd.read_csv(path, dtype=text, keep_default_na=False)
+        votes = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise VotesError(f"{path} is not a CSV table of votes: {str(error).strip()}.") from error
-    return validate(votes)
+    return validate(votes, raters=raters, samples=samples)
 
 
 def write_votes(path: str | Path, votes: pd.DataFrame) -> None:

@@ -1,0 +1,92 @@
+"""Clips as the rewards read them, with their labels and what people said of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from icreward_lib.rewards.pairwise import label_order, vote_order
+
+
+@dataclass(frozen=True)
+class ClipDataset:
+    """N labelled clips as the models read them.
+
+    `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens. `references` (S,...) has one row per
+    image; `sample` (N,) says which row is a clip's, and so which clips are candidates of one image. `labels`
+    (N,) and `dimension_labels` (N,2), in the order of `DIMENSIONS`, lie in [0,1], or are nan where there is none.
+    `pairs` (M,2) are clips of one image that people compared, `votes` (M,2) theirs for each, half of the ties included.
+    """
+
+    video: Tensor
+    references: Tensor
+    sample: Tensor
+    labels: Tensor
+    dimension_labels: Tensor
+    pairs: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.long))
+    votes: Tensor = field(default_factory=lambda: torch.empty(0, 2))
+
+    def __post_init__(self) -> None:
+        count = len(self.video)
+        if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
+            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
+        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
+            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
+        for values in (self.labels, self.dimension_labels):
+            if not (values.isnan() | (values >= 0) & (values <= 1)).all():
+                raise ValueError("labels must lie in [0,1]")
+        if self.votes.shape != self.pairs.shape or not ((self.votes >= 0) & self.votes.isfinite()).all():
+            raise ValueError("pairs need a number of votes from 0 for each of their clips")
+        if not (self.sample[self.pairs[:, 0]] == self.sample[self.pairs[:, 1]]).all():
+            raise ValueError("the clips of a pair must be of one image")
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def wins(self, rows: Tensor) -> Tensor:
+        """How often each of the clips `rows` (B,) beat each other, (B,B): people's votes, or the labels' order."""
+        if len(self.pairs):
+            return vote_order(self.pairs, self.votes, rows)
+        return label_order(self.labels[rows], self.sample[rows])
+
+    def joined(self, other: ClipDataset) -> ClipDataset:
+        """The clips, images and votes of both, `other`'s after these."""
+        return ClipDataset(
+            video=torch.cat([self.video, other.video]),
+            references=torch.cat([self.references, other.references]),
+            sample=torch.cat([self.sample, other.sample + len(self.references)]),
+            labels=torch.cat([self.labels, other.labels]),
+            dimension_labels=torch.cat([self.dimension_labels, other.dimension_labels]),
+            pairs=torch.cat([self.pairs, other.pairs + len(self)]),
+            votes=torch.cat([self.votes, other.votes]),
+        )
+
+    def voted(self, videos: Sequence[str], preferences: pd.DataFrame) -> ClipDataset:
+        """These clips, called `videos`, with people's votes in place of any that they had.
+
+        Args:
+            videos: the clips' ids, in their order.
+            preferences: a table of `study.preferences`, of the dimensions that are to count.
+
+        Raises:
+            ValueError: if it names a video that is not among these.
+        """
+        place = {video: number for number, video in enumerate(videos)}
+        sides = [preferences[side].tolist() for side in ("video1", "video2")]
+        if unknown := [video for side in sides for video in side if video not in place]:
+            raise ValueError(f"there is no clip of {len(unknown)} voted video(s), the first is '{unknown[0]}'")
+        pairs = [[place[video] for video in pair] for pair in zip(*sides, strict=True)]
+        votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0)
+        return replace(self, pairs=torch.tensor(pairs), votes=torch.tensor(votes.to_numpy(), dtype=torch.float32))
+
+    def digest(self) -> str:
+        """A short hash of all tensors."""
+        state = hashlib.sha256()
+        for values in vars(self).values():
+            state.update(values.contiguous().cpu().numpy().data)
+        return state.hexdigest()[:16]

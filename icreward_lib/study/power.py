@@ -1,0 +1,82 @@
+"""How many raters and pairs a study needs: votes of a crossed-effects logit model, and how often a test sees them.
+
+A rater r prefers the first arm's clip of pair p with probability sigmoid(mean + a_r + b_p), a and b normal: what sways
+one rater sways all of that rater's votes, and a pair that is clear is clear to everyone. Every rater sees every pair;
+there are no ties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from icreward_lib.stats import two_way_clustered, wilson
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Standard deviations in logits; assumptions until a pilot has measured them."""
+
+    pair: float = 1.2
+    rater: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.pair, self.rater) < 0:
+            raise ValueError(f"Standard deviations must not be negative: {self}.")
+
+
+@cache
+def mean_logit(rate: float, effects: Effects) -> float:
+    """The model's mean under which the win rate over all raters and pairs is `rate`, in (0, 1)."""
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    logits = points * np.hypot(effects.pair, effects.rater)
+
+    def excess(mean: float) -> float:
+        return float(special.expit(mean + logits) @ weights / weights.sum() - rate)
+
+    return float(optimize.brentq(excess, -30, 30))
+
+
+def draw_wins(raters: int, pairs: int, rate: float, effects: Effects, rng: np.random.Generator) -> np.ndarray:
+    """Whether the first arm won, 0 or 1, (raters, pairs), in one study."""
+    logits = mean_logit(rate, effects) + effects.rater * rng.standard_normal((raters, 1))
+    logits = logits + effects.pair * rng.standard_normal((1, pairs))
+    return (rng.random((raters, pairs)) < special.expit(logits)).astype(float)
+
+
+def power(
+    raters: int, pairs: int, rate: float, *, effects: Effects, studies: int, seed: int, level: float = 0.95
+) -> dict[str, float]:
+    """In how many simulated studies the two-way clustered interval of the win rate excludes one half.
+
+    Where the true `rate` is one half that is the share of false alarms, which should be 1 - `level`.
+
+    Returns:
+        raters, pairs, rate; "power" with its 95 % Wilson interval "low", "high" over studies; "coverage", the share of
+        intervals that hold the true rate.
+    """
+    rng = np.random.default_rng(seed)
+    rater, pair = (grid.ravel() for grid in np.indices((raters, pairs)))
+    seen = covered = 0
+    for _ in range(studies):
+        found = two_way_clustered(draw_wins(raters, pairs, rate, effects, rng).ravel(), rater, pair, level=level)
+        seen += not found.low <= 0.5 <= found.high
+        covered += found.low <= rate <= found.high
+    share = wilson(seen, studies)
+    return {
+        "raters": raters, "pairs": pairs, "rate": rate, "power": share.mean, "low": share.low, "high": share.high,
+        "coverage": covered / studies,
+    }  # fmt: skip
+
+
+def smallest(table: pd.DataFrame, *, rate: float, wanted: float = 0.8) -> pd.DataFrame:
+    """For each number of raters the fewest pairs in a table of `power` that see `rate` with the `wanted` power.
+
+    A number of raters for which none of the table's pairs suffice is left out.
+    """
+    enough = table[(table["rate"] == rate) & (table["power"] >= wanted)]
+    return enough.sort_values("pairs").groupby("raters", as_index=False).first()[["raters", "pairs", "power"]]
