@@ -116,6 +116,7 @@ class Study:
                 Route("/r/{token}", self.page),
                 Route("/study.css", self.page_file),
                 Route("/study.js", self.page_file),
+                Route("/icon.svg", self.page_file),
                 Route("/media/{name}", self.file),
                 Route("/api/withdraw", self.withdraw, methods=["POST"]),
                 Route("/api/{token}/state", self.state),
@@ -164,7 +165,7 @@ class Study:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})
 
     async def page_file(self, request: Request) -> Response:
-        """Style or script of the page."""
+        """Style, script and icon of the page."""
         return FileResponse(PAGE / request.url.path.removeprefix("/"), headers={"Cache-Control": "no-cache"})
 
     async def file(self, request: Request) -> Response:

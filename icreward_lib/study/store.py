@@ -25,13 +25,14 @@ CREATE TABLE raters (
 ) STRICT;
 CREATE TABLE screens (
     rater INTEGER NOT NULL REFERENCES raters, trial INTEGER NOT NULL, kind TEXT NOT NULL, question TEXT NOT NULL,
-    pair TEXT NOT NULL, sample TEXT NOT NULL, reference TEXT NOT NULL, clips TEXT NOT NULL, UNIQUE (rater, trial)
-) STRICT;
+    pair TEXT NOT NULL, sample TEXT NOT NULL, reference TEXT NOT NULL, clips TEXT NOT NULL,
+    PRIMARY KEY (rater, trial)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE votes (
     rater INTEGER NOT NULL, trial INTEGER NOT NULL, choice TEXT NOT NULL, shown_at REAL NOT NULL,
     answered_at REAL NOT NULL, feedback TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
-    UNIQUE (rater, trial), FOREIGN KEY (rater, trial) REFERENCES screens (rater, trial)
-) STRICT;
+    PRIMARY KEY (rater, trial), FOREIGN KEY (rater, trial) REFERENCES screens (rater, trial)
+) STRICT, WITHOUT ROWID;
 """
 _CODE_LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"  # none that are mistaken for another
 
@@ -147,12 +148,13 @@ class Store:
         row = self._db.execute("SELECT rater, code, consented FROM raters WHERE token = ?", (token,)).fetchone()
         if row is None:
             return None
-        screens, trial = self._db.execute(
-            "SELECT COUNT(*), MIN(CASE WHEN choice IS NULL THEN trial END) "
-            "FROM screens LEFT JOIN votes USING (rater, trial) WHERE rater = ?",
+        # Screens are answered in order, so that the last vote tells the next one.
+        last, voted = self._db.execute(
+            "SELECT (SELECT MAX(trial) FROM screens WHERE rater = ?1), (SELECT MAX(trial) FROM votes WHERE rater = ?1)",
             row[:1],
         ).fetchone()
-        return Rater(row[0], row[1], row[2] is not None, trial, screens)
+        trial = 0 if voted is None else voted + 1
+        return Rater(row[0], row[1], row[2] is not None, trial if trial <= last else None, last + 1)
 
     def screen(self, rater: int, trial: int) -> Screen:
         """What a rater sees as screen number `trial`; raises `RefusedError` if there is none."""

@@ -27,7 +27,7 @@ function say(sentence) {
 
 function open(id) {
   for (const section of sections) section.hidden = section.id !== id;
-  $("progress").hidden = id !== "screen";
+  $("progress").hidden = $("pause").hidden = id !== "screen";
   $("leave").hidden = !["screen", "done"].includes(id);
   scrollTo(0, 0);
 }
@@ -139,8 +139,10 @@ function showClips(clips) {
     }
     video.lastChild.onerror = () => fail(new Error("A clip could not be loaded."), () => advance());
     video.onended = ended;
+    video.onloadedmetadata = () => $("clips").style.setProperty("--ratio", video.videoWidth / video.videoHeight);
     return video;
   });
+  $("clips").style.setProperty("--count", clips.length);
   $("clips").replaceChildren(...videos);
   const all = videos;
   const ready = videos.map((video) => new Promise((resolve) => (video.oncanplaythrough = resolve)));
@@ -225,7 +227,6 @@ async function store(choice, seconds) {
     });
     return;
   }
-  say("Saved.");
   showAfter(answer);
 }
 
@@ -236,19 +237,18 @@ const ANSWERS = {
 };
 
 function showAfter(answer) {
-  $("verdict").hidden = !state.practice;
-  if (state.practice) {
-    const why = ANSWERS[answer.answer] || "The ruined clip belongs to the end.";
-    $("verdict").textContent = answer.right ? "Just so." : why;
-    say($("verdict").textContent);
-  }
+  const side = SIDES.find((each) => each.choice === answer.choice);
+  const why = answer.right ? "Correct." : ANSWERS[answer.answer] || "The ruined clip belongs to the end.";
+  $("verdict").textContent = state.practice ? why : `Saved: ${side ? side.label.toLowerCase() : "your order"}.`;
+  say("");
+  $("choices").hidden = true;
   $("note").hidden = state.practice || !(state.feedback || state.tags.length);
   $("note").reset();
   $("tags").hidden = !state.tags.length;
   $("feedback").hidden = $("feedback-label").hidden = !state.feedback;
   $("tags").replaceChildren($("tags").firstElementChild, ...state.tags.map(tagBox));
   $("after").hidden = false;
-  $("next").focus();
+  $("next").focus({ preventScroll: true });
 }
 
 function tagBox(tag) {
