@@ -242,10 +242,9 @@ function showAfter(answer) {
   $("verdict").textContent = state.practice ? why : `Saved: ${side ? side.label.toLowerCase() : "your order"}.`;
   say("");
   $("choices").hidden = true;
-  $("note").hidden = state.practice || !(state.feedback || state.tags.length);
   $("note").reset();
-  $("tags").hidden = !state.tags.length;
-  $("feedback").hidden = $("feedback-label").hidden = !state.feedback;
+  $("tags").hidden = state.practice || !state.tags.length;
+  $("feedback").hidden = $("feedback-label").hidden = state.practice || !state.feedback;
   $("tags").replaceChildren($("tags").firstElementChild, ...state.tags.map(tagBox));
   $("after").hidden = false;
   $("next").focus({ preventScroll: true });
