@@ -1,4 +1,4 @@
-"""The command line: `icreward reproduce`, `icreward prepare`, `icreward costs`."""
+"""The command line: `icreward reproduce`, `icreward prepare`, `icreward costs`, `icreward study`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from icreward_lib.files import DiskFullError
 from icreward_lib.models import ROOT
 from icreward_lib.profile import load_profile
 from icreward_lib.reproduce import reproduce
+from icreward_lib.study.command import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "costs", parents=[profile], help="expected GPU memory, disk and GPU-hours of every stage of the public models"
     )
     costs.set_defaults(command=_costs)
+
+    add_commands(commands)
     return parser
 
 

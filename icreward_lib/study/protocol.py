@@ -1,0 +1,261 @@
+"""What a rater sees, in which order and on which side: fixed by the study's settings and its seed.
+
+All draws are pure functions. Raters come in couples: the second sees every pair the other way round than the
+first, so that over any even number of raters each pair is shown equally often each way.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from icreward_lib.profile import Count, Group, NotNegative, Share
+from icreward_lib.study.pairs import CORRUPTED, Pair
+
+Kind = Literal["practice", "trial", "attention", "repeat"]
+Text = Annotated[str, Field(min_length=1, max_length=4000)]
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+CONSENT = (
+    "You will see an image and short video clips that were made from it, and say which clip you find better. "
+    "We store your answers under a number, with the time that each took. We ask for no name and use no "
+    "cookies. You can stop at any time, go on later with the same link, and have your answers deleted."
+)
+
+
+class StudyError(ValueError):
+    """A study that cannot be run; the message says what would be right."""
+
+
+class Question(Group):
+    """What raters are asked in one block of screens."""
+
+    name: Word
+    text: Text
+
+
+class Exclusion(Group):
+    """Whose votes will not count, fixed before the first vote."""
+
+    min_attention_passed: Share = Field(default=0.75, description="share of attention items that a rater must pass")
+    min_median_seconds: NotNegative = Field(
+        default=1.0, description="median time per screen, below which nobody looked"
+    )
+
+
+class StudyConfig(Group):
+    """The settings of a study. They are stored with the first link and cannot be changed afterwards."""
+
+    title: Text = "Which clip is more faithful to the image?"
+    consent: Text = CONSENT
+    contact: str = Field(default="", max_length=200, description="whom raters can write to")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    questions: list[Question] = Field(
+        default=[Question(name="consistency", text="Which clip keeps what is in the image more faithfully?")],
+        min_length=1,
+        max_length=8,
+        description="one block of screens each",
+    )
+    arms: list[str] = Field(default=[], description="arms to compare; empty: all of the pairs file")
+    on_screen: Annotated[int, Field(ge=2, le=5)] = Field(
+        default=2, description="clips on a screen; above 2 they are ranked"
+    )
+    pairs_per_rater: Count | None = Field(default=None, description="screens of a block, drawn in turn; null: all")
+    practice: Annotated[int, Field(ge=0, le=10)] = 3
+    attention_share: Share = Field(default=0.1, description="items with a known answer, as a share of the trials")
+    repeat_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.1, description="trials that are shown again, mirrored"
+    )
+    exclusion: Exclusion = Exclusion()
+    feedback: bool = Field(default=True, description="whether raters may write a remark after a choice")
+    tags: list[Word] = Field(default=["subject", "background", "motion", "realism"], max_length=12)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> StudyConfig:
+        for key, names in (
+            ("questions", [question.name for question in self.questions]),
+            ("arms", self.arms),
+            ("tags", self.tags),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two of the {key} have one name")
+        return self
+
+
+def load_config(path: Path | None) -> StudyConfig:
+    """Read a study's settings from YAML (or JSON, which is YAML); without a path, the defaults."""
+    if path is None:
+        return StudyConfig()
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return StudyConfig.model_validate(settings if settings is not None else {})
+    except FileNotFoundError as error:
+        raise StudyError(f"There is no file of study settings {path}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise StudyError(f"{path}: {f'{where}: ' if where else ''}{problem['msg']}.") from error
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip on a screen: its arm, its id in the votes, and the random name of its files."""
+
+    arm: str
+    video: str
+    media: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is judged together: a pair, or several clips of one sample to rank."""
+
+    name: str
+    sample: str
+    reference: str
+    clips: tuple[Clip, ...]
+    corrupted: Clip  # of the first clip
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One screen of one rater, with its clips from left to right."""
+
+    kind: Kind
+    question: str
+    pair: str
+    sample: str
+    reference: str
+    clips: tuple[Clip, ...]
+
+    @property
+    def answer(self) -> str | None:
+        """The choice that is known to be right on practice and attention screens of two clips."""
+        if self.kind not in ("practice", "attention") or len(self.clips) != 2:
+            return None
+        return "tie" if len(set(self.clips)) == 1 else "right" if self.clips[0].arm == CORRUPTED else "left"
+
+    def allows(self, choice: str) -> bool:
+        """Whether this is an answer to the screen: a side or "tie", or all positions, best first, as "1-0-2"."""
+        if len(self.clips) == 2:
+            return choice in ("left", "right", "tie")
+        return sorted(choice.split("-")) == [str(position) for position in range(len(self.clips))]
+
+    def passes(self, choice: str) -> bool:
+        """Whether an answer to a practice or attention screen is right."""
+        if self.answer is not None:
+            return choice == self.answer
+        return self.clips[int(choice.split("-")[-1])].arm == CORRUPTED
+
+
+def items(config: StudyConfig, pairs: Sequence[Pair]) -> list[Item]:
+    """What a study's raters judge. Raises `StudyError` if the pairs lack its arms."""
+    known = {arm for pair in pairs for arm in (pair.arm_a, pair.arm_b)}
+    if unknown := set(config.arms) - known:
+        raise StudyError(f"The pairs have no arm '{min(unknown)}'; they have {', '.join(sorted(known))}.")
+    arms = set(config.arms) or known
+    chosen = [pair for pair in pairs if {pair.arm_a, pair.arm_b} <= arms]
+    found = [_item(pair) for pair in chosen] if config.on_screen == 2 else _rankings(chosen, config.on_screen)
+    if not found:
+        raise StudyError(f"No sample has {config.on_screen} different clips of the arms {', '.join(sorted(arms))}.")
+    return found
+
+
+def _clip(pair: Pair, arm: str, path: Path) -> Clip:
+    return Clip(arm, f"{pair.sample}/{arm}", path.stem)
+
+
+def _item(pair: Pair) -> Item:
+    clips = _clip(pair, pair.arm_a, pair.video_a), _clip(pair, pair.arm_b, pair.video_b)
+    ruined = Clip(CORRUPTED, f"{clips[0].video}/{CORRUPTED}", pair.corrupted.stem)
+    return Item(pair.pair, pair.sample, pair.reference.stem, clips, ruined)
+
+
+def _rankings(pairs: Sequence[Pair], size: int) -> list[Item]:
+    """An item for every `size` arms of a sample that all differ: those with a pair of any two of them."""
+    found = []
+    for sample in dict.fromkeys(pair.sample for pair in pairs):
+        couples = [_item(pair) for pair in pairs if pair.sample == sample]
+        clips = dict.fromkeys(clip for item in couples for clip in item.clips)
+        differing = {frozenset(item.clips) for item in couples}
+        for group in itertools.combinations(clips, size):
+            if all(frozenset(two) in differing for two in itertools.combinations(group, 2)):
+                first = next(item for item in couples if item.clips[0] in group)
+                ordered = (first.clips[0], *(clip for clip in group if clip != first.clips[0]))
+                name = f"{sample}:{'+'.join(clip.arm for clip in group)}"
+                found.append(replace(first, name=name, clips=ordered))
+    return found
+
+
+def draw(config: StudyConfig, judged: Sequence[Item], rater: int) -> list[Screen]:
+    """All screens of a rater (0, 1, ...): practice, then one block for each question."""
+    couple = rater // 2
+    count = min(config.pairs_per_rater or len(judged), len(judged))
+    turn = _rng(config, 0).permutation(len(judged))
+    mine = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
+    rng = _rng(config, 1, rater)
+    questions = [config.questions[(couple + step) % len(config.questions)] for step in range(len(config.questions))]
+    practised = [mine[i] for i in rng.choice(len(mine), config.practice)]
+    screens = _checks("practice", questions[0].name, practised, rng)
+    for block, question in enumerate(questions):
+        screens += _block(config, question.name, mine, rater, block)
+    return screens
+
+
+def _rng(config: StudyConfig, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng([config.seed, *purpose])
+
+
+def _block(config: StudyConfig, question: str, mine: Sequence[Item], rater: int, block: int) -> list[Screen]:
+    couple, second = divmod(rater, 2)
+    orders = list(itertools.permutations(range(config.on_screen)))
+    # Within a rater, too, every order of the arms comes up equally often, give or take one.
+    places = _rng(config, 2, couple, block).permutation(len(mine))
+    rng = _rng(config, 3, rater, block)
+    trials = []
+    for position in rng.permutation(len(mine)):
+        item = mine[position]
+        order = orders[places[position] % len(orders)][:: -1 if second else 1]
+        trials.append(_screen("trial", question, item, [item.clips[i] for i in order]))
+    # Repeats close the block in the order of their trials, so that all others lie between the two.
+    repeats = [
+        replace(screen, kind="repeat", clips=screen.clips[::-1])
+        for screen in trials[: _count(config.repeat_share, len(mine))]
+    ]
+    checked = [mine[i] for i in rng.choice(len(mine), _count(config.attention_share, len(mine)))]
+    screens = trials + repeats
+    for check in _checks("attention", question, checked, rng):
+        screens.insert(int(rng.integers(1, len(screens) + 1)), check)
+    return screens
+
+
+def _count(share: float, of: int) -> int:
+    return max(1, round(share * of)) if share else 0
+
+
+def _screen(kind: Kind, question: str, item: Item, clips: Sequence[Clip]) -> Screen:
+    return Screen(kind, question, item.name, item.sample, item.reference, tuple(clips))
+
+
+def _checks(kind: Kind, question: str, of: Sequence[Item], rng: np.random.Generator) -> list[Screen]:
+    """Screens with a known answer: beside a ruined copy, left and right in turn, and every third the same twice."""
+    start = 0 if kind == "practice" else int(rng.integers(3))
+    screens = []
+    for number, item in enumerate(of, start):
+        clips = [item.corrupted, *item.clips[1:]]
+        if len(item.clips) == 2:
+            clips = [item.corrupted, item.clips[0]] if number % 3 < 2 else [item.clips[0]] * 2
+            clips = clips[:: -1 if number % 3 else 1]
+        else:
+            clips = [clips[i] for i in rng.permutation(len(clips))]
+        screens.append(_screen(kind, question, item, clips))
+    return screens

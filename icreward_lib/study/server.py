@@ -1,0 +1,307 @@
+"""The page that people rate on, and the routes behind it.
+
+A rater's link holds a random token, which is all that identifies them. The browser learns the random names of
+clips and nothing about where they came from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+import uvicorn
+from pydantic import BaseModel, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from icreward_lib.files import DiskFullError
+from icreward_lib.profile import Group
+from icreward_lib.study.export import votes_table
+from icreward_lib.study.pairs import Pair
+from icreward_lib.study.protocol import Screen, StudyError
+from icreward_lib.study.store import Rater, RefusedError, Store
+
+PAGE = Path(__file__).parent / "page"
+ADMIN_TOKEN = "ICREWARD_STUDY_ADMIN"  # environment variable; an argument could be read by others in a list of processes
+LOCAL = ("127.0.0.1", "localhost", "::1")
+LARGEST_BODY = 8192
+SECONDS_PER_SCREEN = 15  # for the time that the consent page announces
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Vote(Group):
+    """The answer to a screen."""
+
+    trial: Annotated[int, Field(ge=0, lt=100_000)]
+    choice: Annotated[str, Field(min_length=1, max_length=16)]
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class Note(Group):
+    """What a rater adds to an answer."""
+
+    trial: Annotated[int, Field(ge=0, lt=100_000)]
+    feedback: Annotated[str, Field(max_length=1000)] = ""
+    tags: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=12)] = []
+
+
+class Withdrawal(Group):
+    """A wish to be forgotten."""
+
+    code: Annotated[str, Field(min_length=1, max_length=32)]
+
+
+class SecurityHeaders:
+    """Adds `HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its response back with the headers."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+class Study:
+    """The routes of one study. All work on the store is done by a single thread, one request after the other."""
+
+    def __init__(self, store: Store, media: dict[str, Path], admin_token: str | None = None) -> None:
+        """Serve a store and the files of `media`, by their random names."""
+        self.store, self.media, self.admin_token = store, media, admin_token
+        self.config = store.config
+        self.texts = {question.name: question.text for question in self.config.questions}
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    def app(self, hosts: tuple[str, ...]) -> Starlette:
+        """The application; requests to other than these host names are refused, "*" takes all."""
+        return Starlette(
+            routes=[
+                Route("/", self.welcome),
+                Route("/r/{token}", self.page),
+                Route("/study.css", self.page_file),
+                Route("/study.js", self.page_file),
+                Route("/icon.svg", self.page_file),
+                Route("/media/{name}", self.file),
+                Route("/api/withdraw", self.withdraw, methods=["POST"]),
+                Route("/api/{token}/state", self.state),
+                Route("/api/{token}/consent", self.consent, methods=["POST"]),
+                Route("/api/{token}/vote", self.vote, methods=["POST"]),
+                Route("/api/{token}/note", self.note, methods=["POST"]),
+                Route("/admin/votes.csv", self.votes),
+            ],
+            # A page elsewhere could otherwise reach a local study through a name that it points here.
+            middleware=[
+                Middleware(SecurityHeaders),
+                Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+            ],
+            exception_handlers={
+                HTTPException: _refused,
+                RefusedError: lambda request, error: _sentence(409, str(error)),
+                DiskFullError: lambda request, error: _sentence(
+                    507, "There is no room left to store answers. Nothing was lost; please try again later."
+                ),
+            },
+        )
+
+    async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    async def _as_rater(
+        self, request: Request, work: Callable[Concatenate[Rater, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do something for the rater of the link."""
+        token = request.path_params["token"]
+
+        def known() -> T:
+            rater = self.store.rater(token)
+            if rater is None:
+                raise HTTPException(404, "This link is not valid, or its answers have been deleted.")
+            return work(rater, *args, **kwargs)
+
+        return await self._do(known)
+
+    async def welcome(self, request: Request) -> Response:
+        """Say that a link is needed."""
+        return _sentence(404, "Please open the personal link that you were given.")
+
+    async def page(self, request: Request) -> Response:
+        """The page; whether the link is valid turns out when it asks for the state."""
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})
+
+    async def page_file(self, request: Request) -> Response:
+        """Style, script and icon of the page."""
+        return FileResponse(PAGE / request.url.path.removeprefix("/"), headers={"Cache-Control": "no-cache"})
+
+    async def file(self, request: Request) -> Response:
+        """A clip or an image; whole, or the range that was asked for."""
+        path = self.media.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
+
+    async def state(self, request: Request) -> Response:
+        """What the rater has to do next."""
+        return JSONResponse(await self._as_rater(request, self._state))
+
+    async def consent(self, request: Request) -> Response:
+        """Take the rater's consent."""
+        await self._as_rater(request, lambda rater: self.store.consent(rater.number))
+        return await self.state(request)
+
+    async def vote(self, request: Request) -> Response:
+        """Store a vote; the reply is sent when it is on the disk. On practice screens it says what was right."""
+        vote = await _body(request, Vote)
+
+        def store(rater: Rater) -> dict[str, Any]:
+            choice = self.store.vote(rater, vote.trial, vote.choice, vote.seconds)
+            screen = self.store.screen(rater.number, vote.trial)
+            stored: dict[str, Any] = {"trial": vote.trial, "choice": choice}
+            if screen.kind == "practice":
+                stored |= {"right": screen.passes(choice), "answer": screen.answer}
+            return stored
+
+        return JSONResponse(await self._as_rater(request, store))
+
+    async def note(self, request: Request) -> Response:
+        """Store what a rater adds to an answer."""
+        note = await _body(request, Note)
+        if (note.feedback and not self.config.feedback) or not set(note.tags) <= set(self.config.tags):
+            raise HTTPException(400, "This study does not ask for that.")
+        await self._as_rater(request, self.store.note, note.trial, note.feedback, note.tags)
+        return JSONResponse({"trial": note.trial})
+
+    async def withdraw(self, request: Request) -> Response:
+        """Delete a rater's data."""
+        code = (await _body(request, Withdrawal)).code
+        if not await self._do(self.store.withdraw, code):
+            raise HTTPException(404, "There is no such withdrawal code; its answers may be deleted already.")
+        return JSONResponse({"deleted": True})
+
+    async def votes(self, request: Request) -> Response:
+        """All votes as CSV, for whoever has the admin token."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.admin_token is None or not secrets.compare_digest(given.encode(), self.admin_token.encode()):
+            raise HTTPException(403, "The admin token is missing or wrong.")
+        table = await self._do(votes_table, self.store)
+        return Response(table.to_csv(index=False), media_type="text/csv")
+
+    def _state(self, rater: Rater) -> dict[str, Any]:
+        config = self.config
+        state: dict[str, Any] = {"title": config.title, "contact": config.contact, "code": rater.code}
+        if not rater.consented:
+            minutes = max(1, round(rater.screens * SECONDS_PER_SCREEN / 60))
+            return {**state, "phase": "consent", "consent": config.consent, "minutes": minutes}
+        if rater.trial is None:
+            return {**state, "phase": "done"}
+        screen = self.store.screen(rater.number, rater.trial)
+        practice = screen.kind == "practice"
+        first, last = (0, config.practice) if practice else (config.practice, rater.screens)
+        return {
+            **state,
+            "phase": "screen",
+            "practice": practice,
+            "done": rater.trial - first,
+            "of": last - first,
+            "feedback": config.feedback,
+            "tags": config.tags,
+            "screen": {"trial": rater.trial, "question": self.texts[screen.question], **_shown(screen)},
+        }
+
+
+def _shown(screen: Screen) -> dict[str, Any]:
+    """What the browser may know of a screen: where its files are. Attention items look like trials."""
+    clips = [{"webm": f"/media/{clip.media}.webm", "mp4": f"/media/{clip.media}.mp4"} for clip in screen.clips]
+    return {"reference": f"/media/{screen.reference}.png", "clips": clips}
+
+
+def _sentence(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _body(request: Request, shape: type[Body]) -> Body:
+    """The JSON of a request, checked; no more than `LARGEST_BODY` bytes are read."""
+    if request.headers.get("content-type", "").split(";")[0] != "application/json":
+        raise HTTPException(415, "The request must be JSON.")  # which other sites' forms cannot send
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LARGEST_BODY:
+            raise HTTPException(413, "The request is too long.")
+    try:
+        return shape.model_validate_json(bytes(content))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "request"
+        raise HTTPException(400, f"{where}: {problem['msg']}.") from error
+
+
+def media_files(pairs: list[Pair]) -> dict[str, Path]:
+    """Every file of the pairs by its random name: all that the server gives out."""
+    clips = {path for pair in pairs for path in (pair.video_a, pair.video_b, pair.corrupted)}
+    files = clips | {clip.with_suffix(".webm") for clip in clips} | {pair.reference for pair in pairs}
+    return {path.name: path for path in files}
+
+
+def admin_token(host: str) -> str | None:
+    """The admin token of the environment. Raises `StudyError` if others can reach the host and there is none."""
+    token = os.environ.get(ADMIN_TOKEN)
+    if not _is_local(host) and not token:
+        raise StudyError(f"{host} can be reached from elsewhere: set {ADMIN_TOKEN} to a secret of 16 letters or more.")
+    if token is not None and len(token) < 16:
+        raise StudyError(f"{ADMIN_TOKEN} must have 16 letters or more.")
+    return token
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(store: Store, pairs: list[Pair], *, host: str, port: int, admin_token: str | None) -> None:
+    """Serve a study until interrupted. Links and tokens are not logged."""
+    study = Study(store, media_files(pairs), admin_token)
+    hosts = (*LOCAL, host) if _is_local(host) else ("*",)
+    uvicorn.run(study.app(hosts), host=host, port=port, access_log=False, server_header=False, log_level="warning")
