@@ -55,8 +55,9 @@ def flow_errors(denoiser: nn.Module, pairs: PairData, rows: Tensor, noise: Tenso
     """
     device = next(denoiser.parameters()).device
     x0 = torch.cat([pairs.winner[rows], pairs.loser[rows]]).to(device)
-    text = pairs.text[rows].to(device).unsqueeze(1).repeat(2, 1, 1, 1)
-    text_mask = pairs.text_mask[rows].to(device)  # repeated by the denoiser
+    samples = pairs.sample[rows]
+    text = pairs.text[samples].to(device).unsqueeze(1).repeat(2, 1, 1, 1)
+    text_mask = pairs.text_mask[samples].to(device)  # repeated by the denoiser
     numbers = (float(pairs.fps), float(pairs.height), float(pairs.width))
     fps, height, width = torch.tensor(numbers, device=device).split(1)
     denoise = torch.ones(len(x0), x0.shape[2], dtype=torch.bool, device=device)

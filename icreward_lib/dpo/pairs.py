@@ -91,9 +91,9 @@ class PairData:
     """Latents of N pairs, and what the denoiser is told about them; frame 0 of both sides is the image's
     latent.
 
-    sample: (N,) ids, the clusters of intervals; winner, loser: (N, c, t, h, w) in the scale the denoiser
-    works in; text: (N, tokens, channels), text_mask: (N, tokens), 1 = token; num_frames, height, width
-    (pixels) and fps of the clips.
+    sample: (N,) rows of the texts, and the clusters of intervals; winner, loser: (N, c, t, h, w) in the scale the
+    denoiser works in; text: (S, tokens, channels), text_mask: (S, tokens), 1 = token, once for all pairs of a sample,
+    as they are megabytes each; num_frames, height, width (pixels) and fps of the clips.
     """
 
     sample: Tensor
@@ -115,8 +115,8 @@ class PairData:
             raise ValueError("There are no pairs: the two rewards agree on every sample.")
         if self.winner.shape[2] < 2:
             raise ValueError("Latents need at least two frames: the first is the image and not learned.")
-        if {len(self.sample), len(self.text), len(self.text_mask)} != {n}:
-            raise ValueError(f"Samples, texts and text masks must be given for each of the {n} pairs.")
+        if len(self.sample) != n or len(self.text) != len(self.text_mask) or int(self.sample.max()) >= len(self.text):
+            raise ValueError(f"Each of the {n} pairs needs a sample, and every sample a text and its mask.")
         if not torch.equal(self.winner[:, :, 0], self.loser[:, :, 0]):
             raise ValueError("Winner and loser of a pair must share the image's latent in frame 0.")
 
@@ -148,4 +148,4 @@ class PairData:
             chosen = latents[rows, torch.as_tensor(pairs[side].to_numpy().copy())].clone()
             chosen[:, :, 0] = image[rows]
             sides.append(chosen)
-        return cls(rows, sides[0], sides[1], text[rows], text_mask[rows], num_frames, height, width, fps)
+        return cls(rows, sides[0], sides[1], text, text_mask, num_frames, height, width, fps)
