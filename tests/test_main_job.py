@@ -75,7 +75,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float
 @pytest.mark.e2e
 def test_it_writes_what_was_promised(uninterrupted: tuple[Path, float]) -> None:
     found = set(tables(uninterrupted[0]))
-    results = {"dataset.json", "reward_models.json", "table1.csv", "study.json", "dpo.json", "claims.json", "power.json"}
+    results = {
+        "dataset.json",
+        "reward_models.json",
+        "table1.csv",
+        "study.json",
+        "dpo.json",
+        "claims.json",
+        "power.json",
+    }
     assert {f"results/smoke/{name}" for name in results} <= found
     for number in range(1, 7):
         for suffix in ("png", "pdf", "csv"):
