@@ -61,6 +61,6 @@ def test_power_grows_with_raters_pairs_and_rate_and_keeps_its_level() -> None:
 
 def test_the_smallest_study_that_suffices() -> None:
     rows = [(10, 50, 0.6, 0.5), (10, 100, 0.6, 0.7), (20, 100, 0.6, 0.85), (20, 50, 0.6, 0.81), (20, 25, 0.65, 0.9)]
-    table = pd.DataFrame(rows, columns=["raters", "pairs", "rate", "power"])
-    assert smallest(table, rate=0.6).to_numpy().tolist() == [[20, 50, 0.81]]
+    table = pd.DataFrame(rows, columns=["raters", "pairs", "rate", "power"]).assign(low=0.4, high=0.9)
+    assert smallest(table, rate=0.6).to_numpy().tolist() == [[20, 50, 0.81, 0.4, 0.9]]
     assert smallest(table, rate=0.55).empty

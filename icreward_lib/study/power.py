@@ -79,4 +79,8 @@ def smallest(table: pd.DataFrame, *, rate: float, wanted: float = 0.8) -> pd.Dat
     A number of raters for which none of the table's pairs suffice is left out.
     """
     enough = table[(table["rate"] == rate) & (table["power"] >= wanted)]
-    return enough.sort_values("pairs").groupby("raters", as_index=False).first()[["raters", "pairs", "power"]]
+    return (
+        enough.sort_values("pairs")
+        .groupby("raters", as_index=False)
+        .first()[["raters", "pairs", "power", "low", "high"]]
+    )
