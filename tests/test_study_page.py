@@ -274,6 +274,16 @@ def test_dark_and_without_motion(browser: Browser, two: Served) -> None:
         picture(page, "d1-screen")
 
 
+def test_a_wrong_link_is_explained(browser: Browser, two: Served) -> None:
+    page = browser.new_page()
+    page.goto(f"{two.url}/r/nobody")
+    page.wait_for_selector("#message:visible")
+    assert page.inner_text("#message h1").startswith("This link is not valid")
+    assert page.is_hidden("#again")
+    accessible(page)
+    page.close()
+
+
 def test_a_rater_withdraws_on_the_page(browser: Browser, two: Served) -> None:
     with opened(browser, two.link(0)) as page:
         page.click("#agree")
