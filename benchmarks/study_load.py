@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from icreward_lib.study.server import serve
 from icreward_lib.study.store import Store
-serve(Store(Path(sys.argv[1])), [], host="127.0.0.1", port=int(sys.argv[2]), admin_token=None)
+serve(Store(Path(sys.argv[1])), [], url="", host="127.0.0.1", port=int(sys.argv[2]), admin_token=None)
 """
 
 Votes = set[tuple[int, int]]
@@ -152,8 +152,9 @@ def main() -> None:
         server = Server(votes)
         acknowledged: Votes = set()
         rate_thinking, times = asyncio.run(load(server, links, acknowledged, chosen.seconds, think=THINK))
-        rate_most, _ = asyncio.run(load(server, links, acknowledged, chosen.seconds))
+        rate_most, hurried = asyncio.run(load(server, links, acknowledged, chosen.seconds))
         asyncio.run(load(server, links, acknowledged, chosen.seconds, kills=chosen.kills))
+        kills = server.kills
         server.kill()
         with closing(Store(votes)) as store:
             stored = {(answer.rater, answer.trial) for answer in store.answers()}
@@ -165,9 +166,10 @@ def main() -> None:
         "p50_ms": round(float(p50), 1),
         "p99_ms": round(float(p99), 1),
         "most_votes_per_second": round(rate_most, 1),
+        "most_p99_ms": round(float(np.percentile(hurried, 99)) * 1000, 1),
         "acknowledged": len(acknowledged),
         "stored": len(stored),
-        "kills": server.kills,
+        "kills": kills,
         "cores": len(os.sched_getaffinity(0)),
     }
     write_json(Path(__file__).with_name("study.json"), result)

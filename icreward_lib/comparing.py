@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from icreward_lib.run import Run
 from icreward_lib.samples import Sample, other_real_clips, real_folder
 from icreward_lib.sampling import picks
 from icreward_lib.stats import bootstrap_mean
+from icreward_lib.study.pairs import Shown
 from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
@@ -159,6 +160,19 @@ def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFr
         },
         orient="index",
     )
+
+
+def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], split: str = "test") -> Iterator[Shown]:
+    """The image of each sample with the video that every picker chose, for `study.pairs.build_pairs`.
+
+    Args:
+        chosen: picker -> video per sample of the split, (S,), as `sampling.picks` and `random_picks` give.
+    """
+    shape = run.profile.generation
+    for position, sample in enumerate(curated.of(split)):
+        videos = curated.videos.of(sample.id)
+        picked = {name: videos[int(columns[position])] for name, columns in chosen.items()}
+        yield Shown(str(sample.id), sample.image(shape.height, shape.width), picked)
 
 
 def judge_new(

@@ -257,7 +257,26 @@ def test_on_a_phone_nothing_has_to_be_scrolled_to(browser: Browser, two: Served)
             picture(page, f"p3-after{step}")
             accessible(page)
             page.tap("#next")
-            page.wait_for_selector("#after", state="hidden")
+            page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
+
+
+def test_on_a_phone_that_was_turned_nothing_has_to_be_scrolled_to(browser: Browser, two: Served) -> None:
+    turned = {"width": 844, "height": 390}
+    with opened(browser, two.link(3), viewport=turned, has_touch=True, is_mobile=True, device_scale_factor=2) as page:
+        page.tap("#agree")
+        page.tap("#begin")
+        for _ in range(4):
+            if page.is_visible("#block"):
+                page.tap("#begin")
+            unlocked(page)
+            assert fits(page)
+            picture(page, "t1-screen")
+            page.tap("#choices button >> nth=2")
+            page.wait_for_selector("#next:visible")
+            assert fits(page, "next")
+            picture(page, "t2-after")
+            page.tap("#next")
+            page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
 
 
 def test_dark_and_without_motion(browser: Browser, two: Served) -> None:
@@ -272,6 +291,16 @@ def test_dark_and_without_motion(browser: Browser, two: Served) -> None:
         unlocked(page)
         accessible(page)
         picture(page, "d1-screen")
+
+
+def test_a_wrong_link_is_explained(browser: Browser, two: Served) -> None:
+    page = browser.new_page()
+    page.goto(f"{two.url}/r/nobody")
+    page.wait_for_selector("#message:visible")
+    assert page.inner_text("#message h1").startswith("This link is not valid")
+    assert page.is_hidden("#again")
+    accessible(page)
+    page.close()
 
 
 def test_a_rater_withdraws_on_the_page(browser: Browser, two: Served) -> None:

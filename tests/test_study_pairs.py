@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from standins_study import ARMS, clip, make_pairs, shown
 
 from icreward_lib.__main__ import main
+from icreward_lib.comparing import picked_clips
 from icreward_lib.files import DiskFullError
 from icreward_lib.study.clips import alike, corrupted
 from icreward_lib.study.pairs import PairsError, Shown, build_pairs, from_folders, read_pairs
@@ -114,6 +117,7 @@ def cell(column: str, value: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
         (cell("video_a", "media/icreward.mp4"), "raters could read the name media/icreward.mp4"),
         (cell("video_a", f"../{'0' * 32}.mp4"), "lies outside the folder"),
         (cell("video_a", f"media/{'0' * 32}.mp4"), "there is no file"),
+        (cell("video_b", f"media/{'0' * 32}.mov"), "should end in .mp4"),
         (lambda table: table.assign(video_b=table["video_a"]), "one and the same video"),
         (lambda table: table.drop(columns="arm_b"), r"lacks the column\(s\) arm_b"),
         (lambda table: table[:0], "has no rows"),
@@ -145,6 +149,17 @@ def test_sides_of_unequal_length_are_refused(pairs: Path) -> None:
     write_video(video, Video(shorter.frames[:4], shorter.fps))
     with pytest.raises(PairsError, match="Pair 'p0001': its clips differ in size, rate or length"):
         read_pairs(pairs)
+
+
+def test_picks_become_pairs(tmp_path: Path) -> None:
+    videos = [clip(shift) for shift in range(3)]
+    sample = SimpleNamespace(id=7, image=lambda height, width: videos[0].frames[0])
+    run: Any = SimpleNamespace(profile=SimpleNamespace(generation=SimpleNamespace(height=32, width=32)))
+    curated: Any = SimpleNamespace(of=lambda split: [sample, sample], videos=SimpleNamespace(of=lambda id: videos))
+    chosen = {"icreward": np.array([2, 1]), "mlp": np.array([0, 1])}
+    assert build_pairs(picked_clips(run, curated, chosen), tmp_path, seed=0) == (1, 1)
+    (pair,) = read_pairs(tmp_path / "pairs.csv")
+    assert (pair.sample, pair.arm_a, pair.arm_b) == ("7", "icreward", "mlp")
 
 
 @pytest.mark.fault

@@ -126,6 +126,12 @@ def test_every_response_carries_the_security_headers(client: TestClient, token: 
     assert client.get(f"/api/{token}/state").headers["cache-control"] == "no-store"
 
 
+def test_the_published_load_test_lost_no_vote() -> None:
+    measured = json.loads((Path(__file__).parents[1] / "benchmarks" / "study.json").read_text(encoding="utf-8"))
+    assert measured["votes_per_second"] >= 200 and measured["p99_ms"] < 100
+    assert measured["kills"] > 0 and measured["acknowledged"] <= measured["stored"]
+
+
 def test_the_page_asks_nothing_of_others() -> None:
     for path in server.PAGE.iterdir():
         text = path.read_text(encoding="utf-8")

@@ -214,7 +214,7 @@ import sys
 from pathlib import Path
 from icreward_lib.study.server import serve
 from icreward_lib.study.store import Store
-serve(Store(Path(sys.argv[1])), [], host="127.0.0.1", port=int(sys.argv[2]), admin_token=None)
+serve(Store(Path(sys.argv[1])), [], url="", host="127.0.0.1", port=int(sys.argv[2]), admin_token=None)
 """
 
 

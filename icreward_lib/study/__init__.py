@@ -1,1 +1,1 @@
-"""The rater study: simulated raters and the analysis of a table of votes."""
+"""The human study: pairs, the page that people rate on, their votes; simulated raters; the analysis of votes."""

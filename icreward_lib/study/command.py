@@ -76,7 +76,7 @@ def _serve(chosen: argparse.Namespace) -> None:
         for number, link in store.links():
             print(f"rater {number + 1:3}  {start}/r/{link}")
         print(f"{len(judged)} items; votes are kept in {votes}. Stop with Ctrl-C; links stay valid.", flush=True)
-        serve(store, pairs, host=chosen.host, port=chosen.port, admin_token=token)
+        serve(store, pairs, url=start, host=chosen.host, port=chosen.port, admin_token=token)
 
 
 def _export(chosen: argparse.Namespace) -> None:

@@ -170,8 +170,9 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def _pair(folder: Path, record: dict[str, str], where: str) -> Pair:
-    reference, video_a, video_b, ruined = (
-        _media(folder, record[column], where) for column in ("reference", "video_a", "video_b", "corrupted")
+    reference = _media(folder, record["reference"], where, IMAGES)
+    video_a, video_b, ruined = (
+        _media(folder, record[column], where, (".mp4",)) for column in ("video_a", "video_b", "corrupted")
     )
     return Pair(record["pair"], record["sample"], reference, record["arm_a"], video_a, record["arm_b"], video_b, ruined)
 
@@ -204,14 +205,15 @@ def _check_rows(records: Sequence[dict[str, str]], path: Path) -> None:
                 raise PairsError(f"{where}: arm '{video[1]}' has another video of sample '{video[0]}'.")
 
 
-def _media(folder: Path, name: str, where: str) -> Path:
+def _media(folder: Path, name: str, where: str, suffixes: tuple[str, ...]) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         raise PairsError(f"{where}: {name} lies outside the folder of the pairs file.")
     if not _OPAQUE.fullmatch(path.name):
         raise PairsError(f"{where}: raters could read the name {name}: icreward study pairs gives random ones.")
-    wanted = [path] if path.suffix in IMAGES else [path, path.with_suffix(".webm")]
-    for each in wanted:
+    if path.suffix not in suffixes:
+        raise PairsError(f"{where}: {name} should end in {' or '.join(suffixes)}.")
+    for each in (path, path.with_suffix(".webm") if path.suffix == ".mp4" else path):
         if not each.is_file():
             raise PairsError(f"{where}: there is no file {each}.")
     return path

@@ -177,7 +177,7 @@ def _clip(pair: Pair, arm: str, path: Path) -> Clip:
 def _item(pair: Pair) -> Item:
     clips = _clip(pair, pair.arm_a, pair.video_a), _clip(pair, pair.arm_b, pair.video_b)
     ruined = Clip(CORRUPTED, f"{clips[0].video}/{CORRUPTED}", pair.corrupted.stem)
-    return Item(pair.pair, pair.sample, pair.reference.stem, clips, ruined)
+    return Item(pair.pair, pair.sample, pair.reference.name, clips, ruined)
 
 
 def _rankings(pairs: Sequence[Pair], size: int) -> list[Item]:

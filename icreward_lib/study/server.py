@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import uvicorn
 from pydantic import BaseModel, Field, ValidationError
@@ -247,7 +248,7 @@ class Study:
 def _shown(screen: Screen) -> dict[str, Any]:
     """What the browser may know of a screen: where its files are. Attention items look like trials."""
     clips = [{"webm": f"/media/{clip.media}.webm", "mp4": f"/media/{clip.media}.mp4"} for clip in screen.clips]
-    return {"reference": f"/media/{screen.reference}.png", "clips": clips}
+    return {"reference": f"/media/{screen.reference}", "clips": clips}
 
 
 def _sentence(status: int, sentence: str) -> JSONResponse:
@@ -300,8 +301,9 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(store: Store, pairs: list[Pair], *, host: str, port: int, admin_token: str | None) -> None:
-    """Serve a study until interrupted. Links and tokens are not logged."""
+def serve(store: Store, pairs: list[Pair], *, url: str, host: str, port: int, admin_token: str | None) -> None:
+    """Serve a study until interrupted, at `host` and `port`, to browsers that know it by the links' `url`."""
     study = Study(store, media_files(pairs), admin_token)
-    hosts = (*LOCAL, host) if _is_local(host) else ("*",)
+    hosts = (*LOCAL, urlsplit(url).hostname or host) if _is_local(host) else ("*",)
+    # No access log: links are secrets.
     uvicorn.run(study.app(hosts), host=host, port=port, access_log=False, server_header=False, log_level="warning")

@@ -75,6 +75,7 @@ class Store:
             raise StudyError(f"There is no study {path}: icreward study serve begins one.")
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # links are secrets
         self._db = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False, timeout=10)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")

@@ -17,8 +17,9 @@ async function call(path, body) {
   const sent = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const response = await fetch(path.startsWith("/") ? path : `/api/${token}/${path}`, sent || {});
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error || "The server did not answer as it should. Please try again.");
-  return answer;
+  if (response.ok) return answer;
+  const error = new Error(answer.error || "The server did not answer as it should. Please try again.");
+  throw Object.assign(error, { final: response.status === 404 });
 }
 
 function say(sentence) {
@@ -33,11 +34,12 @@ function open(id) {
 }
 
 function fail(error, again) {
+  say("");
   $("message").querySelector("h1").textContent = error instanceof TypeError ? "There is no connection." : error.message;
-  $("again").hidden = !again;
+  $("again").hidden = error.final || !again;
   $("again").onclick = again;
   open("message");
-  if (again) $("again").focus();
+  $($("again").hidden ? "main" : "again").focus();
 }
 
 async function advance(next = () => call("state")) {
