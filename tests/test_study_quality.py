@@ -47,7 +47,7 @@ def test_the_exclusion_rule_says_who_is_left_out_and_why():
     assert exclude(SMALL, Exclusion())[1].empty  # what was not measured leaves nobody out
     with pytest.raises(VotesError, match="leaves out all 3 raters, the first for trials 2 < 3"):
         exclude(SMALL, Exclusion(trials=3))
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="less than or equal to 1"):
         Exclusion(attention=1.5)
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from icreward_lib.files import atomic, write_text
-from icreward_lib.study.protocol import CORRUPTED, StudyConfig
+from icreward_lib.study.protocol import StudyConfig
+from icreward_lib.study.quality import SETTINGS
 from icreward_lib.study.store import Answer, Store
+from icreward_lib.study.votes import CORRUPTED
 
 COLUMNS = {
     "rater": "number of the rater; names are not known",
@@ -27,7 +29,7 @@ COLUMNS = {
     "shown_at": "when the screen was shown, UTC",
     "answered_at": "when the answer was stored, UTC",
     "feedback": "what the rater wrote, if anything",
-    "tags": "what the rater said had decided, separated by spaces",
+    "tags": "what the rater said had decided, separated by semicolons",
     "left": "id of the left clip",
     "right": "id of the right clip",
     "source": "people",
@@ -86,23 +88,19 @@ def codebook(config: StudyConfig) -> str:
         "",
         "## Exclusion, fixed before the first vote",
         "",
-        f"A rater who passes fewer than {rule.min_attention_passed:.0%} of the attention items, or whose median time "
-        f"per screen is below {rule.min_median_seconds:g} s, does not count. Nobody is left out of the export.",
-        "",
-        "## Settings",
-        "",
-        "```json",
-        config.model_dump_json(indent=2),
-        "```",
+        f"A rater who passes fewer than {rule.attention:.0%} of the attention items, answers fewer than "
+        f"{rule.repeats:.0%} of the repeats as before or fewer than {rule.trials} trials, or whose median time for a "
+        f"screen is below {rule.seconds:g} s, does not count. Nobody is left out of the export.",
         "",
     ]
     return "\n".join(lines)
 
 
 def export(store: Store, path: Path) -> int:
-    """Write the votes as `path` and the codebook beside it as `<name>.codebook.md`; gives the number of rows."""
+    """Write the votes as `path`, beside them a codebook and the study's settings; gives the number of rows."""
     table = votes_table(store)
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
     write_text(path.with_suffix(".codebook.md"), codebook(store.config))
+    write_text(path.with_suffix(SETTINGS), store.config.model_dump_json(indent=2) + "\n")
     return len(table)

@@ -28,10 +28,10 @@ import pandas as pd
 
 from icreward_lib.files import atomic
 from icreward_lib.study.clips import alike, corrupted, save_clip, save_image
+from icreward_lib.study.votes import CORRUPTED
 from icreward_lib.video import Video, read_image, read_video
 
 COLUMNS = ("pair", "sample", "reference", "arm_a", "video_a", "arm_b", "video_b", "corrupted")
-CORRUPTED = "corrupted"
 VIDEOS = (".mp4", ".webm", ".mov", ".avi")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 

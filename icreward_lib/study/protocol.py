@@ -16,8 +16,10 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from icreward_lib.profile import Count, Group, NotNegative, Share
-from icreward_lib.study.pairs import CORRUPTED, Pair
+from icreward_lib.profile import Count, Group, Share
+from icreward_lib.study.pairs import Pair
+from icreward_lib.study.quality import Exclusion
+from icreward_lib.study.votes import CORRUPTED
 
 Kind = Literal["practice", "trial", "attention", "repeat"]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
@@ -39,15 +41,6 @@ class Question(Group):
 
     name: Word
     text: Text
-
-
-class Exclusion(Group):
-    """Whose votes will not count, fixed before the first vote."""
-
-    min_attention_passed: Share = Field(default=0.75, description="share of attention items that a rater must pass")
-    min_median_seconds: NotNegative = Field(
-        default=1.0, description="median time per screen, below which nobody looked"
-    )
 
 
 class StudyConfig(Group):

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from icreward_lib.profile import Group
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.study.votes import CORRUPTED, VotesError, preferred, times, trials, validate
 
+SETTINGS = ".settings.json"  # of a study, beside its votes
 
-@dataclass(frozen=True)
-class Exclusion:
+
+class Exclusion(Group):
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
-    attention: float = 0.5  # least share of attention items passed
-    repeats: float = 0.0  # least share of repeats answered like their trial
-    seconds: float = 1.5  # least median time to answer a trial
-    trials: int = 1  # fewest trials answered
+    attention: Annotated[float, Field(ge=0, le=1)] = Field(default=0.75, description="least share of attention passed")
+    repeats: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="least share of repeats answered like their trial"
+    )
+    seconds: Annotated[float, Field(ge=0)] = Field(default=1.0, description="least median time to answer a screen")
+    trials: Annotated[int, Field(ge=0)] = Field(default=1, description="fewest trials answered")
 
-    def __post_init__(self) -> None:
-        if not (0 <= self.attention <= 1 and 0 <= self.repeats <= 1 and self.seconds >= 0 and self.trials >= 0):
-            raise ValueError(f"Least shares must be in [0, 1], least times and counts not negative: {self}.")
+    @classmethod
+    def beside(cls, votes: str | Path) -> Exclusion:
+        """The rule of the study that a table was exported from; the default if its settings are not beside it."""
+        settings = Path(votes).with_suffix(SETTINGS)
+        return cls(**json.loads(settings.read_text(encoding="utf-8"))["exclusion"]) if settings.is_file() else cls()
 
 
 def side_bias(votes: pd.DataFrame, *, seed: int) -> Interval | None:
@@ -90,8 +99,8 @@ def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.Data
     """
     votes, measured = validate(votes), per_rater(votes)
     left_out = []
+    limits = rule.model_dump()
     for rater, values in measured.iterrows():
-        limits = {field.name: getattr(rule, field.name) for field in fields(rule)}
         why = [f"{name} {values[name]:.3g} < {least:g}" for name, least in limits.items() if values[name] < least]
         if why:
             left_out.append({"rater": rater, "why": ", ".join(why)})
