@@ -68,3 +68,10 @@ def test_raters_that_are_not_people_are_called_simulated() -> None:
 def test_every_figure_has_its_three_files(number: int) -> None:
     names = {path.suffix for path in FIGURES.glob(f"fig{number}_*")}
     assert names == {".png", ".pdf", ".csv"}
+
+
+def test_the_readme_has_the_answer_of_the_power_notebook() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for rate, rows in read("power")["smallest"].items():
+        answer = "; ".join(f"{row['raters']} x {row['pairs']} ({row['power']:.2f})" for row in rows)
+        assert f"| {float(rate):.0%} | {answer} |" in text

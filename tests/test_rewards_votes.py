@@ -16,6 +16,7 @@ from tiny_vlm import build_vlm
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.people import scores, voted_clips
 from icreward_lib.profile import load_profile
+from icreward_lib.rewards import train as train_module
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
@@ -121,6 +122,16 @@ def test_votes_train_a_reward_alone_and_beside_labels(tmp_path: Path) -> None:
         found[name] = agreed(model, test)
         assert np.isnan(history.epochs[-1].mse) == (name == "votes")
     assert found["labels"] < 0.3 and found["votes"] > 0.9 and found["both"] > 0.7
+
+
+def test_votes_help_to_choose_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [[0.1, 0.0, 0.0, 0.9], [0.2, 0.0, 0.0, 0.5], [0.15, 0.0, 0.0, 0.55]]  # errors, and the loss by votes
+    for weight, best in ((0.01, 0), (0.2, 2), (2.0, 1)):
+        rows = iter(shown)
+        monkeypatch.setattr(train_module, "_validate", lambda model, data, rows=rows: next(rows))
+        config = TrainConfig(epochs=3, pairwise_weight=weight)
+        data, folder = with_votes(points()), tmp_path / str(weight)
+        assert train_reward(Line(), data, data, config, seed=0, checkpoint_dir=folder).best == best
 
 
 def test_training_says_what_votes_need(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_exclusion_rule_says_who_is_left_out_and_why():
     assert set(kept["rater"]) == {"r2"}
     assert left_out["rater"].tolist() == ["r1", "r3"]
     assert left_out["why"].tolist() == ["attention 0 < 0.5", "seconds 1 < 2"]
-    assert exclude(SMALL, Exclusion())[1].empty  # what was not measured leaves nobody out
+    assert exclude(SMALL, Exclusion(trials=2))[1].empty  # what was not measured, or just suffices, leaves nobody out
     with pytest.raises(VotesError, match="leaves out all 3 raters, the first for trials 2 < 3"):
         exclude(SMALL, Exclusion(trials=3))
     with pytest.raises(ValueError, match="less than or equal to 1"):
