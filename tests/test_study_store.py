@@ -76,7 +76,7 @@ def test_the_export_has_the_columns_that_other_tools_read(store: Store, tmp_path
     assert times.dt.total_seconds().sub(2.5).abs().max() < 0.002
     book = (tmp_path / "votes.codebook.md").read_text()
     assert all(f"| {column} |" in book for column in COLUMNS)
-    assert "fewer than 75% of the attention items" in book
+    assert "fewer than 50% of the attention items" in book
 
 
 def test_every_trial_is_won_by_the_same_arm_whichever_side_it_was_on(store: Store) -> None:

@@ -20,7 +20,9 @@ SETTINGS = ".settings.json"  # of a study, beside its votes
 class Exclusion(Group):
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
-    attention: Annotated[float, Field(ge=0, le=1)] = Field(default=0.75, description="least share of attention passed")
+    attention: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.5, description="least share of attention items passed"
+    )
     repeats: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="least share of repeats answered like their trial"
     )
