@@ -15,14 +15,16 @@ from icreward_lib.study.votes import CORRUPTED, VotesError, preferred, times, tr
 class Exclusion:
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
-    attention: float = 0.5  # least share of attention items passed
-    repeats: float = 0.0  # least share of repeats answered like their trial
-    seconds: float = 1.5  # least median time to answer a trial
-    trials: int = 1  # fewest trials answered
+    min_attention_passed: float = 0.5  # share of attention items
+    min_repeats_alike: float = 0.0  # share of repeats answered like their trial
+    min_median_seconds: float = 1.0  # to answer a trial
+    min_trials: int = 1  # answered
 
     def __post_init__(self) -> None:
-        if not (0 <= self.attention <= 1 and 0 <= self.repeats <= 1 and self.seconds >= 0 and self.trials >= 0):
-            raise ValueError(f"Least shares must be in [0, 1], least times and counts not negative: {self}.")
+        if not all(0 <= share <= 1 for share in (self.min_attention_passed, self.min_repeats_alike)):
+            raise ValueError(f"Least shares must be in [0, 1]: {self}.")
+        if min(self.min_median_seconds, self.min_trials) < 0:
+            raise ValueError(f"Least times and counts must not be negative: {self}.")
 
 
 def side_bias(votes: pd.DataFrame, *, seed: int) -> Interval | None:
@@ -68,15 +70,15 @@ def _repeats(votes: pd.DataFrame) -> pd.Series:
 
 
 def per_rater(votes: pd.DataFrame) -> pd.DataFrame:
-    """What `Exclusion` looks at: per rater the columns of its names, over all questions; NaN where there is none."""
+    """What `Exclusion` looks at, per rater and over all questions; NaN where there is nothing to look at."""
     votes = validate(votes)
     own = votes[~votes["is_attention"] & ~votes["is_repeat"]]
     taken = (times(own["answered_at"]) - times(own["shown_at"])).dt.total_seconds()
     return pd.DataFrame(
         {
-            "attention": attention_pass_rate(votes)["rate"],
-            "repeats": _repeats(votes).groupby("rater").mean(),
-            "seconds": taken.groupby(own["rater"]).median(),
+            "attention_passed": attention_pass_rate(votes)["rate"],
+            "repeats_alike": _repeats(votes).groupby("rater").mean(),
+            "median_seconds": taken.groupby(own["rater"]).median(),
             "trials": own.groupby("rater").size(),
         },
         index=pd.Index(votes["rater"].unique(), name="rater"),
@@ -91,7 +93,7 @@ def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.Data
     votes, measured = validate(votes), per_rater(votes)
     left_out = []
     for rater, values in measured.iterrows():
-        limits = {field.name: getattr(rule, field.name) for field in fields(rule)}
+        limits = {field.name.removeprefix("min_"): getattr(rule, field.name) for field in fields(rule)}
         why = [f"{name} {values[name]:.3g} < {least:g}" for name, least in limits.items() if values[name] < least]
         if why:
             left_out.append({"rater": rater, "why": ", ".join(why)})
