@@ -53,6 +53,11 @@ def test_an_export_gets_the_ids_of_its_videos_and_its_source():
     assert validate(table.drop(columns=["left", "right", "source"])).equals(table)
 
 
+def test_a_ranking_is_one_trial_with_a_row_for_any_two_of_its_videos():
+    rows = votes("r1 a icreward mlp left", "r1 a icreward random left", "r1 a random mlp right")
+    assert len(validate(rows.assign(trial=0, pair=["a:1", "a:2", "a:3"]))) == 3
+
+
 def test_raters_whom_nobody_invited_are_refused(tmp_path):
     write_votes(tmp_path / "votes.csv", SMALL)
     assert len(read_votes(tmp_path / "votes.csv", raters=["r1", "r2", "r3"])) == 6
@@ -77,7 +82,7 @@ def test_raters_whom_nobody_invited_are_refused(tmp_path):
         (SMALL.assign(arm_left="mlp", arm_right="mlp"), "same arm"),
         (SMALL.assign(arm_left="corrupted", arm_right="mlp"), "only an attention item"),
         (SMALL.assign(is_attention=True, is_repeat=True), "not both"),
-        (SMALL.assign(rater="r1", trial=3), "Row 2 .*another row with this trial"),
+        (SMALL.assign(rater="r1", trial=3), "Row 2 .*another row with this trial and pair"),
         (pd.concat([SMALL, SMALL.iloc[[4]].assign(trial=9)]), "Row 7 .*rater r2, sample b.*already has a trial"),
         (votes("r1 a icreward mlp left repeat"), "no trial by the same rater"),
         (votes("r1 a icreward mlp left attention"), "attention item needs"),
@@ -199,5 +204,5 @@ def test_a_summary_leaves_out_whom_the_rule_leaves_out():
     table = with_more("r1 a mlp mlp left attention", "r2 a mlp mlp tie attention")
     summary = summarise(table, ARMS, seed=0)
     assert summary["raters"] == 2 and summary["votes"] == 4
-    assert summary["left_out"] == [{"rater": "r1", "why": "attention 0 < 0.5"}]
+    assert summary["left_out"] == [{"rater": "r1", "why": "attention_passed 0 < 0.5"}]
     assert summary["attention"] == {"passed": 1, "n": 2}  # of everybody

@@ -32,7 +32,7 @@ def test_consistency_by_hand():
     table = with_more("r1 a mlp icreward right repeat", "r2 b icreward mlp right repeat")  # same arm; the other arm
     assert consistency(table, seed=0).mean == 0.5
     assert consistency(SMALL, seed=0) is None
-    assert per_rater(table)["repeats"].fillna(-1).to_dict() == {"r1": 1, "r2": 0, "r3": -1}
+    assert per_rater(table)["repeats_alike"].fillna(-1).to_dict() == {"r1": 1, "r2": 0, "r3": -1}
 
 
 def test_the_exclusion_rule_says_who_is_left_out_and_why():
@@ -40,15 +40,17 @@ def test_the_exclusion_rule_says_who_is_left_out_and_why():
         shown_at="2026-01-01T10:00:00Z", answered_at="2026-01-01T10:00:08+00:00"
     )
     table.loc[table["rater"] == "r3", "answered_at"] = "2026-01-01T10:00:01Z"
-    kept, left_out = exclude(table, Exclusion(attention=0.5, seconds=2.0))
+    kept, left_out = exclude(table, Exclusion(min_attention_passed=0.5, min_median_seconds=2.0))
     assert set(kept["rater"]) == {"r2"}
     assert left_out["rater"].tolist() == ["r1", "r3"]
-    assert left_out["why"].tolist() == ["attention 0 < 0.5", "seconds 1 < 2"]
-    assert exclude(SMALL, Exclusion(trials=2))[1].empty  # what was not measured, or just suffices, leaves nobody out
+    assert left_out["why"].tolist() == ["attention_passed 0 < 0.5", "median_seconds 1 < 2"]
+    assert exclude(SMALL, Exclusion(min_trials=2))[
+        1
+    ].empty  # what was not measured, or just suffices, leaves nobody out
     with pytest.raises(VotesError, match="leaves out all 3 raters, the first for trials 2 < 3"):
-        exclude(SMALL, Exclusion(trials=3))
+        exclude(SMALL, Exclusion(min_trials=3))
     with pytest.raises(ValueError, match="less than or equal to 1"):
-        Exclusion(attention=1.5)
+        Exclusion(min_attention_passed=1.5)
 
 
 def test_bradley_terry_by_hand():
@@ -105,7 +107,7 @@ def test_themes_by_hand():
 
 
 def test_tags_by_hand():
-    table = tag_counts(SMALL.assign(tags=["subject;motion", "subject", "", " motion ; subject", "", ""]), ARMS)
+    table = tag_counts(SMALL.assign(tags=["subject motion", "subject", "", " motion  subject", "", ""]), ARMS)
     assert table["trials"].to_dict() == {"subject": 3, "motion": 2}
     assert table.loc["subject", ["icreward", "mlp", "tie"]].tolist() == [2, 0, 1]
     assert tag_counts(SMALL, ARMS).empty

@@ -71,7 +71,7 @@ def test_the_export_has_the_columns_that_other_tools_read(store: Store, tmp_path
     trials = table[~table["is_attention"]]
     assert (trials["left"] == trials["sample"] + "/" + trials["arm_left"]).all()
     first = table[(table["rater"] == "r001") & (table["trial"] == 3)].iloc[0]
-    assert (first["feedback"], first["tags"]) == ('She said "left", loudly\nand twice', "subject;motion")
+    assert (first["feedback"], first["tags"]) == ('She said "left", loudly\nand twice', "subject motion")
     times = pd.to_datetime(table["answered_at"]) - pd.to_datetime(table["shown_at"])
     assert times.dt.total_seconds().sub(2.5).abs().max() < 0.002
     book = (tmp_path / "votes.codebook.md").read_text()

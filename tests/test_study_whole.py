@@ -21,7 +21,7 @@ ARMS = ("arm0", "arm1")
 
 @pytest.mark.e2e
 def test_what_the_server_exports_is_what_the_analysis_reads(tmp_path: Path) -> None:
-    config = StudyConfig(exclusion=Exclusion(attention=0.9, seconds=2.0))
+    config = StudyConfig(exclusion=Exclusion(min_attention_passed=0.9, min_median_seconds=2.0))
     judged = imagined(12)
     with closing(Store(tmp_path / "votes.sqlite", create=True)) as store:
         store.begin(config, judged)

@@ -29,7 +29,7 @@ COLUMNS = {
     "shown_at": "when the screen was shown, UTC",
     "answered_at": "when the answer was stored, UTC",
     "feedback": "what the rater wrote, if anything",
-    "tags": "what the rater said had decided, separated by semicolons",
+    "tags": "what the rater said had decided, separated by spaces",
     "left": "id of the left clip",
     "right": "id of the right clip",
     "source": "people",
@@ -88,9 +88,9 @@ def codebook(config: StudyConfig) -> str:
         "",
         "## Exclusion, fixed before the first vote",
         "",
-        f"A rater who passes fewer than {rule.attention:.0%} of the attention items, answers fewer than "
-        f"{rule.repeats:.0%} of the repeats as before or fewer than {rule.trials} trials, or whose median time for a "
-        f"screen is below {rule.seconds:g} s, does not count. Nobody is left out of the export.",
+        f"A rater who passes fewer than {rule.min_attention_passed:.0%} of the attention items, answers fewer than "
+        f"{rule.min_repeats_alike:.0%} of the repeats as before or fewer than {rule.min_trials} trials, or whose median time for a "
+        f"screen is below {rule.min_median_seconds:g} s, does not count. Nobody is left out of the export.",
         "",
     ]
     return "\n".join(lines)

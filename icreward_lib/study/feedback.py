@@ -24,10 +24,9 @@ THEMES: Mapping[str, str] = {
 def tag_counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     """Per tag, the most frequent first: in how many "trials" it was given, and with which choices."""
     found = trials(votes, arms)
-    given = found.assign(tag=found["tags"].str.split(";")).explode("tag")
-    given["tag"] = given["tag"].str.strip()
+    given = found.assign(tag=found["tags"].str.split()).explode("tag").dropna(subset="tag")
     table = pd.crosstab(given["tag"], given["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
-    table = table.rename_axis(columns=None).drop(index="", errors="ignore")
+    table = table.rename_axis(columns=None)
     table.insert(0, "trials", table.sum(axis=1))
     return table.sort_values("trials", ascending=False, kind="stable")
 

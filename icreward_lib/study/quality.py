@@ -20,14 +20,16 @@ SETTINGS = ".settings.json"  # of a study, beside its votes
 class Exclusion(Group):
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
-    attention: Annotated[float, Field(ge=0, le=1)] = Field(
+    min_attention_passed: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.5, description="least share of attention items passed"
     )
-    repeats: Annotated[float, Field(ge=0, le=1)] = Field(
+    min_repeats_alike: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="least share of repeats answered like their trial"
     )
-    seconds: Annotated[float, Field(ge=0)] = Field(default=1.0, description="least median time to answer a screen")
-    trials: Annotated[int, Field(ge=0)] = Field(default=1, description="fewest trials answered")
+    min_median_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="least median time to answer a screen"
+    )
+    min_trials: Annotated[int, Field(ge=0)] = Field(default=1, description="fewest trials answered")
 
     @classmethod
     def beside(cls, votes: str | Path) -> Exclusion:
@@ -79,15 +81,15 @@ def _repeats(votes: pd.DataFrame) -> pd.Series:
 
 
 def per_rater(votes: pd.DataFrame) -> pd.DataFrame:
-    """What `Exclusion` looks at: per rater the columns of its names, over all questions; NaN where there is none."""
+    """What `Exclusion` looks at, per rater and over all questions; NaN where there is nothing to look at."""
     votes = validate(votes)
     own = votes[~votes["is_attention"] & ~votes["is_repeat"]]
     taken = (times(own["answered_at"]) - times(own["shown_at"])).dt.total_seconds()
     return pd.DataFrame(
         {
-            "attention": attention_pass_rate(votes)["rate"],
-            "repeats": _repeats(votes).groupby("rater").mean(),
-            "seconds": taken.groupby(own["rater"]).median(),
+            "attention_passed": attention_pass_rate(votes)["rate"],
+            "repeats_alike": _repeats(votes).groupby("rater").mean(),
+            "median_seconds": taken.groupby(own["rater"]).median(),
             "trials": own.groupby("rater").size(),
         },
         index=pd.Index(votes["rater"].unique(), name="rater"),
@@ -101,7 +103,7 @@ def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.Data
     """
     votes, measured = validate(votes), per_rater(votes)
     left_out = []
-    limits = rule.model_dump()
+    limits = {name.removeprefix("min_"): least for name, least in rule.model_dump().items()}
     for rater, values in measured.iterrows():
         why = [f"{name} {values[name]:.3g} < {least:g}" for name, least in limits.items() if values[name] < least]
         if why:

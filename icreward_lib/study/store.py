@@ -195,7 +195,7 @@ class Store:
         with self._writing() as db:
             changed = db.execute(
                 "UPDATE votes SET feedback = ?, tags = ? WHERE rater = ? AND trial = ?",
-                (feedback, ";".join(tags), rater.number, trial),
+                (feedback, " ".join(tags), rater.number, trial),
             )
         if not changed.rowcount:
             raise RefusedError("Remarks are taken only after the answer.")

@@ -13,7 +13,7 @@ question                what was asked, for example "consistency"
 is_attention            the answer is known: it is no vote, but tells whether the rater looks
 is_repeat               an earlier trial again: it is no vote, but tells how sure the rater is
 shown_at, answered_at   ISO 8601 times, or empty
-feedback, tags          what the rater wrote, and which attributes were named, separated by ";"
+feedback, tags          what the rater wrote, and which attributes were named, separated by spaces
 left, right             ids of the two videos; if absent, "<sample>/<arm>"
 source                  "people" (if absent) or "simulated", the same in every row
 ======================  =========================================================================
@@ -95,7 +95,8 @@ def _check_screens(votes: pd.DataFrame) -> None:
     refuse(votes, odd, f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice")
     refuse(votes, ~attention & same, "both sides come from the same arm")
     refuse(votes, ~attention & (corrupted > 0), f"only an attention item may show a '{CORRUPTED}' arm")
-    refuse(votes, votes.duplicated(["rater", "trial"]), "this rater has another row with this trial")
+    # A ranking of several videos is one trial with a row for any two of them.
+    refuse(votes, votes.duplicated(["rater", "trial", "pair"]), "this rater has another row with this trial and pair")
     judged = pd.MultiIndex.from_frame(votes[["rater", "pair", "question"]])
     first = ~attention & ~again
     twice = first & votes[first].duplicated(["rater", "pair", "question"]).reindex(votes.index, fill_value=False)
