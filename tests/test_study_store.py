@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -232,6 +234,7 @@ def test_killing_the_server_under_load_loses_no_acknowledged_vote(tmp_path: Path
         ]
         enough = len(acknowledged) + 80
         try:
+            listening(free_port, server)
             for thread in threads:
                 thread.start()
             while len(acknowledged) < enough and any(thread.is_alive() for thread in threads):
@@ -239,8 +242,8 @@ def test_killing_the_server_under_load_loses_no_acknowledged_vote(tmp_path: Path
         finally:
             os.kill(server.pid, signal.SIGKILL)
             server.wait()
-            for thread in threads:
-                thread.join()
+        for thread in threads:
+            thread.join()
         assert len(acknowledged) >= enough
     with closing(Store(path)) as store:
         stored = {(answer.rater, answer.trial, answer.choice) for answer in store.answers()}
@@ -250,10 +253,20 @@ def test_killing_the_server_under_load_loses_no_acknowledged_vote(tmp_path: Path
     assert acknowledged <= stored
 
 
+def listening(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Wait until a server takes connections."""
+    while server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError("the server did not start")
+
+
 def vote_on(port: int, number: int, token: str, acknowledged: set[tuple[int, int, str]]) -> None:
     """Vote on one screen after the other until the server is gone."""
-    transport = httpx2.HTTPTransport(retries=8)  # until it is there
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/{token}/", transport=transport) as client:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/{token}/", timeout=60, trust_env=False) as client:
         try:
             while (state := client.get("state").json())["phase"] == "screen":
                 vote = {"trial": state["screen"]["trial"], "choice": "right", "seconds": 1.0}

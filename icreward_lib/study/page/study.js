@@ -149,7 +149,8 @@ function showClips(clips) {
   const all = videos;
   const ready = videos.map((video) => new Promise((resolve) => (video.oncanplaythrough = resolve)));
   setPlaying(!matchMedia("(prefers-reduced-motion: reduce)").matches, false);
-  Promise.all(ready).then(() => {
+  const late = new Promise((resolve) => setTimeout(resolve, 5000)); // some phones load nothing before play()
+  Promise.race([Promise.all(ready), late]).then(() => {
     if (all === videos && playing) restart();
   });
 }
@@ -161,7 +162,8 @@ function restart() {
 }
 
 function play() {
-  Promise.all(videos.map((video) => video.play())).catch(() => setPlaying(false));
+  const all = videos;
+  Promise.all(videos.map((video) => video.play())).catch(() => all === videos && setPlaying(false));
 }
 
 function setPlaying(wanted, act = true) {
