@@ -175,6 +175,18 @@ def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], s
         yield Shown(str(sample.id), sample.image(shape.height, shape.width), picked)
 
 
+def new_clips(run: Run, samples: Sequence[Sample], new: Mapping[str, Sequence[Video]]) -> Iterator[Shown]:
+    """The image of each sample with the new video of every generator, for `study.pairs.build_pairs`.
+
+    Args:
+        new: generator -> video per sample.
+    """
+    shape = run.profile.generation
+    for position, sample in enumerate(samples):
+        clips = {generator: videos[position] for generator, videos in new.items()}
+        yield Shown(str(sample.id), sample.image(shape.height, shape.width), clips)
+
+
 def judge_new(
     run: Run,
     curated: Curated,

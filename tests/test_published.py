@@ -14,7 +14,7 @@ from icreward_lib.profile import load_profile
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "results" / "laptop", ROOT / "figures" / "laptop"
-NAMES = ("dataset", "reward_models", "picks", "study", "dpo", "timing", "claims")
+NAMES = ("dataset", "reward_models", "picks", "study", "dpo", "power", "timing", "claims")
 
 
 def read(name: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from standins_study import ARMS, clip, make_pairs, shown
 
 from icreward_lib.__main__ import main
-from icreward_lib.comparing import picked_clips
+from icreward_lib.comparing import new_clips, picked_clips
 from icreward_lib.files import DiskFullError
 from icreward_lib.study.clips import alike, corrupted
 from icreward_lib.study.pairs import PairsError, Shown, build_pairs, from_folders, read_pairs
@@ -160,6 +160,11 @@ def test_picks_become_pairs(tmp_path: Path) -> None:
     assert build_pairs(picked_clips(run, curated, chosen), tmp_path, seed=0) == (1, 1)
     (pair,) = read_pairs(tmp_path / "pairs.csv")
     assert (pair.sample, pair.arm_a, pair.arm_b) == ("7", "icreward", "mlp")
+
+    new = {"base": videos[:2], "tuned": [videos[2], videos[1]]}
+    samples: Any = [sample, SimpleNamespace(id=8, image=sample.image)]
+    assert build_pairs(new_clips(run, samples, new), tmp_path / "new", seed=0) == (1, 1)
+    assert read_pairs(tmp_path / "new" / "pairs.csv")[0].arm_a == "base"
 
 
 @pytest.mark.fault

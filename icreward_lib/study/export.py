@@ -88,9 +88,9 @@ def codebook(config: StudyConfig) -> str:
         "",
         "## Exclusion, fixed before the first vote",
         "",
-        f"A rater who passes fewer than {rule.min_attention_passed:.0%} of the attention items, answers fewer than "
-        f"{rule.min_repeats_alike:.0%} of the repeats as before or fewer than {rule.min_trials} trials, or whose median "
-        f"time for a screen is below {rule.min_median_seconds:g} s, does not count. Nobody is left out of the export.",
+        f"A rater does not count who passes fewer than {rule.min_attention_passed:.0%} of the attention items, answers "
+        f"fewer than {rule.min_repeats_alike:.0%} of the repeats as before or fewer than {rule.min_trials} trials, or "
+        f"takes less than {rule.min_median_seconds:g} s for the median screen. Nobody is left out of the export.",
         "",
     ]
     return "\n".join(lines)
