@@ -35,6 +35,23 @@ NAMES = {
     "tuned": "tuned generator",
 }
 
+METRIC_NAMES = {
+    "clipsim": "CLIPSim",
+    "clipsim_no_first": "CLIPSim, first frame left out",
+    "subject": "VBench++ subject",
+    "subject_mean": "subject, mean conformity",
+    "subject_min": "subject, least conformity",
+    "background": "VBench++ background",
+    "background_mean": "background, mean conformity",
+    "background_min": "background, least conformity",
+    "label": "IC label",
+    "mlp": "MLP on CLIP",
+    "mlp_seeds": "MLP, mean of its trainings",
+    "icreward": "ICReward",
+    "icreward_seeds": "ICReward, mean of its trainings",
+    "dynamic_degree": "dynamic degree",
+}
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -294,6 +311,32 @@ def consistency_overlay(videos: Mapping[str, Video], maps: Sequence[np.ndarray],
                     axis.set_axis_off()
                 top.set_title(f"t = {t}" if column else title, fontsize=7)
         figure.colorbar(picture, ax=axes, shrink=0.5, label="consistency")
+    return figure
+
+
+def probes(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Figure 7: which departures from true clips each metric notices.
+
+    Args:
+        table: columns metric, kind, mean, low, high: the AUROC of true against departed clips, in [0, 1].
+        titles: kind -> column's title, in their order.
+    """
+    cells = table.pivot(index="metric", columns="kind")
+    metrics, kinds = list(dict.fromkeys(table["metric"])), [kind for kind in titles if kind in set(table["kind"])]
+    mean, low, high = (cells[name].loc[metrics, kinds] for name in ("mean", "low", "high"))
+    with style():
+        figure, axis = plt.subplots(figsize=(0.62 * len(kinds) + 3.4, 0.36 * len(metrics) + 1.9))
+        # From orange to purple, which no colour blindness confuses; paper-white is a metric that cannot tell.
+        sns.heatmap(mean, vmin=0, vmax=1, center=0.5, cmap="PuOr", annot=True, fmt=".2f", linewidths=0.5, ax=axis,
+                    annot_kws={"size": 7.5}, cbar_kws={"label": "AUROC: true against departed clips"})  # fmt: skip
+        told = ((low > 0.5) | (high < 0.5)).to_numpy().ravel()
+        for text, certain in zip(axis.texts, told, strict=True):
+            text.set_fontweight("bold" if certain else "normal")
+        axis.set_xticks(np.arange(len(kinds)) + 0.5, [titles[kind] for kind in kinds], rotation=40, ha="right")
+        axis.set_yticks(np.arange(len(metrics)) + 0.5, [METRIC_NAMES.get(m, m) for m in metrics], rotation=0)
+        axis.set(xlabel="", ylabel="")
+        axis.tick_params(length=0)
+        axis.set_title("0.5: does not notice; below: prefers the departure; bold: interval excludes 0.5")
     return figure
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ def _warped(truth: Layers, down: np.ndarray, right: np.ndarray) -> Layers:
     still = F.affine_grid(torch.eye(2, 3).expand(len(sticker), 2, 3), list(sticker.shape), align_corners=False)
     moved = still - 2 * torch.from_numpy(np.stack([right, down], -1)).float()
     warped = F.grid_sample(sticker, moved, align_corners=False)
-    return truth._replace(sticker=cast(np.ndarray, warped.permute(0, 2, 3, 1).numpy()))
+    return truth._replace(sticker=warped.permute(0, 2, 3, 1).numpy())
 
 
 PROBES: dict[str, Probe] = {

@@ -1,0 +1,135 @@
+"""What scores of probes tell: which departures a metric notices, whether in the order of severity, and frozen copies.
+
+Tables are those of `probing.probe`: a row per clip with columns sample, unseen, kind, severity, and one per metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from icreward_lib.metrics.fvd import bootstrap_fvd
+from icreward_lib.probing import TRUE
+from icreward_lib.stats import Interval, bootstrap_mean, cluster_draws
+from icreward_lib.world.probes import PROBES
+
+TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
+
+
+def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """1 where a is above b, 0 where it is below, 1/2 where they are equal; broadcast."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return np.asarray((1 + np.sign(np.where(np.abs(difference) < TIE, 0, difference))) / 2)
+
+
+def levels(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
+    """Scores of the scenes that a kind fits: a row each, a column per severity from 0, the true clip, upwards.
+
+    Raises:
+        ValueError: if no scene of the table has such clips.
+    """
+    departed = table[table["kind"] == kind]
+    if departed.empty:
+        raise ValueError(f"The table has no clips of the kind {kind!r}.")
+    true = table[(table["kind"] == TRUE) & table["sample"].isin(departed["sample"])]
+    return pd.concat([true, departed]).pivot(index="sample", columns="severity", values=metric)
+
+
+def auroc(
+    table: pd.DataFrame, metric: str, kinds: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Area under the ROC curve of telling true clips from departed ones of all severities, by one metric.
+
+    The chance that a true clip scores above a departed one, of whichever scene; equal ones count half. 1: always told,
+    1/2: not at all, 0: the departed clip always looks better. Of several kinds, the mean. The bootstrap draws scenes,
+    whole; n counts those that any of the kinds fits.
+    """
+    scenes = pd.Index(table["sample"].unique())
+    fitting: set[int] = set()
+    means, drawn = [], []
+    _, counts = cluster_draws(np.arange(len(scenes)), seed=seed, draws=draws)
+    for kind in kinds:
+        scores = levels(table, metric, kind)
+        fitting |= set(scores.index)
+        values = scores.to_numpy()
+        above = wins(values[:, :1, None], values[:, 1:].T[None]).mean(1)  # "true departed", over severities
+        weights = counts[:, scenes.get_indexer(scores.index)]
+        total = weights.sum(1).astype(float)
+        total[total == 0] = np.nan  # a draw without a scene that the kind fits says nothing
+        drawn.append(((weights @ above) * weights).sum(1) / total**2)
+        means.append(above.mean())
+    low, high = np.nanquantile(np.mean(drawn, 0), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(means)), float(low), float(high), len(fitting))
+
+
+def monotonicity(
+    table: pd.DataFrame, metric: str, kind: str, *, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Share of pairs of severities of one scene, the true clip's 0 among them, of which the lesser scores above.
+
+    Equal scores count half, so 1/2 is no order at all. Interval by bootstrap over scenes.
+    """
+    scores = levels(table, metric, kind).to_numpy()
+    less, more = np.triu_indices(scores.shape[1], 1)
+    return bootstrap_mean(wins(scores[:, less], scores[:, more]).mean(1), seed=seed, draws=draws, level=level)
+
+
+def frozen_preference(
+    table: pd.DataFrame, metric: str, *, seed: int, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Share of the scenes in which something moves whose frozen first frame scores above the true clip."""
+    scores = levels(table, metric, "freeze")
+    return bootstrap_mean(wins(scores[1.0], scores[0.0]) == 1, seed=seed, draws=draws, level=level)
+
+
+def summary(
+    table: pd.DataFrame, metrics: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
+) -> dict[str, Any]:
+    """All of the above as plain numbers for JSON.
+
+    Returns:
+        `auroc` and `monotonicity`, by metric and kind, `mean_auroc` over all kinds and `frozen_preference`, by metric,
+        each with mean, low, high and n. A kind that fits fewer than two of the scenes is left out.
+    """
+    shared: dict[str, Any] = {"seed": seed, "draws": draws, "level": level}
+    fits = table.groupby("kind")["sample"].nunique()
+    kinds = [kind for kind in PROBES if fits.get(kind, 0) >= 2]
+    result: dict[str, Any] = {
+        "auroc": {m: {k: auroc(table, m, [k], **shared).as_dict() for k in kinds} for m in metrics},
+        "mean_auroc": {m: auroc(table, m, kinds, **shared).as_dict() for m in metrics},
+        "monotonicity": {m: {k: monotonicity(table, m, k, **shared).as_dict() for k in kinds} for m in metrics},
+    }
+    if "freeze" in kinds:
+        result["frozen_preference"] = {m: frozen_preference(table, m, **shared).as_dict() for m in metrics}
+    return result
+
+
+def fvd_rise(
+    table: pd.DataFrame, features: np.ndarray, real: np.ndarray, *, seed: int, draws: int = 200, level: float = 0.95
+) -> pd.DataFrame:
+    """How much farther, by FVD, a group of clips is from real clips of other scenes once all of it departs.
+
+    Args:
+        table: of the clips; a group is those of one kind and severity.
+        features: (N, D) of the same rows.
+        real: features (M, D) of other scenes' true clips.
+        seed: of the bootstrap over scenes.
+        draws: of it.
+        level: of its intervals.
+
+    Returns:
+        One row per kind and severity: the rise over FVD of the same scenes' true clips as mean, low and high, and n,
+        the scenes.
+    """
+    true = table[table["kind"] == TRUE]
+    row_of = pd.Series(true.index, index=true["sample"])
+    rows = []
+    for (kind, severity), part in table[table["kind"] != TRUE].groupby(["kind", "severity"], sort=False):
+        own, departed = features[row_of.loc[part["sample"]]], features[part.index]
+        rise = bootstrap_fvd(real, departed, images=part["sample"], minus=own, seed=seed, draws=draws, level=level)
+        rows.append({"kind": kind, "severity": severity, **rise.as_dict()})
+    return pd.DataFrame(rows)
