@@ -1,0 +1,114 @@
+"""What scores of probes tell, against hand examples and scikit-learn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from icreward_lib import detecting, probing
+from icreward_lib.metrics.fvd import frechet_distance
+from icreward_lib.run import Run, start
+from icreward_lib.samples import SuiteSample, draw_samples
+from icreward_lib.world.probes import PROBES, SEVERITIES
+
+
+def table_of(scores: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Scenes by 5 levels of each kind, level 0 the true clip, which all kinds share."""
+    rows = []
+    for kind, values in scores.items():
+        for sample, levels in enumerate(values):
+            rows += [
+                {"sample": sample, "unseen": sample % 2 == 1, "kind": kind, "severity": severity, "metric": level}
+                for severity, level in zip(SEVERITIES, levels[1:], strict=True)
+            ]
+            rows.append(
+                {"sample": sample, "unseen": sample % 2 == 1, "kind": "true", "severity": 0.0, "metric": levels[0]}
+            )
+    return pd.DataFrame(rows).drop_duplicates(["sample", "kind", "severity"], ignore_index=True)
+
+
+HAND = table_of({"flicker": np.array([[0.9, 0.8, 0.7, 0.9, 0.5], [0.6, 0.7, 0.6, 0.1, 0.0]])})
+
+
+def test_auroc_by_hand_and_by_scikit_learn() -> None:
+    # Of 16 pairs of a true and a departed clip: 0.9 beats 7 and ties 1; 0.6 beats 3 and ties 1.
+    found = detecting.auroc(HAND, "metric", ["flicker"], seed=0)
+    assert found.mean == pytest.approx((7.5 + 3.5) / 16) and found.n == 2
+    assert found.mean == pytest.approx(roc_auc_score(HAND["kind"] == "true", HAND["metric"]))
+    # A draw holds both scenes, or one of them twice: 0.9 against its own four, or 0.6 against its own.
+    assert (found.low, found.high) == pytest.approx((2.5 / 4, 3.5 / 4))
+
+
+def test_the_auroc_of_several_kinds_is_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    values = {kind: rng.random((9, 5)) for kind in ("flicker", "hard_cut")}
+    values["hard_cut"][:, 0] = values["flicker"][:, 0]
+    table = table_of(values)
+    alone = [detecting.auroc(table, "metric", [kind], seed=0).mean for kind in values]
+    both = detecting.auroc(table, "metric", list(values), seed=0)
+    assert both.mean == pytest.approx(np.mean(alone)) and both.low < both.mean < both.high and both.n == 9
+
+
+def test_differences_of_rounding_are_ties() -> None:
+    assert detecting.wins([0.5, 0.5, 0.5], [0.5 + 1e-7, 0.4, 0.6]).tolist() == [0.5, 1, 0]
+
+
+def test_monotonicity_by_hand() -> None:
+    # First scene: 10 pairs, of which 7 are in order, (0, 0.75) ties, (0.25, 0.75) and (0.5, 0.75) are not.
+    # Second: (0, 0.25) is not, (0, 0.5) ties, the other 8 are.
+    found = detecting.monotonicity(HAND, "metric", "flicker", seed=0)
+    assert found.mean == pytest.approx((0.75 + 0.85) / 2) and found.n == 2
+
+
+def test_frozen_preference_counts_what_is_above_only() -> None:
+    values = np.zeros((4, 5))
+    values[:, 4] = [0.1, 0.0, -0.1, 1e-7]
+    assert detecting.frozen_preference(table_of({"freeze": values}), "metric", seed=0).mean == 0.25
+
+
+def test_a_kind_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="'freeze'"):
+        detecting.levels(HAND, "metric", "freeze")
+
+
+def test_the_summary_leaves_out_what_fits_one_scene_and_can_be_written() -> None:
+    rng = np.random.default_rng(0)
+    table = table_of({"flicker": rng.random((4, 5)), "freeze": rng.random((4, 5)), "hard_cut": rng.random((1, 5))})
+    found = detecting.summary(table, ["metric"], seed=0, draws=100)
+    assert list(found["auroc"]["metric"]) == ["flicker", "freeze"] == list(found["monotonicity"]["metric"])
+    assert set(found["mean_auroc"]["metric"]) == {"mean", "low", "high", "n"}
+    assert "NaN" not in json.dumps(found) and "frozen_preference" in found
+
+
+def test_fvd_rises_by_the_difference_of_the_distances() -> None:
+    rng = np.random.default_rng(0)
+    features, real = rng.normal(size=(len(HAND), 3)), rng.normal(size=(20, 3))
+    rise = detecting.fvd_rise(HAND, features, real, seed=0, draws=20)
+    assert rise["severity"].tolist() == list(SEVERITIES) and (rise["n"] == 2).all()
+    own, last = features[HAND["kind"] == "true"], features[HAND["severity"] == 1.0]
+    assert rise["mean"].iloc[-1] == pytest.approx(frechet_distance(real, last) - frechet_distance(real, own))
+
+
+@pytest.fixture
+def run(output: object) -> Run:
+    return start("07_what_does_it_measure", "smoke")
+
+
+def test_clips_of_a_sample_are_the_true_one_and_all_that_fit(run: Run) -> None:
+    sample = draw_samples(run)[0]
+    clips = probing.clips_of(run, sample)
+    (first, true), *rest = clips.items()
+    assert first == ("true", 0.0) and np.array_equal(true.frames, sample.real_clip(run.profile.generation).frames)
+    fitting = [(kind, s) for kind, probe in PROBES.items() if probe.fits(sample.scene) for s in SEVERITIES]
+    assert [key for key, _ in rest] == fitting
+    again = probing.clips_of(run, sample)
+    assert all(np.array_equal(clips[key].frames, again[key].frames) for key in clips)
+
+
+def test_a_suite_has_no_probes(run: Run) -> None:
+    with pytest.raises(ValueError, match="sticker world; sample 3"):
+        probing.clips_of(run, SuiteSample(3, "test", None, None, None))
