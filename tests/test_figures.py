@@ -91,3 +91,14 @@ def test_pictures() -> None:
     figures.paired_loss({"winner": CLIP, "loser": CLIP}, CLIP.frames[0], "a star", logits)
     figures.consistency_overlay({"one": CLIP, "two": CLIP}, [np.ones((17, 16, 16))] * 2)
     figures.label_histogram(np.array([0.5]), np.array([0.5, 0.1]))
+
+
+def test_probes_say_in_bold_what_is_certain() -> None:
+    rows = [("clipsim", "a", 0.9, 0.8), ("clipsim", "b", 0.5, 0.4), ("mlp", "a", 0.1, 0.0), ("mlp", "b", 0.6, 0.45)]
+    table = pd.DataFrame(rows, columns=["metric", "kind", "mean", "low"])
+    table["high"] = table["mean"] + (table["mean"] - table["low"])
+    figure = figures.probes(table, {"b": "Second", "a": "First", "none": "No such column"})
+    shown = [(text.get_text(), text.get_fontweight()) for text in figure.axes[0].texts]
+    assert shown == [("0.50", "normal"), ("0.90", "bold"), ("0.60", "normal"), ("0.10", "bold")]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Second", "First"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["CLIPSim", "MLP on CLIP"]
