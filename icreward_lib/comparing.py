@@ -8,22 +8,18 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib import networks
-from icreward_lib.curation import Curated, add_labels
+from icreward_lib.curation import Curated
 from icreward_lib.generation import compared_with
 from icreward_lib.judging import Trained, clip_features
+from icreward_lib.measuring import Measured, SampleClips, measure_clips, reward_scores
 from icreward_lib.metrics.clip import clipsim
-from icreward_lib.metrics.motion import dynamic_degree
-from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.parallel import side_by_side
-from icreward_lib.rewards.base import Reward
-from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample, other_real_clips, real_folder
 from icreward_lib.sampling import picks
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.study.pairs import Shown
-from icreward_lib.video import Video
+from icreward_lib.tuning import NewClips
 from icreward_lib.world.truth import FIDELITIES
 
 
@@ -175,59 +171,37 @@ def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], s
         yield Shown(str(sample.id), sample.image(shape.height, shape.width), picked)
 
 
-def new_clips(run: Run, samples: Sequence[Sample], new: Mapping[str, Sequence[Video]]) -> Iterator[Shown]:
-    """The image of each sample with the new video of every generator, for `study.pairs.build_pairs`.
-
-    Args:
-        new: generator -> video per sample.
-    """
+def new_clips(run: Run, new: Mapping[str, NewClips]) -> Iterator[Shown]:
+    """The image of each sample with the new clip of every generator, for `study.pairs.build_pairs`."""
     shape = run.profile.generation
-    for position, sample in enumerate(samples):
-        clips = {generator: videos[position] for generator, videos in new.items()}
+    for sample in next(iter(new.values())).samples:
+        clips = {generator: made.of(sample) for generator, made in new.items()}
         yield Shown(str(sample.id), sample.image(shape.height, shape.width), clips)
 
 
-def judge_new(
-    run: Run,
-    curated: Curated,
-    samples: Sequence[Sample],
-    new: Mapping[str, Sequence[Video]],
-    rewards: Mapping[str, Trained],
-) -> pd.DataFrame:
-    """Scores of new clips, one row per sample and generator.
-
-    Columns: sample, generator; `icreward` and `mlp` (seed 0's models), `label`, clipsim_no_first, dynamic_degree and
-    the fidelities to the true clip.
-    """
+def measure_new(run: Run, curated: Curated, made: NewClips) -> Measured:
+    """Measure new clips."""
     shape = run.profile.generation
-    models: dict[str, Reward] = {
-        "icreward": ICReward.from_pretrained(rewards["icreward"].folders[0], device=run.device),
-        "mlp": MLPReward.from_pretrained(rewards["mlp"].folders[0], device=run.device),
-    }
-    clip = networks.clip(run)
-    scorer = networks.consistency_scorer(run)
 
-    def judge(position: int) -> list[dict[str, object]]:
-        sample, clips = samples[position], [videos[position] for videos in new.values()]
-        image = sample.image(shape.height, shape.width)
-        raw = scorer.score(compared_with(run, sample, curated.videos), clips)
-        values = {name: model.score(image, clips).overall for name, model in models.items()}
-        values |= {d: raw[d] for d in DIMENSIONS}
-        reference = clip.image_features(image[None])[0]
-        values["clipsim_no_first"] = np.array(
-            [clipsim(reference, clip.image_features(video.frames), include_first=False) for video in clips]
-        )
-        values["dynamic_degree"] = np.array([dynamic_degree(video) for video in clips])
-        values |= sample.fidelity(clips, raw)
-        return [
-            {"sample": sample.id, "generator": name, "video": 0} | {k: float(v[row]) for k, v in values.items()}
-            for row, name in enumerate(new)
-        ]
+    def clips(sample: Sample) -> SampleClips:
+        seen = compared_with(run, sample, curated.videos)
+        return SampleClips([made.of(sample)], sample.image(shape.height, shape.width), seen, {})
 
-    rows = [row for _, found in side_by_side(judge, range(len(samples))) for row in found]
-    table = pd.DataFrame(rows)
-    labelled = [add_labels(run, part, curated.anchors) for _, part in table.groupby("generator", sort=False)]
-    return pd.concat(labelled, ignore_index=True).drop(columns=["candidate", "video"])
+    inputs = {"videos": curated.videos.stage, "made": made.stage}
+    return measure_clips(run, "new_clips", curated, made.samples, clips, code=("comparing",), **inputs)
+
+
+def judge_new(run: Run, curated: Curated, new: Mapping[str, NewClips], rewards: Mapping[str, Trained]) -> pd.DataFrame:
+    """What everything says of new clips, one row per sample and generator.
+
+    Columns: sample, unseen, generator; metrics, dynamic_degree and fidelities; each reward's first training.
+    """
+    tables = []
+    for generator, made in new.items():
+        measured = measure_new(run, curated, made)
+        judged = {name: reward_scores(run, measured, trained)[0, :, 0] for name, trained in rewards.items()}
+        tables.append(measured.table.assign(generator=generator, **judged))
+    return pd.concat(tables, ignore_index=True)
 
 
 def new_sample_wins(judged: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -27,6 +27,8 @@ SCORE_CODE = (
     *("metrics.vbench", "metrics.features", "metrics.vbench_features", "metrics.motion"),
     *("world.truth", "samples", "curation"),
 )
+#: The VBench++ score of each dimension, and its frames' mean and least conformity.
+CONSISTENCY = tuple(d + end for d in DIMENSIONS for end in ("", "_mean", "_min"))
 FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
 
 
@@ -50,7 +52,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
             missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(scored, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    columns = [d + end for d in DIMENSIONS for end in ("", "_mean", "_min")] + ["dynamic_degree", *FIDELITIES]
+    columns = [*CONSISTENCY, "dynamic_degree", *FIDELITIES]
     rows = []
     for sample in samples:
         values = stage.load_npz(f"{item_of(sample.id)}.npz")
@@ -68,7 +70,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
 
 
 def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, Anchors]:
-    """What label 0 and 1 mean, measured on the training split.
+    """What label 0 and 1 mean, measured on the training split, by dimension and by `<dimension>_mean` and `_min`.
 
     0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
     """
@@ -87,13 +89,13 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
                 for image in (compared_with(run, sample, videos) for sample in train[:FROZEN_COPIES])
             ]
             arrays = {
-                f"{kind}_{d}": np.concatenate([scores[d] for scores in found])
+                f"{kind}_{name}": np.concatenate([scores[name] for scores in found])
                 for kind, found in (("mismatched", mismatched), ("frozen", frozen))
-                for d in DIMENSIONS
+                for name in CONSISTENCY
             }
             stage.save_npz("scores.npz", **arrays)
     found = stage.load_npz("scores.npz")
-    return {d: fit_anchors(found[f"mismatched_{d}"], found[f"frozen_{d}"]) for d in DIMENSIONS}
+    return {name: fit_anchors(found[f"mismatched_{name}"], found[f"frozen_{name}"]) for name in CONSISTENCY}
 
 
 def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.DataFrame:
@@ -150,7 +152,7 @@ def low_scores(
                 own = videos.of(sample.id)
                 clip = _departure(own[0], videos.first(other.id), rng)
                 scored = scorer.score(compared_with(run, sample, videos), [clip])
-                row = {d + end: float(scored[d + end][0]) for d in DIMENSIONS for end in ("", "_mean", "_min")}
+                row = {name: float(scored[name][0]) for name in CONSISTENCY}
                 row |= {
                     "sample": sample.id,
                     "video": data.videos_per_sample,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -186,7 +186,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         weights=(labels.subject_weight, labels.background_weight),
     )
     clip = networks.clip(run)
-    return _train(
+    return train(
         run,
         curated,
         "mlp",
@@ -195,32 +195,39 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         shape,
         settings.seeds,
         lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
+        {split: dataset(curated, features, split) for split in ("train", "val")},
     )
 
 
 def train_icreward(run: Run, curated: Curated) -> Trained:
     """Train ICReward."""
-    settings, features = run.profile.icreward, vision_tokens(run, curated)
-    config = TrainConfig(
+    features = vision_tokens(run, curated)
+    return train(
+        run,
+        curated,
+        "icreward",
+        features,
+        icreward_training(run),
+        networks.icreward_config(run),
+        run.profile.icreward.seeds,
+        lambda seed: networks.new_icreward(run, seed),
+        {split: dataset(curated, features, split) for split in ("train", "val")},
+    )
+
+
+def icreward_training(run: Run) -> TrainConfig:
+    """How ICReward is trained."""
+    settings = run.profile.icreward
+    return TrainConfig(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
         decay=settings.weight_decay,
         pairwise_weight=settings.pairwise_weight,
     )
-    return _train(
-        run,
-        curated,
-        "icreward",
-        features,
-        config,
-        networks.icreward_config(run),
-        settings.seeds,
-        lambda seed: networks.new_icreward(run, seed),
-    )
 
 
-def _train(
+def train(
     run: Run,
     curated: Curated,
     name: str,
@@ -229,16 +236,28 @@ def _train(
     shape: MLPRewardConfig | ICRewardConfig,
     seeds: int,
     build: Callable[[int], MLPReward] | Callable[[int], ICReward],
+    data: Mapping[str, ClipDataset],
 ) -> Trained:
+    """Train a reward with several seeds and have it score all clips of the curated set.
+
+    Args:
+        run: for seeds and the stage.
+        curated: the set.
+        name: of the reward.
+        features: what the reward sees of the set.
+        config: of the training; shape: of the reward.
+        seeds: how many trainings.
+        build: a new reward from a seed.
+        data: what it is trained on, `train`, and what its epoch is chosen on, `val`.
+    """
     rows = curated.rows
-    train, val = (dataset(curated, features, split) for split in ("train", "val"))
     with run.stage(
         f"reward_{name}",
         code=CODE,
         features=features.stage,
         config=asdict(config),
         shape=asdict(shape),
-        data=train.digest(),
+        data=[data[split].digest() for split in ("train", "val")],
         seeds=seeds,
         seed=run.profile.seed,
     ) as stage:
@@ -248,7 +267,8 @@ def _train(
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
-            history = train_reward(model, train, val, config, seed=run.seed(name, number), checkpoint_dir=working)
+            seed = run.seed(name, number)
+            history = train_reward(model, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
             everything = ClipDataset(
                 features.clips,
                 features.references,
@@ -277,6 +297,12 @@ def _train(
         rows[["sample", "video", "split", "unseen", "label"]].assign(generated=generated),
         stage,
     )
+
+
+def load(run: Run, trained: Trained, number: int) -> MLPReward | ICReward:
+    """The model of one training of a reward."""
+    kind = MLPReward if trained.name == "mlp" else ICReward
+    return kind.from_pretrained(trained.folders[number], device=run.device)
 
 
 def error_difference(a: Trained, b: Trained, split: str, *, draws: int, level: float) -> dict[str, float]:

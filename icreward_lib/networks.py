@@ -35,11 +35,14 @@ def clip(run: Run) -> ClipSim:
     return ClipSim(run.model("clip"), device=run.device)
 
 
-def new_icreward(run: Run, seed: int) -> ICReward:
-    """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`."""
+def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICReward:
+    """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`.
+
+    `config` is `icreward_config` unless given.
+    """
     start = run.model("videoreward") if run.profile.models.videoreward else None
     reward = ICReward.create(
-        str(run.model("vlm")), icreward_config(run), seed=seed, videoreward=start, device=run.device
+        str(run.model("vlm")), config or icreward_config(run), seed=seed, videoreward=start, device=run.device
     )
     if start:
         reward.checkpoint_gradients()

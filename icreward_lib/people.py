@@ -44,7 +44,7 @@ def voted_clips(
         references=torch.cat([reward.encode_images([image]) for image in images]),
         sample=torch.tensor(list(by_video.values())),
         labels=torch.full((len(clips),), torch.nan),
-        dimension_labels=torch.full((len(clips), 2), torch.nan),
+        dimension_labels=torch.full((len(clips), len(reward.weights)), torch.nan),
     )
     videos = list(by_video)
     return data.voted(videos, preferences), videos

@@ -33,5 +33,8 @@ def prepare(profile: str, changes: Mapping[str, object]) -> None:
         comparing.fvd_features(run, data, "test")
         comparing.real_clip_features(run)
         training, _, held_out = tuning.preferences(run, data, icreward, mlp)
-        tuned = [tuning.tune(run, data, training, held_out, seed) for seed in range(run.profile.dpo.seeds)]
-        tuning.new_samples(run, tuned[0], tuning.images_for_new_samples(run, data))
+        configs = [tuning.config_of(run, seed) for seed in range(run.profile.dpo.seeds)]
+        tuned = [tuning.tune(run, data, training, held_out, config) for config in configs]
+        images = tuning.images_for_new_samples(run, data)
+        for generator in (None, tuned[0]):
+            tuning.generate_new(run, images, generator)

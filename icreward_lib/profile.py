@@ -177,6 +177,38 @@ class Dpo(Group):
         return self
 
 
+class Probes(Group):
+    """True clips and their departures, of known kind and degree."""
+
+    scenes: Annotated[int, Field(ge=2)] = Field(description="test scenes that are probed, with about fifty clips each")
+
+
+class Pool(Group):
+    """Many videos of a few images, to see what picking ever harder by a reward does."""
+
+    images: Annotated[int, Field(ge=2)] = Field(description="test images")
+    videos: Annotated[int, Field(ge=2)] = Field(description="videos of each, the curated ones among them")
+
+
+class Robust(Group):
+    """Training of the robust ICReward and of the steps towards it, each with one thing more; else as ICReward."""
+
+    departures: Count = Field(description="departed clips of each training scene, beside its true one")
+    epochs: Count
+    seeds: Annotated[int, Field(ge=2)] = Field(description="independent trainings; the robust reward is all of them")
+    caution: NotNegative = Field(description="standard deviations of its members that it takes from their mean")
+
+
+class Rules(Group):
+    """Short fine-tunings of the generator, each on pairs that another rule prefers; else as Flow-DPO."""
+
+    steps: Count = Field(description="optimizer steps")
+    eval_timesteps: Count = Field(description="noise levels at which a held-out pair is compared")
+    held_out_pairs: Annotated[int, Field(ge=2)] = Field(description="pairs that a rule's accuracy is measured on")
+    seeds: Count = Field(description="independent trainings under each rule")
+    new_samples: Annotated[int, Field(ge=2)] = Field(description="images from which each generator makes a new clip")
+
+
 class Study(Group):
     """The human study."""
 
@@ -203,6 +235,10 @@ class Profile(Group):
     mlp: Mlp
     icreward: ICReward
     dpo: Dpo
+    probes: Probes
+    pool: Pool
+    robust: Robust
+    rules: Rules
     study: Study
     stats: Stats
 
@@ -211,6 +247,10 @@ class Profile(Group):
         limits = [
             ("study.showcase", self.study.showcase, "data.test", self.data.test),
             ("dpo.new_samples", self.dpo.new_samples, "data.test", self.data.test),
+            ("probes.scenes", self.probes.scenes, "data.test", self.data.test),
+            ("pool.images", self.pool.images, "data.test", self.data.test),
+            ("data.videos_per_sample", self.data.videos_per_sample, "pool.videos", self.pool.videos),
+            ("rules.new_samples", self.rules.new_samples, "data.test", self.data.test),
             ("dpo.subset", self.dpo.subset, "data.videos_per_sample", self.data.videos_per_sample),
             (
                 "icreward.num_frames",

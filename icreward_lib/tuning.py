@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from icreward_lib.dpo import (
     Pairs,
     add_lora,
     build_pairs,
-    reference_model,
     train,
 )
 from icreward_lib.generation import item_of
@@ -37,7 +36,6 @@ from icreward_lib.video import Video, read_video, write_video
 
 CODE = ("dpo", "opensora", "tuning")
 HELD_OUT = ("val", "test")
-GENERATORS = ("base", "tuned")
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,10 @@ class Tuned:
     config: DPOConfig
 
 
-def tune(run: Run, curated: Curated, training: Preferences, held_out: Preferences, seed: int) -> Tuned:
-    """Flow-DPO with LoRA from one seed; nothing is selected on the held-out pairs."""
+def config_of(run: Run, seed: int) -> DPOConfig:
+    """The profile's settings of Flow-DPO, for one of its trainings."""
     settings = run.profile.dpo
-    config = DPOConfig(
+    return DPOConfig(
         beta=settings.beta,
         lr=settings.lr,
         lora_rank=settings.lora_rank,
@@ -128,6 +126,13 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
         eval_timesteps=settings.eval_timesteps,
         seed=run.seed("dpo", seed),
     )
+
+
+def tune(run: Run, curated: Curated, training: Preferences, held_out: Preferences, config: DPOConfig) -> Tuned:
+    """Fine-tune the generator with LoRA; nothing is selected on the held-out pairs.
+
+    The adapters of every evaluated step are kept: `generate_new` makes clips with them.
+    """
     with run.stage(
         "dpo",
         code=CODE,
@@ -141,10 +146,14 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
             known, unknown = (pair_data(run, curated, generator, part) for part in (training, held_out))
             generator.pipeline.remove_all_hooks()  # of the offload to the CPU: training keeps the denoiser in place
             policy = _policy(generator, config).to(run.device)
-            history = train(policy, generator.pipeline.scheduler, known, unknown, config, stage.folder)
+
+            def keep(row: dict[str, float]) -> None:
+                if rank() == 0:
+                    with stage.write(_adapters(int(row["step"]))) as path:
+                        save_file(get_peft_model_state_dict(policy), path)
+
+            history = train(policy, generator.pipeline.scheduler, known, unknown, config, stage.folder, report=keep)
             if rank() == 0:
-                with stage.write("adapters.safetensors") as path:
-                    save_file(get_peft_model_state_dict(policy), path)
                 stage.save_json("history.json", asdict(history))
     return Tuned(stage, DPOHistory(**stage.load_json("history.json")), config)
 
@@ -153,39 +162,59 @@ def _policy(generator: OpenSoraGenerator, config: DPOConfig) -> PeftModel:
     return add_lora(generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
 
 
-def new_samples(run: Run, tuned: Tuned, samples: Sequence[Sample]) -> dict[str, list[Video]]:
-    """One new clip of every sample from the base and from the tuned generator, with the same seeds.
+def _adapters(step: int) -> str:
+    return f"adapters_{step}.safetensors"
 
-    The seeds are new: no clip of the curated set was made from them.
+
+@dataclass(frozen=True)
+class NewClips:
+    """One new clip of each of some samples."""
+
+    stage: Stage
+    samples: Sequence[Sample]
+
+    def path(self, sample: Sample) -> Path:
+        """Where a sample's clip lies."""
+        return self.stage.path(f"{item_of(sample.id)}.mp4")
+
+    def of(self, sample: Sample) -> Video:
+        """The clip of a sample."""
+        return read_video(self.path(sample))
+
+
+def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step: int | None = None) -> NewClips:
+    """One new clip of every sample: from the base generator, or after a step (the last) of its fine-tuning.
+
+    The seeds are the same for all generators, and new: no clip of the curated set was made from them.
     """
     settings = run.profile.generation
+    after = 0 if tuned is None else tuned.config.steps if step is None else step
     with run.stage(
         "new_samples",
         code=(*CODE, "generators"),
-        tuned=tuned.stage,
+        model=open_sora_files(run),
+        tuned=tuned.stage if tuned and after else None,
+        step=after,
         samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),
         seed=run.profile.seed,
     ) as stage:
+        made = NewClips(stage, samples)
         if not stage.done:
             generator = open_sora(run)
-            policy = _policy(generator, tuned.config)
-            set_peft_model_state_dict(policy, load_file(tuned.stage.path("adapters.safetensors")))
+            if tuned and after:
+                policy = _policy(generator, tuned.config)
+                set_peft_model_state_dict(policy, load_file(tuned.stage.path(_adapters(after))))
 
-            def sampled(sample: Sample) -> list[Video]:
+            def sampled(sample: Sample) -> Video:
                 image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
-                return generator.generate(image, sample.prompt, num_videos=1, seed=seed)
+                return generator.generate(image, sample.prompt, num_videos=1, seed=seed)[0]
 
-            for name in GENERATORS:
-                wanted = [sample for sample in mine(samples) if not stage.has(f"{name}_{item_of(sample.id)}.mp4")]
-                # One network serves both: its adapters are on or off for all threads at once.
-                with reference_model(policy) if name == "base" else nullcontext():
-                    for sample, clips in side_by_side(sampled, wanted):
-                        with stage.write(f"{name}_{item_of(sample.id)}.mp4") as path:
-                            write_video(path, clips[0], lossless=True)
-    return {
-        name: [read_video(stage.path(f"{name}_{item_of(sample.id)}.mp4")) for sample in samples] for name in GENERATORS
-    }
+            missing = [sample for sample in mine(samples) if not stage.has(made.path(sample).name)]
+            for sample, clip in side_by_side(sampled, missing):
+                with stage.write(made.path(sample).name) as path:
+                    write_video(path, clip, lossless=True)
+    return made
 
 
 def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float) -> pd.DataFrame:

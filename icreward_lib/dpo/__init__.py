@@ -8,6 +8,7 @@ from icreward_lib.dpo.objective import (
     reference_model,
 )
 from icreward_lib.dpo.pairs import PairData, Pairs, build_pairs
+from icreward_lib.dpo.rules import at_random, best_over_worst, motion_matched
 from icreward_lib.dpo.training import DPOConfig, DPOHistory, running_wins, train
 
 __all__ = [
@@ -16,10 +17,13 @@ __all__ = [
     "PairData",
     "Pairs",
     "add_lora",
+    "at_random",
+    "best_over_worst",
     "build_pairs",
     "dpo_loss",
     "flow_errors",
     "implicit_reward_logit",
+    "motion_matched",
     "reference_model",
     "running_wins",
     "train",

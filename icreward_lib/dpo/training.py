@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,11 +45,12 @@ class DPOConfig:
     clip: float = 1.0  # gradient norm
     eval_every: int = 10  # steps between evaluations, and checkpoints
     eval_timesteps: int = 5  # fixed timesteps at which held-out pairs are compared
+    objective: Literal["preference", "supervised"] = "preference"  # supervised: the flow's own loss on the winners
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("warmup", "seed") and value <= 0:
+            if name not in ("warmup", "objective", "seed") and value <= 0:
                 raise ValueError(f"DPOConfig.{name} must be positive, not {value}.")
 
 
@@ -102,7 +103,7 @@ def train(
         held_out: to evaluate on; at least two samples. Nothing is selected by it.
         config: must fit the rank and alpha that `policy` was made with.
         folder: for the checkpoint of this one run.
-        report: gets each new row of `DPOHistory.curve`.
+        report: gets each new row of `DPOHistory.curve`, with `policy` as it is at that step.
 
     Raises:
         ValueError: for a checkpoint of other settings or pairs, or a damaged one.
@@ -136,12 +137,12 @@ def train(
             # Adapters start without effect: the first evaluation would only repeat the reference's.
             errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
             _evaluate(errors, reference, timesteps, held_out, config, done, history)
+            report(history.curve[-1])  # before the checkpoint: a run that dies here reports again
             if rank() == 0:
                 _save(checkpoint, {
                     "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
                     "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
                 })  # fmt: skip
-            report(history.curve[-1])
     return history
 
 
@@ -194,7 +195,7 @@ def _train_step(
             reference = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
         errors = flow_errors(policy, pairs, rows[part], noise[part], timestep[part])
         logit = implicit_reward_logit(errors, reference, config.beta)
-        loss = dpo_loss(logit)
+        loss = dpo_loss(logit) if config.objective == "preference" else errors[:, 0]
         ((loss * counts.to(loss)).sum() / len(rows)).backward()
         made += torch.stack([logit, loss], dim=1).tolist()
     _add_gradients(weights)

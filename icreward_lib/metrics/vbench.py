@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from icreward_lib.metrics.features import FrameFeatures
-from icreward_lib.video import Video
+from icreward_lib.video import Video, distinct_frames
 
 DIMENSIONS = ("subject", "background")
 
@@ -58,9 +58,10 @@ class ConsistencyScorer:
                 f"Scores compare clips of one length and frame rate only, not (frames, fps) {sorted(shapes)}."
             )
         reference, scores = self.features.reference(image), {}
-        encoded = [self._encode(video.frames) for video in videos]
+        distinct, place = distinct_frames(videos)  # frozen and departing clips repeat theirs
+        encoded = self._encode(distinct)
         for d, name in enumerate(DIMENSIONS):
-            frames = torch.stack([both[d] for both in encoded])
+            frames = encoded[d][torch.from_numpy(place)]
             c = conformity(reference[d], frames)
             scores[name] = i2v_score(c, consecutive(frames)).numpy()
             scores[f"{name}_frames"] = c.numpy()

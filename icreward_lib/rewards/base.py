@@ -18,7 +18,8 @@ from icreward_lib.video import Video
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 
-#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here.
+#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here, unless a reward's
+#: settings name other dimensions.
 DIMENSIONS = ("subject", "background")
 
 
@@ -26,7 +27,7 @@ DIMENSIONS = ("subject", "background")
 class Scores:
     """What a reward says about K videos of one reference image: float32 in [0,1], higher is better.
 
-    `overall` (K,); `dimensions` maps each of `DIMENSIONS` to (K,); `frames` (K,T) is the overall score of
+    `overall` (K,); `dimensions` maps each of the reward's dimensions to (K,); `frames` (K,T) is the overall score of
     each frame. Raises ValueError when shapes disagree or a value lies outside [0,1].
     """
 
@@ -55,10 +56,10 @@ class Reward(Protocol):
         ...
 
 
-def check_weights(weights: Sequence[float]) -> None:
-    """ValueError unless `weights` are one non-negative share for each of `DIMENSIONS`, summing to 1."""
-    if len(weights) != len(DIMENSIONS) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(f"weights must be shares of {DIMENSIONS} summing to 1, not {tuple(weights)}")
+def check_weights(weights: Sequence[float], dimensions: Sequence[str] = DIMENSIONS) -> None:
+    """ValueError unless `weights` are one non-negative share for each of `dimensions`, summing to 1."""
+    if len(weights) != len(dimensions) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights must be shares of {tuple(dimensions)} summing to 1, not {tuple(weights)}")
 
 
 def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
@@ -71,8 +72,14 @@ def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
     return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
 
 
-def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
-    """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,2) of G moments at `times`.
+def to_scores(
+    parts: Tensor,
+    weights: Tensor,
+    times: Sequence[float],
+    num_frames: int,
+    named: Sequence[str] = DIMENSIONS,
+) -> Scores:
+    """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
 
     A clip's score is the mean over the moments that were judged; frames between them are interpolated.
     """
@@ -86,7 +93,7 @@ def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames
 
     return Scores(
         overall=array(dimensions @ weights),
-        dimensions={name: array(dimensions[:, i]) for i, name in enumerate(DIMENSIONS)},
+        dimensions={name: array(dimensions[:, i]) for i, name in enumerate(named)},
         frames=array(frames),
     )
 

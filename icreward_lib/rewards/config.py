@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from icreward_lib.rewards.backbone import frame_count
-from icreward_lib.rewards.base import check_weights
+from icreward_lib.rewards.base import DIMENSIONS, check_weights
 from icreward_lib.rewards.prompt import DETAILED_TEMPLATE, SHORT_TEMPLATE
 from icreward_lib.video import Video
 
 
 @dataclass(frozen=True)
 class ICRewardConfig:
-    """The text, frames read of each clip, sizes of head and LoRA, shares of subject and background.
+    """The text, frames read of each clip, sizes of head and LoRA, dimensions and their shares of the overall score.
 
     Of each clip `num_frames` frames are read (even); with `fps`, so many a second as `frame_count` says and at
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
@@ -27,10 +27,11 @@ class ICRewardConfig:
     head_attention: int = 4
     lora_rank: int = 16
     lora_alpha: int = 32
-    weights: tuple[float, float] = (0.5, 0.5)
+    dimensions: tuple[str, ...] = DIMENSIONS
+    weights: tuple[float, ...] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
-        check_weights(self.weights)
+        check_weights(self.weights, self.dimensions)
         if self.num_frames < 2 or self.num_frames % 2:
             raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
         if self.fps is not None and self.fps <= 0:

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icreward_lib.rewards.base import DIMENSIONS
-
 
 class Consistency(NamedTuple):
-    """Consistency in [0,1]: `groups` (B,G,2) per frame group, `tokens` (B,G,N,2) per video token."""
+    """Consistency in [0,1]: `groups` (B,G,D) per frame group and dimension, `tokens` (B,G,N,D) per video token."""
 
     groups: Tensor
     tokens: Tensor
@@ -40,11 +38,11 @@ class ConsistencyHead(nn.Module):
     bias b and the queries behind the pooling weights a.
     """
 
-    def __init__(self, hidden_size: int, size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, size: int, num_heads: int, outputs: int) -> None:
+        """A new head of width `size` on states of width `hidden_size`, with `outputs` dimensions."""
         super().__init__()
         if size % num_heads:
             raise ValueError(f"the head's size {size} must be a multiple of its {num_heads} attention heads")
-        outputs = len(DIMENSIONS)
         self.num_heads = num_heads
         self.vision_norm, self.context_norm, self.joint_norm = (nn.LayerNorm(hidden_size) for _ in range(3))
         self.vision = nn.Linear(hidden_size, size, bias=False)
@@ -93,7 +91,7 @@ class ConsistencyHead(nn.Module):
 
         joint = self.joint_norm(joint)
         bias = self.bias(joint)
-        queries = self.pool_query(joint).unflatten(-1, (len(DIMENSIONS), -1))
+        queries = self.pool_query(joint).unflatten(-1, (len(self.scale), -1))
         keys = self.pool_key(torch.cat([own, difference * own.shape[-1] ** 0.5], dim=-1))
         attention = torch.einsum("bnc,bdc->bnd", keys, queries) / keys.shape[-1] ** 0.5
 

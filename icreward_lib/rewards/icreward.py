@@ -28,6 +28,7 @@ from icreward_lib.rewards.base import (
     Array,
     Image,
     Scores,
+    check_weights,
     frame_matrix,
     model_reference,
     resolve_model,
@@ -88,7 +89,7 @@ class ICReward(nn.Module):
         # The token of image consistency starts as that of text alignment, in whose place it stands.
         self.reward_embeddings = nn.Parameter(rows.float() if start is None else start.reward_embeddings)
         self.rm_head = nn.Linear(size, 1, bias=False).requires_grad_(False)
-        self.head = ConsistencyHead(size, config.head_size, config.head_attention)
+        self.head = ConsistencyHead(size, config.head_size, config.head_attention, len(config.dimensions))
         if start is not None:
             self.rm_head = make_head(start.rm_head)
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
@@ -210,7 +211,7 @@ class ICReward(nn.Module):
         return Reading(seen.unflatten(1, clip), kept.unflatten(1, picture), visual, motion, last[:, -1])
 
     def compare(self, video: Tensor, reference: Tensor) -> Consistency:
-        """Consistency per group (B,G,2) and per token (B,G,h*w,2), in [0,1], of what `read` takes."""
+        """Consistency per group (B,G,D) and per token (B,G,h*w,D), in [0,1], of what `read` takes."""
         video, reference = video.to(self.device), reference.to(self.device)
         reading = self.read(video, reference)
         result: Consistency = self.head(
@@ -221,7 +222,7 @@ class ICReward(nn.Module):
         return result
 
     def forward(self, video: Tensor, reference: Tensor) -> Tensor:
-        """Scores (B,G,2) in [0,1] per frame group and dimension."""
+        """Scores (B,G,D) in [0,1] per frame group and dimension."""
         return self.compare(video, reference).groups
 
     def quality_logits(self, video: Tensor, reference: Tensor) -> Tensor:
@@ -237,15 +238,25 @@ class ICReward(nn.Module):
         return times
 
     @torch.no_grad()
-    def score_tokens(self, video: Tensor, reference: Tensor, *, num_frames: int) -> Scores:
-        """Scores of K clips of `num_frames` frames from tokens (K,G,h,w,D) and the reference's (h',w',D)."""
-        parts = self(video, reference.expand(len(video), -1, -1, -1))
-        return to_scores(parts, self.weights, self._times(num_frames, video.shape[1]), num_frames)
+    def score_tokens(
+        self, video: Tensor, reference: Tensor, *, num_frames: int, weights: Sequence[float] | None = None
+    ) -> Scores:
+        """Scores of K clips of `num_frames` frames from tokens (K,G,h,w,D) and the reference's (h',w',D).
 
-    def score(self, image: Image, videos: Sequence[Video]) -> Scores:
-        """Scores of K videos of one length and size against `image` (H,W,3)."""
-        tokens = self.encode_videos(videos)
-        return self.score_tokens(tokens, self.encode_images([image])[0], num_frames=videos[0].num_frames)
+        `weights` replaces the dimensions' shares of the overall score that the reward was trained with.
+        """
+        shares = self.weights
+        if weights is not None:
+            check_weights(weights, self.config.dimensions)
+            shares = torch.tensor(weights).to(self.weights)
+        parts = self(video, reference.expand(len(video), -1, -1, -1))
+        times = self._times(num_frames, video.shape[1])
+        return to_scores(parts, shares, times, num_frames, self.config.dimensions)
+
+    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
+        """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `score_tokens`."""
+        tokens, reference = self.encode_videos(videos), self.encode_images([image])[0]
+        return self.score_tokens(tokens, reference, num_frames=videos[0].num_frames, weights=weights)
 
     @torch.no_grad()
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:

@@ -1,0 +1,184 @@
+"""What every metric says of any clips of any samples, and what the rewards read of them: all of it in one pass.
+
+`comparing` asks what was picked from the curated videos; this is for clips that are no part of the curated set, such as
+probes, or many more videos of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icreward_lib import networks
+from icreward_lib.curation import CONSISTENCY, SCORE_CODE, Curated
+from icreward_lib.generation import item_of
+from icreward_lib.judging import Trained, load
+from icreward_lib.launch import mine
+from icreward_lib.metrics.clip import clipsim
+from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
+from icreward_lib.parallel import side_by_side
+from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.train import predict
+from icreward_lib.run import Run
+from icreward_lib.samples import Sample
+from icreward_lib.stages import Stage
+from icreward_lib.video import Video, distinct_frames
+from icreward_lib.world.truth import FIDELITIES
+
+#: What is higher for a clip that should be better.
+METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
+CODE = ("measuring", "rewards.icreward", "rewards.backbone", "metrics.clip", "metrics.video_features", *SCORE_CODE)
+READ = ("clip_image", "clip_frames", "image_tokens", "video_tokens", "features")
+
+
+@dataclass(frozen=True)
+class SampleClips:
+    """K clips of one sample, of one length and size, and what they are compared with, uint8 RGB (H, W, 3) each.
+
+    CLIPSim and the rewards compare with `image`, labels with `seen` (see `generation.compared_with`). `about` are
+    further columns of the table, a value a clip.
+    """
+
+    videos: Sequence[Video]
+    image: np.ndarray
+    seen: np.ndarray
+    about: Mapping[str, Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """N clips: a row each of the table, of both data sets and of the features."""
+
+    stage: Stage
+    table: pd.DataFrame  # sample, unseen, the columns of `about`, METRICS, dynamic_degree and FIDELITIES
+    clip: ClipDataset  # as the MLP reads them, without labels
+    tokens: ClipDataset  # as ICReward does
+    features: np.ndarray  # (N, D), for FVD
+
+
+def measure_clips(
+    run: Run,
+    name: str,
+    curated: Curated,
+    samples: Sequence[Sample],
+    clips_of: Callable[[Sample], SampleClips],
+    *,
+    code: Sequence[str],
+    **inputs: object,
+) -> Measured:
+    """Measure the clips of some samples.
+
+    Args:
+        run: whose profile names the networks.
+        name: of the stage.
+        curated: for the label's anchors.
+        samples: whose clips they are.
+        clips_of: makes or reads the clips of a sample, one after the other on several threads.
+        code: the modules that `clips_of` follows from, and inputs: what else it does.
+    """
+    with run.stage(
+        name,
+        code=(*CODE, *code),
+        samples=[sample.account() for sample in samples],
+        generation=run.profile.generation,
+        icreward=networks.icreward_config(run),
+        backbone=networks.backbone(run),
+        models=[*networks.icreward_files(run), run.model("clip"), run.model("fvd")],
+        **inputs,
+    ) as stage:
+        if not stage.done:
+            readers = _Readers(run)
+            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            for sample, values in side_by_side(lambda sample: readers.read(sample, clips_of(sample)), missing):
+                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+    read = {key: [values.pop(key) for values in found] for key in READ}
+    table = pd.concat(
+        [
+            pd.DataFrame({"sample": sample.id, "unseen": sample.is_unseen, **values})
+            for sample, values in zip(samples, found, strict=True)
+        ],
+        ignore_index=True,
+    )
+    labels = run.profile.labels
+    weights = {"subject": labels.subject_weight, "background": labels.background_weight}
+    table["label"] = ic_label({d: table[d].to_numpy() for d in DIMENSIONS}, curated.anchors, weights)
+    place = np.repeat(np.arange(len(samples)), [len(values) for values in read["features"]])
+
+    def data(clips: str, references: str) -> ClipDataset:
+        return unlabelled(np.concatenate(read[clips]), np.stack(read[references]), place)
+
+    return Measured(
+        stage,
+        table,
+        data("clip_frames", "clip_image"),
+        data("video_tokens", "image_tokens"),
+        np.concatenate(read["features"]),
+    )
+
+
+def unlabelled(clips: np.ndarray, references: np.ndarray, place: np.ndarray) -> ClipDataset:
+    """Clips (N, ...) and references (S, ...) to be scored; `place` (N,) is the row of a clip's reference."""
+    nothing = torch.full((len(clips), len(DIMENSIONS)), torch.nan)
+    return ClipDataset(
+        torch.from_numpy(clips), torch.from_numpy(references), torch.from_numpy(place), nothing[:, 0], nothing
+    )
+
+
+class _Readers:
+    """All networks, which share what they read of a clip."""
+
+    def __init__(self, run: Run) -> None:
+        self.scorer = networks.consistency_scorer(run)
+        self.video_features = networks.video_features(run)
+        self.clip = networks.clip(run)
+        self.icreward = networks.new_icreward(run, seed=0)  # its vision tower is that of all
+
+    def read(self, sample: Sample, clips: SampleClips) -> dict[str, np.ndarray]:
+        """Values of K clips, (K,) each, and `READ`."""
+        videos, image = clips.videos, clips.image
+        raw = self.scorer.score(clips.seen, videos)
+        distinct, where = distinct_frames(videos)
+        frames, reference = self.clip.image_features(distinct)[where], self.clip.image_features(image[None])[0]
+        return {
+            **{column: np.asarray(values) for column, values in clips.about.items()},
+            "clipsim": clipsim(reference, frames, include_first=True),
+            "clipsim_no_first": clipsim(reference, frames, include_first=False),
+            **{name: raw[name] for name in CONSISTENCY},
+            "dynamic_degree": np.array([dynamic_degree(video) for video in videos]),
+            **sample.fidelity(videos, raw),
+            "clip_image": reference,
+            "clip_frames": frames,
+            "image_tokens": self.icreward.encode_images([image])[0].numpy(),
+            "video_tokens": self.icreward.encode_videos(videos).numpy(),
+            "features": self.video_features.features(videos),
+        }
+
+
+def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
+    """What each training of a reward says of measured clips: overall and dimensions, (seeds, N, 1 + D) in [0, 1]."""
+    data = measured.clip if trained.name == "mlp" else measured.tokens
+    with run.stage(
+        "reward_scores",
+        code=("rewards", "judging", "measuring"),
+        clips=measured.stage,
+        reward=trained.stage,
+        folders=[folder.name for folder in trained.folders],
+    ) as stage:
+        if not stage.done:
+            missing = [number for number in range(len(trained.folders)) if not stage.has(f"{number}.npz")]
+            for number, found in side_by_side(lambda number: predict(load(run, trained, number), data), missing):
+                values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
+                stage.save_npz(f"{number}.npz", scores=values)
+    return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
+
+
+def truth(table: pd.DataFrame) -> np.ndarray:
+    """The mean of the three fidelities of clips, in [0, 1]: the single number that stands for their quality."""
+    mean: np.ndarray = table[list(FIDELITIES)].to_numpy().mean(1)
+    return mean

@@ -1,0 +1,74 @@
+"""Several trainings of ICReward as one reward that trusts what they agree on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icreward_lib.files import atomic, write_json
+from icreward_lib.rewards.base import Array, Image, Scores
+from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.video import Video
+
+
+def cautious(scores: npt.NDArray[np.floating[Any]], caution: float) -> Array:
+    """Scores (M, ...) in [0,1] of M members as one (...): their mean less `caution` standard deviations, not below 0.
+
+    A lower confidence bound: optimising against it gains nothing from clips that one member alone overrates (Coste et
+    al., arXiv 2310.02743, "uncertainty-weighted optimisation" of reward ensembles).
+    """
+    bound: Array = np.clip(scores.mean(0) - caution * scores.std(0), 0, 1).astype(np.float32)
+    return bound
+
+
+class Ensemble:
+    """ICRewards of one base and one set of dimensions, scored by `cautious` (`Reward`)."""
+
+    name = "robust ICReward"
+
+    def __init__(self, members: Sequence[ICReward], *, caution: float) -> None:
+        """At least two `members`; `caution` >= 0, 0 being the plain mean. ValueError otherwise."""
+        if len(members) < 2 or caution < 0:
+            raise ValueError(f"an ensemble needs two members or more and a caution >= 0, not {len(members)}, {caution}")
+        self.members, self.caution = list(members), caution
+
+    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
+        """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `ICReward.score`."""
+        first = self.members[0]  # the vision tower is frozen: all members see the same
+        tokens, reference = first.encode_videos(videos), first.encode_images([image])[0]
+        count = videos[0].num_frames
+        found = [each.score_tokens(tokens, reference, num_frames=count, weights=weights) for each in self.members]
+        return Scores(
+            overall=cautious(np.stack([scores.overall for scores in found]), self.caution),
+            dimensions={
+                name: cautious(np.stack([scores.dimensions[name] for scores in found]), self.caution)
+                for name in found[0].dimensions
+            },
+            frames=cautious(np.stack([scores.frames for scores in found]), self.caution),
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and one folder a member."""
+        folder = Path(folder)
+        with atomic(folder) as new:
+            new.mkdir()
+            write_json(new / "config.json", {"caution": self.caution, "members": len(self.members)})
+            for number, member in enumerate(self.members):
+                member.save_pretrained(new / str(number))  # as deep as its last place, so that paths stay right
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Ensemble:
+        """Load what `save_pretrained` wrote. FileNotFoundError if any of it, or the base, is missing."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no ensemble of ICRewards: config.json is missing")
+        settings = json.loads((folder / "config.json").read_text())
+        members = [
+            ICReward.from_pretrained(folder / str(number), device=device) for number in range(settings["members"])
+        ]
+        return cls(members, caution=settings["caution"])
