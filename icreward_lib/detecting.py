@@ -17,6 +17,7 @@ from icreward_lib.probing import TRUE
 from icreward_lib.stats import Interval, bootstrap_mean, cluster_draws
 from icreward_lib.world.probes import PROBES
 
+Metric = str | Sequence[str]  # a column; of several, such as a reward's trainings, their mean result
 TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
 
 
@@ -40,7 +41,7 @@ def levels(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
 
 
 def auroc(
-    table: pd.DataFrame, metric: str, kinds: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
+    table: pd.DataFrame, metric: Metric, kinds: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
     """Area under the ROC curve of telling true clips from departed ones of all severities, by one metric.
 
@@ -48,9 +49,40 @@ def auroc(
     1/2: not at all, 0: the departed clip always looks better. Of several kinds, the mean. The bootstrap draws scenes,
     whole; n counts those that any of the kinds fits.
     """
+    mean, drawn, n = _auroc_draws(table, metric, kinds, seed=seed, draws=draws)
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), n)
+
+
+def auroc_difference(
+    table: pd.DataFrame,
+    first: Metric,
+    second: Metric,
+    kinds: Sequence[str],
+    *,
+    seed: int,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """`auroc` of one metric less that of another, on the same draws of scenes."""
+    mean, drawn, n = _auroc_draws(table, first, kinds, seed=seed, draws=draws)
+    other, other_drawn, _ = _auroc_draws(table, second, kinds, seed=seed, draws=draws)
+    low, high = np.nanquantile(drawn - other_drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean - other, float(low), float(high), n)
+
+
+def _auroc_draws(
+    table: pd.DataFrame, metric: Metric, kinds: Sequence[str], *, seed: int, draws: int
+) -> tuple[float, np.ndarray, int]:
+    """The mean AUROC over kinds, its bootstrap draws (draws,), and the number of scenes that any of the kinds fits."""
+    if not isinstance(metric, str):
+        means, drawn, counts = zip(
+            *(_auroc_draws(table, m, kinds, seed=seed, draws=draws) for m in metric), strict=True
+        )
+        return float(np.mean(means)), np.mean(drawn, 0), counts[0]
     scenes = pd.Index(table["sample"].unique())
     fitting: set[int] = set()
-    means, drawn = [], []
+    by_kind, kind_draws = [], []
     _, counts = cluster_draws(np.arange(len(scenes)), seed=seed, draws=draws)
     for kind in kinds:
         scores = levels(table, metric, kind)
@@ -60,13 +92,12 @@ def auroc(
         weights = counts[:, scenes.get_indexer(scores.index)]
         total = weights.sum(1).astype(float)
         total[total == 0] = np.nan  # a draw without a scene that the kind fits says nothing
-        drawn.append(((weights @ above) * weights).sum(1) / total**2)
-        means.append(above.mean())
-    mean, averaged = float(np.mean(means)), np.mean(drawn, 0)
+        kind_draws.append(((weights @ above) * weights).sum(1) / total**2)
+        by_kind.append(above.mean())
+    mean, averaged = float(np.mean(by_kind)), np.mean(kind_draws, 0)
     # Scenes drawn twice meet their own departures more often than others' and raise the draws: moved back.
     moved = np.clip(averaged + mean - np.nanmean(averaged), 0, 1)
-    low, high = np.nanquantile(moved, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), len(fitting))
+    return mean, moved, len(fitting)
 
 
 def monotonicity(
@@ -82,11 +113,12 @@ def monotonicity(
 
 
 def frozen_preference(
-    table: pd.DataFrame, metric: str, *, seed: int, draws: int = 2000, level: float = 0.95
+    table: pd.DataFrame, metric: Metric, *, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
     """Share of the scenes in which something moves whose frozen first frame scores above the true clip."""
-    scores = levels(table, metric, "freeze")
-    return bootstrap_mean(wins(scores[1.0], scores[0.0]) == 1, seed=seed, draws=draws, level=level)
+    several = [levels(table, each, "freeze") for each in ([metric] if isinstance(metric, str) else metric)]
+    above = np.mean([wins(scores[1.0], scores[0.0]) == 1 for scores in several], axis=0)
+    return bootstrap_mean(above, seed=seed, draws=draws, level=level)
 
 
 def summary(
@@ -125,13 +157,15 @@ def fvd_rise(
         level: of its intervals.
 
     Returns:
-        One row per kind and severity: the rise over FVD of the same scenes' true clips as mean, low and high, and n,
+        One row per kind and severity that fits two scenes or more: the rise over FVD of the same scenes' true clips as mean, low and high, and n,
         the scenes.
     """
     true = table[table["kind"] == TRUE]
     row_of = pd.Series(true.index, index=true["sample"])
     rows = []
     for (kind, severity), part in table[table["kind"] != TRUE].groupby(["kind", "severity"], sort=False):
+        if len(part) < 2:
+            continue
         own, departed = features[row_of.loc[part["sample"]]], features[part.index]
         rise = bootstrap_fvd(real, departed, images=part["sample"], minus=own, seed=seed, draws=draws, level=level)
         rows.append({"kind": kind, "severity": severity, **rise.as_dict()})

@@ -7,7 +7,7 @@ probes, or many more videos of an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from icreward_lib.generation import item_of
 from icreward_lib.judging import Trained, load
 from icreward_lib.launch import mine
 from icreward_lib.metrics.clip import clipsim
+from icreward_lib.metrics.features import distinct_frames
 from icreward_lib.metrics.motion import dynamic_degree
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
@@ -27,7 +28,7 @@ from icreward_lib.rewards.train import predict
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
-from icreward_lib.video import Video, distinct_frames
+from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
 #: What is higher for a clip that should be better.
@@ -86,7 +87,7 @@ def measure_clips(
         code=(*CODE, *code),
         samples=[sample.account() for sample in samples],
         generation=run.profile.generation,
-        icreward=networks.icreward_config(run),
+        icreward=asdict(networks.icreward_config(run)),
         backbone=networks.backbone(run),
         models=[*networks.icreward_files(run), run.model("clip"), run.model("fvd")],
         **inputs,
@@ -172,7 +173,8 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     ) as stage:
         if not stage.done:
             missing = [number for number in range(len(trained.folders)) if not stage.has(f"{number}.npz")]
-            for number, found in side_by_side(lambda number: predict(load(run, trained, number), data), missing):
+            models = {number: load(run, trained, number) for number in missing}  # two cannot load at once
+            for number, found in side_by_side(lambda number: predict(models[number], data), missing):
                 values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
                 stage.save_npz(f"{number}.npz", scores=values)
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])

@@ -13,6 +13,7 @@ from icreward_lib.measuring import METRICS, Measured, SampleClips, measure_clips
 from icreward_lib.run import Run
 from icreward_lib.samples import Sample, SceneSample
 from icreward_lib.video import Video
+from icreward_lib.world.content import UNSEEN_MOVES
 from icreward_lib.world.probes import PROBES, SEVERITIES, depart
 from icreward_lib.world.scenes import sample_scenes
 
@@ -41,6 +42,15 @@ def probed_samples(run: Run, curated: Curated) -> list[SceneSample]:
     """Test scenes, evenly spread, as many as the profile says: each costs about fifty clips."""
     scenes = scene_samples(run, curated, "test")
     return [scenes[i] for i in np.linspace(0, len(scenes) - 1, run.profile.probes.scenes).round().astype(int)]
+
+
+def content_of(sample: Sample) -> str:
+    """Which of its content a sample holds out from all training: seen, unseen content, or unseen content and moves."""
+    if not sample.is_unseen:
+        return "seen"
+    scene = sample.scene if isinstance(sample, SceneSample) else None
+    moves = scene is not None and scene.subject is not None and (scene.camera, scene.motion) in UNSEEN_MOVES
+    return "unseen content and moves" if moves else "unseen content"
 
 
 def departures(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:

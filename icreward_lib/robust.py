@@ -6,7 +6,8 @@ motion dimension, so that stillness is no virtue. The robust reward is the last 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.run import Run
 from icreward_lib.samples import SceneSample
+from icreward_lib.stats import bootstrap_mean
 from icreward_lib.world.probes import PROBES
 
 #: The kinds of departure that a reward may learn from. All others are for testing what it makes of kinds unknown to it.
@@ -107,7 +109,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
         code=CODE,
         samples=[sample.account() for sample in samples],
         generation=run.profile.generation,
-        icreward=networks.icreward_config(run),
+        icreward=asdict(networks.icreward_config(run)),
         models=networks.icreward_files(run),
         departures=run.profile.robust.departures,
         seed=run.profile.seed,
@@ -206,3 +208,38 @@ def robust_reward(run: Run, trained: Trained) -> Ensemble:
     """The robust reward itself, of the trainings of `ROBUST`."""
     members = [ICReward.from_pretrained(folder, device=run.device) for folder in trained.folders]
     return Ensemble(members, caution=run.profile.robust.caution)
+
+
+def weight_sweep(
+    dimensions: Mapping[str, np.ndarray],
+    judges: Mapping[str, np.ndarray],
+    weights: Sequence[float],
+    *,
+    seed: int,
+    draws: int,
+    level: float,
+) -> pd.DataFrame:
+    """What the best clips keep as a reward's weight moves from the background to the subject.
+
+    Args:
+        dimensions: subject, background and maybe motion, which keeps its third: scores (S, N) of N clips of S images.
+        judges: (S, N) each.
+        weights: of the subject against the background, in [0, 1].
+        seed: of the bootstrap over images; draws: of it; level: of its intervals.
+
+    Returns:
+        Columns weight and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random clip.
+    """
+    rows = []
+    for weight in weights:
+        score = weight * dimensions["subject"] + (1 - weight) * dimensions["background"]
+        if "motion" in dimensions:
+            score = 2 / 3 * score + 1 / 3 * dimensions["motion"]
+        best = score.argmax(1)
+        row = {"weight": weight}
+        for name, said in judges.items():
+            picked = said[np.arange(len(said)), best] - said.mean(1)
+            gain = bootstrap_mean(picked, seed=seed, draws=draws, level=level)
+            row |= {name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high}
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -121,17 +121,16 @@ def rule_table(
     Returns:
         Columns rule, measure, mean, low, high, n; intervals are over images, the trainings of an image together.
         `preference_accuracy` is the share of held-out pairs that training came to prefer; `winner_error` and
-        `loser_error` how much the velocity error of their sides rose. All else is of new clips, less that of the base
+        `loser_error` how much the velocity error of their sides rose, from the least to the most of the trainings. All else is of new clips, less that of the base
         generator's: the judges, the rewards and `fvd`.
     """
-    shared = {"seed": run.seed("rules"), "level": run.profile.stats.level}
-    draws = run.profile.stats.bootstrap_draws
+    seed, level, draws = run.seed("rules"), run.profile.stats.level, run.profile.stats.bootstrap_draws
     (base,), (base_scores,) = measured[BASE], scores[BASE]
     before = base.table.assign(**base_scores)
     rows = []
 
     def add(rule: str, measure: str, values: pd.Series) -> None:
-        interval = bootstrap_mean(values, clusters=values.index, draws=draws, **shared)
+        interval = bootstrap_mean(values, clusters=values.index, seed=seed, draws=draws, level=level)
         rows.append({"rule": rule, "measure": measure, **interval.as_dict()})
 
     for rule, trainings in tuned.items():
@@ -139,16 +138,18 @@ def rule_table(
         last = outcomes[outcomes["step"] == outcomes["step"].max()]
         add(rule, "preference_accuracy", last.set_index("sample")["win"])
         after = pd.concat([each.table.assign(**own) for each, own in zip(measured[rule], scores[rule], strict=True)])
-        gain = after.set_index("sample") - before.set_index("sample").loc[after["sample"]]
-        for judge in (*JUDGES, *base_scores):
+        judges = [*JUDGES, *base_scores]
+        gain = after.set_index("sample")[judges] - before.set_index("sample").loc[after["sample"], judges]
+        for judge in judges:
             add(rule, judge, gain[judge])
         for side in ("winner", "loser"):
-            bins = pd.concat([pd.DataFrame(each.history.bins) for each in trainings])
-            final = bins[bins["step"] == bins["step"].max()]["d_" + side]
-            rows.append({"rule": rule, "measure": f"{side}_error", "mean": float(final.mean()), "n": len(trainings)})
+            last_bins = [[row for row in each.history.bins if row["step"] == each.config.steps] for each in trainings]
+            rises = [float(np.mean([row["d_" + side] for row in bins])) for bins in last_bins]
+            spread = {"mean": float(np.mean(rises)), "low": min(rises), "high": max(rises), "n": len(rises)}
+            rows.append({"rule": rule, "measure": f"{side}_error", **spread})
         images = after["sample"].to_numpy()
         new = np.concatenate([each.features for each in measured[rule]])
         own = np.tile(base.features, (len(trainings), 1))
-        rise = bootstrap_fvd(real, new, images=images, minus=own, draws=min(draws, 200), **shared)
+        rise = bootstrap_fvd(real, new, images=images, minus=own, seed=seed, draws=min(draws, 200), level=level)
         rows.append({"rule": rule, "measure": "fvd", **rise.as_dict()})
     return pd.DataFrame(rows)

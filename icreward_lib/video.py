@@ -6,7 +6,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -50,20 +50,6 @@ class Video:
     def width(self) -> int:
         """W in pixels."""
         return int(self.frames.shape[2])
-
-
-def distinct_frames(videos: Sequence[Video]) -> tuple[np.ndarray, np.ndarray]:
-    """The different frames (M, H, W, 3) of K videos of one size and length T, and which of them is where, (K, T)."""
-    places: dict[bytes, int] = {}
-    kept: list[np.ndarray] = []
-    where = np.empty((len(videos), videos[0].num_frames), np.int64)
-    for k, video in enumerate(videos):
-        for t, frame in enumerate(video.frames):
-            place = places.setdefault(frame.tobytes(), len(kept))
-            if place == len(kept):
-                kept.append(frame)
-            where[k, t] = place
-    return np.stack(kept), where
 
 
 def read_video(path: str | os.PathLike[str]) -> Video:

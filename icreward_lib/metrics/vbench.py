@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from icreward_lib.metrics.features import FrameFeatures
-from icreward_lib.video import Video, distinct_frames
+from icreward_lib.metrics.features import FrameFeatures, distinct_frames
+from icreward_lib.video import Video
 
 DIMENSIONS = ("subject", "background")
 

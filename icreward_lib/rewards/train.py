@@ -64,7 +64,7 @@ class Predictions(NamedTuple):
 
 class Epoch(NamedTuple):
     """One epoch: mean training loss; validation MSE of the overall score and of each dimension, nan without labels; and
-    the validation's Bradley-Terry loss by people's votes, 0 without them.
+    the validation's Bradley-Terry loss by people's votes, 0 without them. 0 for motion in a reward without it.
     """
 
     loss: float
@@ -72,7 +72,7 @@ class Epoch(NamedTuple):
     subject_mse: float
     background_mse: float
     pairwise: float = 0.0
-    motion_mse: float = math.nan
+    motion_mse: float = 0.0
 
 
 @dataclass(frozen=True)

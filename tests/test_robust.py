@@ -1,0 +1,70 @@
+"""What the robust reward learns from: labels that follow from what was broken, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icreward_lib import robust
+from icreward_lib.metrics.vbench import Anchors
+from icreward_lib.samples import SceneSample
+from icreward_lib.world.probes import PROBES
+from icreward_lib.world.scenes import Scene
+
+SCENE = Scene(
+    *("coffee", "pans left", (0.5, 0.5, 1.0), 0.3, "star", ("red", "blue"), "moves right"), subject_amount=0.3
+)
+
+
+def labels(kind: str, severity: float, scene: Scene = SCENE) -> list[float]:
+    return list(robust.departure_labels(SceneSample(0, "train", scene), kind, severity).values())
+
+
+def test_what_is_learned_and_what_is_held_out_share_nothing_and_each_breaks_everything() -> None:
+    assert not set(robust.LEARNED) & set(robust.HELD_OUT) and {*robust.LEARNED, *robust.HELD_OUT} == set(PROBES)
+    for kinds in (robust.LEARNED, robust.HELD_OUT):
+        assert {part for kind in kinds for part in PROBES[kind].breaks} >= {"subject", "background", "motion", "time"}
+
+
+def test_a_label_is_one_less_the_severity_where_the_kind_breaks_it() -> None:
+    assert labels("true", 0.0) == [1, 1, 1]
+    assert labels("subject_swapped", 0.75) == [0.25, 1, 1]
+    assert labels("style_drift", 0.5) == [0.5, 0.5, 1]
+    assert labels("freeze", 0.25) == [1, 1, 0.75]
+    cut = labels("hard_cut", 1.0)
+    assert cut[:2] == [0, 0] and np.isnan(cut[2])
+
+
+def test_scenery_is_all_background_and_what_stands_still_says_nothing_of_motion() -> None:
+    assert labels("background_replaced", 0.5, replace(SCENE, subject=None)) == [0.5, 0.5, 1]
+    still = labels("subject_swapped", 0.5, replace(SCENE, camera="static", motion="stays still"))
+    assert still[:2] == [0.5, 1] and np.isnan(still[2])
+
+
+def test_conformity_labels_see_a_single_bad_frame() -> None:
+    limits = {d + end: Anchors(0.5, 1.0) for d in ("subject", "background") for end in ("", "_mean", "_min")}
+    curated: Any = SimpleNamespace(anchors=limits)
+    subject, background = {"mean": [1, 0.9], "min": [1, 0.6]}, {"mean": [0.75, 1], "min": [0.5, 1]}
+    both = {"subject": subject, "background": background}
+    rows = pd.DataFrame({f"{d}_{end}": values for d, ends in both.items() for end, values in ends.items()})
+    found = robust.conformity_labels(curated, rows)
+    assert found["subject"].tolist() == pytest.approx([1, (0.8 + 0.2) / 2])
+    assert found["background"].tolist() == pytest.approx([0.25, 1])
+
+
+def test_the_weight_of_the_subject_decides_what_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    subject, background = rng.random((2, 6, 20))
+    parts = {"subject": subject, "background": background}
+    table = robust.weight_sweep(parts, parts, [0.0, 0.5, 1.0], seed=0, draws=200, level=0.95).set_index("weight")
+    assert table.loc[1.0, "subject"] == pytest.approx((subject.max(1) - subject.mean(1)).mean())
+    assert table["subject"].is_monotonic_increasing and table["background"].is_monotonic_decreasing
+    assert (table["subject_low"] <= table["subject"]).all()
+    motion = parts | {"motion": 10 * background}
+    moved = robust.weight_sweep(motion, parts, [1.0], seed=0, draws=200, level=0.95)
+    assert moved["background"].iloc[0] > table.loc[1.0, "background"]
