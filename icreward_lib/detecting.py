@@ -157,8 +157,8 @@ def fvd_rise(
         level: of its intervals.
 
     Returns:
-        One row per kind and severity that fits two scenes or more: the rise over FVD of the same scenes' true clips as mean, low and high, and n,
-        the scenes.
+        One row per kind and severity that fits two scenes or more: the rise over FVD of the same scenes' true clips as
+        mean, low and high, and n, the scenes.
     """
     true = table[table["kind"] == TRUE]
     row_of = pd.Series(true.index, index=true["sample"])

@@ -120,9 +120,9 @@ def rule_table(
 
     Returns:
         Columns rule, measure, mean, low, high, n; intervals are over images, the trainings of an image together.
-        `preference_accuracy` is the share of held-out pairs that training came to prefer; `winner_error` and
-        `loser_error` how much the velocity error of their sides rose, from the least to the most of the trainings. All else is of new clips, less that of the base
-        generator's: the judges, the rewards and `fvd`.
+        `preference_accuracy` is the share of held-out pairs that training came to prefer. `winner_error` and
+        `loser_error` are how much the velocity error of either side rose, from the least to the most of the trainings.
+        All else is of new clips, less that of the base generator's: the judges, the rewards and `fvd`.
     """
     seed, level, draws = run.seed("rules"), run.profile.stats.level, run.profile.stats.bootstrap_draws
     (base,), (base_scores,) = measured[BASE], scores[BASE]

@@ -63,6 +63,45 @@ def test_a_claim_that_fails_is_said_to_fail(run: Run) -> None:
     assert {found[i] for i in ("fig2", "table1_clipsim", "table1_fvd", "fig5")} == {claims.NOT_REPRODUCED}
 
 
+def write_beyond(run: Run, *, frozen: float, gain: float) -> None:
+    def around(value: float) -> dict[str, float]:
+        return {"mean": value, "low": value - 0.02, "high": value + 0.02}
+
+    judges = ("subject_fidelity", "background_fidelity", "motion_faithfulness")
+    robust = {
+        name: {"heldout_auroc": around(0.7), "frozen_preference": around(frozen)}
+        for name in ("poster", "mlp", "robust")
+    }
+    measures = ("motion_faithfulness", "dynamic_degree", "label")
+    files = {
+        "probes": {"frozen_preference": {name: around(frozen) for name in ("icreward", "label", "clipsim")}},
+        "hacking": {
+            "best_of_n": [
+                {"pick": "icreward", "judge": j, "n": n, **around(n * gain)} for j in judges for n in (1, 64)
+            ],
+            "turning_points": [{"pick": "icreward", "judge": j, "best_n": 8, **around(-0.1)} for j in judges],
+        },
+        "robust": robust | {"heldout_difference": {"poster": around(gain), "mlp": around(gain)}},
+        "dpo_variants": {
+            "rules": [{"rule": rule, "measure": m, **around(gain)} for rule in ("poster", "robust") for m in measures]
+        },
+    }
+    for name, content in files.items():
+        (run.results / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_claims_of_our_own_hold_or_do_not(run: Run) -> None:
+    write_beyond(run, frozen=0.01, gain=0.1)
+    assert {claim["verdict"] for claim in claims.collect_beyond(run)} == {claims.HOLDS}
+    write_beyond(run, frozen=0.9, gain=-0.1)
+    beyond = claims.collect_beyond(run)
+    assert {claim["verdict"] for claim in beyond} == {claims.DOES_NOT_HOLD}
+    assert "of 64" in next(c for c in beyond if c["id"] == "best_of_n_subject_fidelity")["claim"]
+    claims.publish(run, claims.collect(run), beyond)
+    published = (run.results / "claims.md").read_text()
+    assert claims.to_markdown(beyond, aim="aim") in published and "## Beyond the poster" in published
+
+
 def test_the_table_is_published_for_the_laptop_only(run: Run) -> None:
     table = claims.collect(run)
     claims.publish(run, table)

@@ -334,20 +334,32 @@ def test_running_wins_by_hand():
     assert running_wins(history)["evaluated"].tolist() == [1, 2, 3, 4]
 
 
+def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):
+    config = DPOConfig(**{**vars(CONFIG), "objective": "supervised"})
+    _, history = trained(tmp_path, config)
+    rise = {side: np.mean([row[side] for row in history.bins if row["step"] == 12]) for side in ("d_winner", "d_loser")}
+    assert rise["d_winner"] < 0
+    assert history.steps[0]["loss"] != pytest.approx(math.log(2), abs=1e-3), "the flow's own loss"
+    _, preferred = trained(tmp_path / "preference")
+    assert rise["d_winner"] < np.mean([row["d_winner"] for row in preferred.bins if row["step"] == 12])
+
+
 @pytest.mark.fault
 def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path):
     class Stop(Exception):
         pass
 
-    def stop_at_4(row):
-        if row["step"] == 4:
+    def stop_at_8(row):
+        if row["step"] == 8:
             raise Stop
 
     policy, history = trained(tmp_path / "whole")
     with pytest.raises(Stop):
-        trained(tmp_path / "stopped", report=stop_at_4)
-    resumed_policy, resumed = trained(tmp_path / "stopped")
+        trained(tmp_path / "stopped", report=stop_at_8)
+    reported = []
+    resumed_policy, resumed = trained(tmp_path / "stopped", report=lambda row: reported.append(row["step"]))
     assert resumed == history
+    assert reported == [8, 12], "what was reported before the stop, but not kept by then, is reported again"
     state = get_peft_model_state_dict(policy)
     again = get_peft_model_state_dict(resumed_policy)
     assert all(torch.equal(state[name], again[name]) for name in state)
