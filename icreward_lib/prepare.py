@@ -37,4 +37,4 @@ def prepare(profile: str, changes: Mapping[str, object]) -> None:
         tuned = [tuning.tune(run, data, training, held_out, config) for config in configs]
         images = tuning.images_for_new_samples(run, data)
         for generator in (None, tuned[0]):
-            tuning.generate_new(run, images, generator)
+            comparing.measure_new(run, data, tuning.generate_new(run, images, generator))

@@ -45,6 +45,17 @@ TINY = {
     "dpo.eval_timesteps": 1,
     "dpo.seeds": 1,
     "dpo.new_samples": 2,
+    "probes.scenes": 2,
+    "pool.images": 2,
+    "pool.videos": 4,
+    "robust.departures": 1,
+    "robust.epochs": 1,
+    "robust.seeds": 2,
+    "rules.steps": 1,
+    "rules.eval_timesteps": 1,
+    "rules.held_out_pairs": 2,
+    "rules.seeds": 1,
+    "rules.new_samples": 2,
     "stats.bootstrap_draws": 100,
 }
 
@@ -93,7 +104,7 @@ def alone(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.e2e
 def test_all_notebooks_run_on_the_stand_ins(alone: Path) -> None:
     results, figures = alone / "results/paper-changed", alone / "figures/paper-changed"
-    for number in range(1, 7):
+    for number in range(1, 11):
         assert {path.suffix for path in figures.glob(f"fig{number}_*")} == {".png", ".pdf", ".csv"}
     with (results / "generators.csv").open() as file:
         rows = list(csv.DictReader(file))

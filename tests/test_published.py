@@ -15,6 +15,7 @@ from icreward_lib.profile import load_profile
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "results" / "laptop", ROOT / "figures" / "laptop"
 NAMES = ("dataset", "reward_models", "picks", "study", "dpo", "power", "timing", "claims")
+BEYOND = ("probes", "hacking", "robust", "weights", "dpo_variants", "claims_beyond")
 
 
 def read(name: str) -> Any:
@@ -27,7 +28,7 @@ def provenance(content: Any) -> dict[str, Any]:
 
 
 def test_all_results_are_of_one_code_one_profile_and_one_seed() -> None:
-    made_by = [provenance(read(name)) for name in NAMES]
+    made_by = [provenance(read(name)) for name in (*NAMES, *BEYOND)]
     made_by.append(json.loads((RESULTS / "table1.provenance.json").read_text(encoding="utf-8")))
     assert len({json.dumps(entry["source"]["library"]) for entry in made_by}) == 1
     for entry in made_by:
@@ -46,6 +47,9 @@ def test_the_counts_are_the_posters() -> None:
 def test_the_claims_are_the_same_wherever_they_show() -> None:
     claims = read("claims")
     table = to_markdown(claims)
+    beyond = to_markdown(read("claims_beyond"), aim="aim")
+    assert beyond in (ROOT / "results" / "claims.md").read_text(encoding="utf-8")
+    assert beyond in (ROOT / "README.md").read_text(encoding="utf-8")
     assert table in (ROOT / "results" / "claims.md").read_text(encoding="utf-8")
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
     shown = {claim["id"]: claim for claim in claims}
@@ -64,7 +68,7 @@ def test_raters_that_are_not_people_are_called_simulated() -> None:
         assert claim["verdict"] == "not comparable" and "simulated" in claim["why"]
 
 
-@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("number", range(1, 11))
 def test_every_figure_has_its_three_files(number: int) -> None:
     names = {path.suffix for path in FIGURES.glob(f"fig{number}_*")}
     assert names == {".png", ".pdf", ".csv"}
