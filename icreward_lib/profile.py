@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -245,21 +246,17 @@ class Profile(Group):
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:
         limits = [
-            ("study.showcase", self.study.showcase, "data.test", self.data.test),
-            ("dpo.new_samples", self.dpo.new_samples, "data.test", self.data.test),
-            ("probes.scenes", self.probes.scenes, "data.test", self.data.test),
-            ("pool.images", self.pool.images, "data.test", self.data.test),
-            ("data.videos_per_sample", self.data.videos_per_sample, "pool.videos", self.pool.videos),
-            ("rules.new_samples", self.rules.new_samples, "data.test", self.data.test),
-            ("dpo.subset", self.dpo.subset, "data.videos_per_sample", self.data.videos_per_sample),
-            (
-                "icreward.num_frames",
-                self.icreward.num_frames,
-                "generation.num_frames",
-                self.generation.num_frames,
-            ),
+            ("study.showcase", "data.test"),
+            ("dpo.new_samples", "data.test"),
+            ("probes.scenes", "data.test"),
+            ("pool.images", "data.test"),
+            ("data.videos_per_sample", "pool.videos"),
+            ("rules.new_samples", "data.test"),
+            ("dpo.subset", "data.videos_per_sample"),
+            ("icreward.num_frames", "generation.num_frames"),
         ]
-        for key, value, limiting, limit in limits:
+        for key, limiting in limits:
+            value, limit = (attrgetter(name)(self) for name in (key, limiting))
             if value > limit:
                 raise ValueError(f"{key} ({value}) must be at most {limiting} ({limit})")
         return self

@@ -1,0 +1,35 @@
+"""One function, one figure. Each takes the numbers it plots and returns the figure; `Run.figure` writes both."""
+
+from icreward_lib.figures.beyond import over_optimisation, probes, rules, weight_trade_off
+from icreward_lib.figures.poster import (
+    consistency_overlay,
+    label_histogram,
+    paired_loss,
+    power_grid,
+    preference_accuracy,
+    preferences,
+    running_wins,
+    showcase_clipsim,
+    validation_mse,
+)
+from icreward_lib.figures.style import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES
+
+__all__ = [
+    "COLOURS",
+    "JUDGE_NAMES",
+    "METRIC_NAMES",
+    "NAMES",
+    "consistency_overlay",
+    "label_histogram",
+    "over_optimisation",
+    "paired_loss",
+    "power_grid",
+    "preference_accuracy",
+    "preferences",
+    "probes",
+    "rules",
+    "running_wins",
+    "showcase_clipsim",
+    "validation_mse",
+    "weight_trade_off",
+]

@@ -1,0 +1,125 @@
+"""Figures 7 to 10: what rewards measure, how they are exploited, and what better ones do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from icreward_lib.figures.style import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, line, style
+
+
+def probes(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Figure 7: which departures from true clips each metric notices.
+
+    Args:
+        table: columns metric, kind, mean, low, high: the AUROC of true against departed clips, in [0, 1].
+        titles: kind -> column's title, in their order.
+    """
+    cells = table.pivot(index="metric", columns="kind")
+    metrics, kinds = list(dict.fromkeys(table["metric"])), [kind for kind in titles if kind in set(table["kind"])]
+    mean, low, high = (cells[name].loc[metrics, kinds] for name in ("mean", "low", "high"))
+    with style():
+        figure, axis = plt.subplots(figsize=(0.62 * len(kinds) + 3.4, 0.36 * len(metrics) + 1.9))
+        # From orange to purple, which no colour blindness confuses; paper-white is a metric that cannot tell.
+        sns.heatmap(mean, vmin=0, vmax=1, center=0.5, cmap="PuOr", annot=True, fmt=".2f", linewidths=0.5, ax=axis,
+                    annot_kws={"size": 7.5}, cbar_kws={"label": "AUROC: true against departed clips"})  # fmt: skip
+        told = ((low > 0.5) | (high < 0.5)).to_numpy().ravel()
+        for text, certain in zip(axis.texts, told, strict=True):
+            text.set_fontweight("bold" if certain else "normal")
+        axis.set_xticks(np.arange(len(kinds)) + 0.5, [titles[kind] for kind in kinds], rotation=40, ha="right")
+        axis.set_yticks(np.arange(len(metrics)) + 0.5, [METRIC_NAMES.get(m, m) for m in metrics], rotation=0)
+        axis.set(xlabel="", ylabel="")
+        axis.tick_params(length=0)
+        axis.set_title("0.5: does not notice; below: prefers the departure; bold: interval excludes 0.5")
+    return figure
+
+
+def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame) -> Figure:
+    """Figure 8: judges that had no part in a score, as clips are picked, or a generator trained, ever harder by it.
+
+    Args:
+        picked: columns pick, judge, n, mean, low, high: gains of the best of n over a random clip.
+        trained: columns judge, step, mean, low, high: gains of fine-tuning over the base generator.
+    """
+    with style():
+        judges = list(dict.fromkeys(picked["judge"]))
+        figure, axes = plt.subplots(2, len(judges), figsize=(2.7 * len(judges), 5.2))
+        for column, judge in enumerate(judges):
+            above, below = axes[:, column]
+            for pick, part in picked[picked["judge"] == judge].groupby("pick", sort=False):
+                line(above, part, "n", COLOURS[str(pick)], NAMES[str(pick)])
+            above.set_xscale("log", base=2)
+            counts = sorted(picked["n"].unique())
+            above.set_xticks(counts, [str(n) for n in counts])
+            above.set_title(JUDGE_NAMES[judge].replace(" (", "\n("))
+            above.set_xlabel("picked from n clips")
+            line(below, trained[trained["judge"] == judge], "step", COLOURS["tuned"], "Flow-DPO, poster's rule")
+            below.set_xticks(sorted(trained["step"].unique()))
+            below.set_xlabel("steps of Flow-DPO")
+        axes[0, 0].set_ylabel("gain over a random clip")
+        axes[1, 0].set_ylabel("gain over the base generator")
+        axes[0, 0].legend(loc="upper left")
+        axes[1, 0].legend(loc="upper left")
+    return figure
+
+
+def weight_trade_off(table: pd.DataFrame) -> Figure:
+    """Figure 9: what the picked clips keep as the weight moves from the background to the subject.
+
+    Args:
+        table: columns reward, weight (of the subject, against the background), and for x = subject_fidelity and
+            y = background_fidelity: `<name>`, `<name>_low`, `<name>_high`.
+    """
+    with style():
+        figure, axis = plt.subplots(figsize=(5.6, 4.2))
+        for reward, part in table.groupby("reward", sort=False):
+            x, y = part["subject_fidelity"], part["background_fidelity"]
+            colour = COLOURS[str(reward)]
+            axis.plot(x, y, color=colour, marker="o", ms=4, label=NAMES[str(reward)])
+            for place in (0, len(part) - 1):
+                row = part.iloc[place]
+                errors = [[[row[n] - row[f"{n}_low"]], [row[f"{n}_high"] - row[n]]] for n in
+                          ("subject_fidelity", "background_fidelity")]  # fmt: skip
+                at = (x.iloc[place], y.iloc[place])
+                axis.errorbar(*at, xerr=errors[0], yerr=errors[1], color=colour, lw=0.8, alpha=0.5)
+                name = "all subject" if row["weight"] == 1 else "all background"
+                axis.annotate(name, at, xytext=(6, 4), textcoords="offset points",
+                              fontsize=7, color=colour)  # fmt: skip
+        axis.set_xlabel("subject fidelity of the pick, gain over a random clip")
+        axis.set_ylabel("background fidelity, gain")
+        axis.legend()
+    return figure
+
+
+def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Figure 10: what fine-tuning on pairs of each rule comes to.
+
+    Args:
+        table: columns rule, measure, mean, low, high, n; a panel a measure.
+        titles: rule -> its name, in their order.
+    """
+    with style():
+        measures = list(dict.fromkeys(table["measure"]))
+        columns = 4
+        lines = -(-len(measures) // columns)
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(11, 0.34 * len(titles) * lines + 1.1 * lines), sharey=True, squeeze=False
+        )
+        for axis, measure in zip(axes.flat, measures, strict=False):
+            part = table[table["measure"] == measure].set_index("rule").loc[list(titles)]
+            places = np.arange(len(titles))
+            errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
+            axis.errorbar(part["mean"], places, xerr=errors, fmt="o", ms=4, lw=1.2, color=COLOURS["tuned"])
+            axis.axvline(0.5 if measure == "preference_accuracy" else 0, color="#bbbbbb", lw=0.8)
+            axis.set_yticks(places, list(titles.values()))
+            axis.invert_yaxis() if axis is axes[0, 0] else None
+            name = JUDGE_NAMES[measure]
+            axis.set_title(name if measure == "preference_accuracy" else f"{name}, change")
+        for axis in list(axes.flat)[len(measures) :]:
+            axis.set_visible(False)
+    return figure
