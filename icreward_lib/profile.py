@@ -140,9 +140,7 @@ class ICReward(Group):
     epochs: Count
     batch_size: Count = Field(description="videos per step")
     lora_rank: Count = Field(description="rank of the adapters on the language model")
-    pairwise_weight: NotNegative = Field(
-        description="weight of the Bradley-Terry term over a sample's two candidates beside the MSE; 0 = off"
-    )
+    pairwise_weight: NotNegative = Field(description="weight of the Bradley-Terry term beside the MSE; 0 = off")
     num_frames: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
         description="frames of a clip that the model sees; even, as Qwen2-VL merges frames in twos"
     )
