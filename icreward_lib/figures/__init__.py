@@ -1,5 +1,6 @@
 """One function, one figure. Each takes the numbers it plots and returns the figure; `Run.figure` writes both."""
 
+from icreward_lib.figures.appearance import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, style
 from icreward_lib.figures.beyond import over_optimisation, probes, rules, weight_trade_off
 from icreward_lib.figures.poster import (
     consistency_overlay,
@@ -12,7 +13,6 @@ from icreward_lib.figures.poster import (
     showcase_clipsim,
     validation_mse,
 )
-from icreward_lib.figures.style import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES
 
 __all__ = [
     "COLOURS",
@@ -30,6 +30,7 @@ __all__ = [
     "rules",
     "running_wins",
     "showcase_clipsim",
+    "style",
     "validation_mse",
     "weight_trade_off",
 ]

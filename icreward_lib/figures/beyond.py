@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from icreward_lib.figures.style import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, line, style
+from icreward_lib.figures.appearance import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, line, style
 
 
 def probes(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:

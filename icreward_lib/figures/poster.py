@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from icreward_lib.figures.style import COLOURS, NAMES, bars, style
+from icreward_lib.figures.appearance import COLOURS, NAMES, bars, style
 from icreward_lib.video import Video
 
 
