@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -101,10 +101,10 @@ def _features(
     return Features(stage, torch.from_numpy(np.concatenate(found)), torch.from_numpy(references))
 
 
-def dataset(curated: Curated, features: Features, split: str) -> ClipDataset:
-    """All videos of a split with their labels; the training split has the low-score additions."""
+def dataset(curated: Curated, features: Features, split: str | None = None) -> ClipDataset:
+    """All videos of a split, or of all, with their labels; the training split has the low-score additions."""
     rows = curated.rows
-    chosen = np.flatnonzero(rows["split"] == split)
+    chosen = np.arange(len(rows)) if split is None else np.flatnonzero(rows["split"] == split)
     part = rows.iloc[chosen]
     return ClipDataset(
         video=features.clips[torch.from_numpy(chosen)],
@@ -250,7 +250,6 @@ def train(
         build: a new reward from a seed.
         data: what it is trained on, `train`, and what its epoch is chosen on, `val`.
     """
-    rows = curated.rows
     with run.stage(
         f"reward_{name}",
         code=CODE,
@@ -269,34 +268,34 @@ def train(
             working = stage.folder / f"training_{number}"
             seed = run.seed(name, number)
             history = train_reward(model, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
-            everything = ClipDataset(
-                features.clips,
-                features.references,
-                torch.from_numpy(rows["sample"].to_numpy(np.int64).copy()),
-                torch.from_numpy(rows["label"].to_numpy(np.float32).copy()),
-                torch.from_numpy(rows[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
-            )
-            scores = predict(model, everything).overall
+            scores = predict(model, dataset(curated, features)).overall
             if rank() == 0:
-                with stage.write(f"model_{number}") as folder:
-                    model.save_pretrained(folder)
-                stage.save_npz(
-                    f"{number}.npz",
-                    scores=scores,
-                    epochs=np.array([list(epoch) for epoch in history.epochs]),
-                    best=np.array(history.best),
-                )
-    found = [stage.load_npz(f"{number}.npz") for number in range(seeds)]
-    histories = [History(tuple(Epoch(*row) for row in item["epochs"]), int(item["best"])) for item in found]
+                save_trained(stage, str(number), model, history, scores)
+    return finished(run, curated, stage, name, [str(number) for number in range(seeds)])
+
+
+def finished(run: Run, curated: Curated, stage: Stage, name: str, items: Sequence[str]) -> Trained:
+    """The trainings that a stage holds: for each item `model_<item>`, and its scores and epochs in `<item>.npz`."""
+    rows = curated.rows
+    found = [stage.load_npz(f"{item}.npz") for item in items]
+    histories = [History(tuple(Epoch(*row) for row in each["epochs"]), int(each["best"])) for each in found]
     generated = rows["video"] < run.profile.data.videos_per_sample
     return Trained(
         name,
-        [stage.path(f"model_{number}") for number in range(seeds)],
+        [stage.path(f"model_{item}") for item in items],
         histories,
-        np.stack([item["scores"] for item in found]),
+        np.stack([each["scores"] for each in found]),
         rows[["sample", "video", "split", "unseen", "label"]].assign(generated=generated),
         stage,
     )
+
+
+def save_trained(stage: Stage, item: str, model: MLPReward | ICReward, history: History, scores: np.ndarray) -> None:
+    """Write what `finished` reads."""
+    with stage.write(f"model_{item}") as folder:
+        model.save_pretrained(folder)
+    epochs = np.array([list(epoch) for epoch in history.epochs])
+    stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICReward:

@@ -141,9 +141,7 @@ class ICReward(Group):
     batch_size: Count = Field(description="videos per step")
     lora_rank: Count = Field(description="rank of the adapters on the language model")
     pairwise_weight: NotNegative = Field(description="weight of the Bradley-Terry term beside the MSE; 0 = off")
-    num_frames: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-        description="frames of a clip that the model sees; even, as Qwen2-VL merges frames in twos"
-    )
+    num_frames: Annotated[int, Field(ge=2, multiple_of=2)] = Field(description="frames seen, merged in twos")
     seeds: Count = Field(description="independent trainings; intervals are over them")
 
 
@@ -190,11 +188,12 @@ class Pool(Group):
 
 
 class Robust(Group):
-    """Training of the robust ICReward and of the steps towards it, each with one thing more; else as ICReward."""
+    """The robust ICReward and the steps towards it: new heads on the trained ICRewards; else trained as those."""
 
-    departures: Count = Field(description="departed clips of each training scene, beside its true one")
+    scenes: Count = Field(description="scenes of the sticker world to learn departures from")
+    departures: Count = Field(description="departed clips of each, beside its true one")
     epochs: Count
-    seeds: Annotated[int, Field(ge=2)] = Field(description="independent trainings; the robust reward is all of them")
+    batch_size: Count = Field(description="videos per step")
     caution: NotNegative = Field(description="standard deviations of its members that it takes from their mean")
 
 
@@ -205,7 +204,7 @@ class Rules(Group):
     eval_timesteps: Count = Field(description="noise levels at which a held-out pair is compared")
     held_out_pairs: Annotated[int, Field(ge=2)] = Field(description="pairs that a rule's accuracy is measured on")
     seeds: Count = Field(description="independent trainings under each rule")
-    new_samples: Annotated[int, Field(ge=2)] = Field(description="images from which each generator makes a new clip")
+    new_samples: Count = Field(description="images from which each generator makes a new clip; two at least")
 
 
 class Study(Group):

@@ -1,7 +1,7 @@
-"""A better ICReward, step by step: what each step adds, and what it is worth on departures that none has learned.
+"""A better ICReward, step by step, each a new head on the body of the poster's.
 
-The steps (`RECIPES`) are: the poster's ICReward; labels that see slow drift; departures from true clips as examples; a
-motion dimension, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
+The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
+examples; a motion dimension, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import torch
 from icreward_lib import networks
 from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
-from icreward_lib.judging import Trained, dataset, icreward_training, train, train_icreward, vision_tokens
+from icreward_lib.judging import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.launch import mine
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
-from icreward_lib.probing import TRUE, clips_of, scene_samples
+from icreward_lib.probing import TRUE, clips_of
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.rereading import Rereader, read, with_new_head
+from icreward_lib.rewards.train import TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.samples import SceneSample
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.world.probes import PROBES
+from icreward_lib.world.scenes import sample_scenes
 
 #: The kinds of departure that a reward may learn from. All others are for testing what it makes of kinds unknown to it.
 LEARNED = ("subject_swapped", "subject_colour", "background_replaced", "style_drift", "hard_cut", "freeze")
@@ -39,7 +41,7 @@ MOTION = (*DIMENSIONS, "motion")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train ICReward; each adds to the one before it."""
+    """One way to train a new head on the body of the poster's ICReward."""
 
     title: str
     conformity: bool  # labels of mean and least conformity, instead of VBench++'s score
@@ -47,11 +49,12 @@ class Recipe:
     motion: bool  # a third dimension
 
 
+POSTER = "poster"  # the reward of notebook 03, whose body all recipes share
 RECIPES = {
-    "poster": Recipe("the poster's ICReward", False, False, False),
+    "head": Recipe("a new head on its body", False, False, False),
     "conformity": Recipe("+ mean and least conformity", True, False, False),
-    "departures": Recipe("+ departures to learn from", True, True, False),
-    "motion": Recipe("+ a motion dimension", True, True, True),
+    "departures": Recipe("+ departures to learn from, without those labels", False, True, False),
+    "motion": Recipe("+ a motion dimension", False, True, True),
 }
 ROBUST = "motion"  # the recipe whose trainings are the robust reward's members
 CODE = ("robust", "rewards", "judging", *PROBE_CODE)
@@ -97,30 +100,37 @@ def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[st
     return labels
 
 
-def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
-    """True clips of a split's scenes and departures from each, of random kinds of `LEARNED` and random severities.
+def departing_scenes(run: Run, split: str) -> list[SceneSample]:
+    """Scenes to learn from, or to validate on, beyond those of the curated set; none has held-out content."""
+    count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
+    scenes = sample_scenes(count, seed=run.seed("departing scenes", split))
+    return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
+
+
+def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
+    """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
 
     Returns:
         The clips as ICReward reads them, labelled in the dimensions `MOTION`; and columns sample, kind, severity.
     """
-    samples = scene_samples(run, curated, split)
+    samples = departing_scenes(run, split)
     with run.stage(
         "departed_clips",
         code=CODE,
-        samples=[sample.account() for sample in samples],
+        split=split,
         generation=run.profile.generation,
         icreward=asdict(networks.icreward_config(run)),
         models=networks.icreward_files(run),
-        departures=run.profile.robust.departures,
+        settings=[run.profile.robust.scenes, run.profile.robust.departures],
         seed=run.profile.seed,
     ) as stage:
         if not stage.done:
             reward = networks.new_icreward(run, seed=0)
 
             def read(sample: SceneSample) -> dict[str, np.ndarray]:
-                rng = np.random.default_rng(run.seed("departures", sample.id))
+                rng = np.random.default_rng(run.seed("departures", split, sample.id))
                 fitting = [kind for kind in LEARNED if PROBES[kind].fits(sample.scene)]
-                kinds = rng.choice(fitting, run.profile.robust.departures)
+                kinds = rng.choice(fitting, min(run.profile.robust.departures, len(fitting)), replace=False)
                 severities = rng.uniform(0.2, 1, len(kinds))
                 chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
                 clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
@@ -151,51 +161,88 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
     return clips, about.assign(sample=np.array([sample.id for sample in samples])[place])
 
 
-def clips_for(run: Run, curated: Curated, recipe: Recipe, split: str) -> ClipDataset:
-    """What a recipe learns from, or is validated on."""
-    data = dataset(curated, vision_tokens(run, curated), split)
-    shape = reward_config(run, recipe)
-    weights = torch.tensor(shape.weights)
+def labelled(
+    run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
+) -> ClipDataset:
+    """What a recipe learns from, or is validated on.
+
+    Args:
+        run: whose profile says what the dimensions count.
+        curated: for the labels of generated clips.
+        recipe: one of `RECIPES`.
+        generated: all clips of the curated set, in its order.
+        departed: those of `departed_clips` of the split.
+        split: train or val.
+    """
+    dimensions, shares = weights_of(run, recipe)
+    weights = torch.tensor(shares)
+    rows = curated.rows
+    data = generated.part(torch.from_numpy(np.flatnonzero(rows["split"] == split)))
     if recipe.conformity:
-        rows = curated.rows[curated.rows["split"] == split].reset_index(drop=True)
-        labels = torch.from_numpy(conformity_labels(curated, rows).to_numpy(np.float32))
+        own = rows[rows["split"] == split].reset_index(drop=True)
+        labels = torch.tensor(conformity_labels(curated, own).to_numpy(np.float32))
         data = replace(data, dimension_labels=labels, labels=labels @ weights[:2] / weights[:2].sum())
     if recipe.motion:  # nobody knows how far a generated clip moves as it should
         unknown = torch.full((len(data), 1), torch.nan)
         both = torch.cat([data.dimension_labels, unknown], dim=1)
         data = replace(data, dimension_labels=both, labels=unknown[:, 0])
     if recipe.departures:
-        departed, _ = departed_clips(run, curated, split)
-        labels = departed.dimension_labels[:, : len(shape.dimensions)]
+        labels = departed.dimension_labels[:, : len(dimensions)]
         data = data.joined(replace(departed, dimension_labels=labels, labels=labels @ weights))
     return data
 
 
-def reward_config(run: Run, recipe: Recipe) -> ICRewardConfig:
-    """ICReward's settings under a recipe; with motion all dimensions count alike."""
-    config = networks.icreward_config(run)
-    if not recipe.motion:
-        return config
-    return replace(config, dimensions=MOTION, weights=(1 / 3, 1 / 3, 1 / 3))
+def weights_of(run: Run, recipe: Recipe) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The dimensions of a recipe and their shares of the overall score; with motion all count alike."""
+    if recipe.motion:
+        return MOTION, (1 / 3, 1 / 3, 1 / 3)
+    return DIMENSIONS, networks.icreward_config(run).weights
 
 
-def train_recipe(run: Run, curated: Curated, name: str) -> Trained:
-    """Train ICReward by a recipe of `RECIPES`; the poster's is that of notebook 03."""
-    recipe, settings = RECIPES[name], run.profile.robust
-    if name == "poster":
-        return train_icreward(run, curated)
-    config = reward_config(run, recipe)
-    return train(
-        run,
-        curated,
-        f"icreward_{name}",
-        vision_tokens(run, curated),
-        replace(icreward_training(run), epochs=settings.epochs),
-        config,
-        settings.seeds,
-        lambda seed: networks.new_icreward(run, seed, config),
-        {split: clips_for(run, curated, recipe, split) for split in ("train", "val")},
+def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
+    """Train every recipe of `RECIPES`: one new head on the body of each training of the poster's ICReward.
+
+    A body reads all clips once.
+    """
+    settings = run.profile.robust
+    config = TrainConfig(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=run.profile.icreward.lr,
+        decay=run.profile.icreward.weight_decay,
     )
+    generated = dataset(curated, vision_tokens(run, curated))
+    departed = {split: departed_clips(run, split)[0] for split in ("train", "val")}
+    seeds = range(len(poster.folders))
+    with run.stage(
+        "recipes",
+        code=CODE,
+        body=poster.stage,
+        data=[data.digest() for data in (generated, *departed.values())],
+        anchors={name: asdict(limits) for name, limits in curated.anchors.items()},
+        config=asdict(config),
+        seed=run.profile.seed,
+    ) as stage:
+        for number in seeds:
+            missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
+            if not missing:
+                continue
+            reward = ICReward.from_pretrained(poster.folders[number], device=run.device)
+            states, others = read(reward, generated), {split: read(reward, data) for split, data in departed.items()}
+            for name in missing:
+                seed = run.seed("recipe", name, number)
+                dimensions, weights = weights_of(run, RECIPES[name])
+                with_new_head(reward, seed=seed, dimensions=dimensions, weights=weights)
+                head = Rereader(reward, generated)
+                data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
+                working = stage.folder / f"training_{name}_{number}"
+                history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
+                scores = predict(head, states).overall
+                save_trained(stage, f"{name}_{number}", reward, history, scores)
+    return {
+        name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
+        for name in RECIPES
+    }
 
 
 def robust_matrix(run: Run, trained: Trained, split: str) -> np.ndarray:

@@ -55,6 +55,16 @@ class ClipDataset:
             return vote_order(self.pairs, self.votes, rows)
         return label_order(self.labels[rows], self.sample[rows])
 
+    def part(self, rows: Tensor) -> ClipDataset:
+        """Some of the clips, (M,), without votes."""
+        return ClipDataset(
+            video=self.video[rows],
+            references=self.references,
+            sample=self.sample[rows],
+            labels=self.labels[rows],
+            dimension_labels=self.dimension_labels[rows],
+        )
+
     def joined(self, other: ClipDataset) -> ClipDataset:
         """The clips, images and votes of both, `other`'s after these."""
         return ClipDataset(

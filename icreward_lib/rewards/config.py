@@ -16,7 +16,8 @@ class ICRewardConfig:
 
     Of each clip `num_frames` frames are read (even); with `fps`, so many a second as `frame_count` says and at
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
-    with their aspect kept; without it the base's own processor says what they are resized to.
+    with their aspect kept; without it the base's own processor says what they are resized to. With `temporal` the head
+    also compares each frame group with the one before it.
     """
 
     template: str = SHORT_TEMPLATE
@@ -29,6 +30,7 @@ class ICRewardConfig:
     lora_alpha: int = 32
     dimensions: tuple[str, ...] = DIMENSIONS
     weights: tuple[float, ...] = (0.5, 0.5)
+    temporal: bool = False
 
     def __post_init__(self) -> None:
         check_weights(self.weights, self.dimensions)

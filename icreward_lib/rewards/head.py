@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icreward_lib.rewards.config import ICRewardConfig
+
 
 class Consistency(NamedTuple):
     """Consistency in [0,1]: `groups` (B,G,D) per frame group and dimension, `tokens` (B,G,N,D) per video token."""
@@ -38,12 +40,16 @@ class ConsistencyHead(nn.Module):
     bias b and the queries behind the pooling weights a.
     """
 
-    def __init__(self, hidden_size: int, size: int, num_heads: int, outputs: int) -> None:
-        """A new head of width `size` on states of width `hidden_size`, with `outputs` dimensions."""
+    def __init__(self, hidden_size: int, size: int, num_heads: int, outputs: int, *, temporal: bool = False) -> None:
+        """A new head of width `size` on states of width `hidden_size`, with `outputs` dimensions.
+
+        With `temporal` the evidence also rests on the difference of every token from that of its place in the group
+        before: none at all in a frozen clip.
+        """
         super().__init__()
         if size % num_heads:
             raise ValueError(f"the head's size {size} must be a multiple of its {num_heads} attention heads")
-        self.num_heads = num_heads
+        self.num_heads, self.hidden_size, self.temporal = num_heads, hidden_size, temporal
         self.vision_norm, self.context_norm, self.joint_norm = (nn.LayerNorm(hidden_size) for _ in range(3))
         self.vision = nn.Linear(hidden_size, size, bias=False)
         self.context = nn.Linear(hidden_size, size, bias=False)
@@ -51,7 +57,7 @@ class ConsistencyHead(nn.Module):
         self.key = nn.Linear(size, size, bias=False)
         self.sharpness = nn.Parameter(torch.full((num_heads, 1, 1), 10.0))
         self.scale = nn.Parameter(torch.full((outputs,), 4.0))
-        self.compare = nn.Linear(num_heads + 2 * size, size)
+        self.compare = nn.Linear(num_heads + (3 if temporal else 2) * size, size)
         self.judge = nn.Linear(size, outputs)
         self.pool_key = nn.Linear(2 * size, size, bias=False)
         self.pool_query = nn.Linear(hidden_size, outputs * size)
@@ -61,6 +67,18 @@ class ConsistencyHead(nn.Module):
         nn.init.eye_(self.key.weight)
         nn.init.zeros_(self.judge.weight)
         nn.init.zeros_(self.judge.bias)
+
+    @classmethod
+    def of(cls, hidden_size: int, config: ICRewardConfig) -> ConsistencyHead:
+        """A new head as a reward's settings ask for."""
+        sizes = config.head_size, config.head_attention, len(config.dimensions)
+        return cls(hidden_size, *sizes, temporal=config.temporal)
+
+    def _change(self, own: Tensor) -> Tensor:
+        """How far each token (B,G,N,size) is from that of its place a group before; the first group's is the next's."""
+        unit = F.normalize(own, dim=-1)
+        change = (unit[:, 1:] - unit[:, :-1]).abs() * own.shape[-1] ** 0.5
+        return torch.cat([change[:, :1], change], dim=1)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B,N,size) -> (B,heads,N,size/heads)."""
@@ -86,7 +104,10 @@ class ConsistencyHead(nn.Module):
         cosines = F.cosine_similarity(found, own_heads, dim=-1).transpose(1, 2)
         found = found.transpose(1, 2).flatten(2)
         difference = F.normalize(own, dim=-1) - F.normalize(found, dim=-1)
-        features = torch.cat([cosines, difference.abs() * own.shape[-1] ** 0.5, own], dim=-1)
+        compared = [cosines, difference.abs() * own.shape[-1] ** 0.5, own]
+        if self.temporal:
+            compared.append(self._change(own.unflatten(1, shape[1:])).flatten(1, 2))
+        features = torch.cat(compared, dim=-1)
         evidence = self.scale * cosines.mean(-1, keepdim=True) + self.judge(F.gelu(self.compare(features)))
 
         joint = self.joint_norm(joint)

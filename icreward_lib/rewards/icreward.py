@@ -89,7 +89,7 @@ class ICReward(nn.Module):
         # The token of image consistency starts as that of text alignment, in whose place it stands.
         self.reward_embeddings = nn.Parameter(rows.float() if start is None else start.reward_embeddings)
         self.rm_head = nn.Linear(size, 1, bias=False).requires_grad_(False)
-        self.head = ConsistencyHead(size, config.head_size, config.head_attention, len(config.dimensions))
+        self.head = ConsistencyHead.of(size, config)
         if start is not None:
             self.rm_head = make_head(start.rm_head)
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
