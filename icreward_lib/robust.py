@@ -28,7 +28,7 @@ from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
 from icreward_lib.rewards.train import TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.samples import SceneSample
+from icreward_lib.samples import SceneSample, fit_clip
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.world.probes import PROBES
 from icreward_lib.world.scenes import sample_scenes
@@ -135,7 +135,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
                 chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
                 clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
                 labels = [departure_labels(sample, *key) for key in clips]
-                videos = list(clips.values())
+                videos = [fit_clip(clip, run.profile.generation) for clip in clips.values()]  # beside a suite's
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
