@@ -102,3 +102,45 @@ def test_probes_say_in_bold_what_is_certain() -> None:
     assert shown == [("0.50", "normal"), ("0.90", "bold"), ("0.60", "normal"), ("0.10", "bold")]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Second", "First"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["CLIPSim", "MLP on CLIP"]
+
+
+def test_over_optimisation_shows_a_line_a_score_and_how_many_images_it_is_over() -> None:
+    rows = [
+        {"pick": pick, "judge": judge, "n": n, "mean": gain * n, "low": 0.0, "high": gain * n + 1, "samples": 7}
+        for pick, gain in (("mlp", 0.1), ("icreward", 0.2))
+        for judge in ("itself", "subject_fidelity")
+        for n in (1, 2, 4)
+    ]
+    steps = [
+        {"judge": j, "step": s, "mean": s, "low": 0, "high": s, "samples": 9}
+        for j in ("itself", "subject_fidelity")
+        for s in (0, 5)
+    ]
+    figure = figures.over_optimisation(pd.DataFrame(rows), pd.DataFrame(steps))
+    above, below = figure.axes[1], figure.axes[3]
+    assert [list(line.get_ydata()) for line in above.lines[::2]] == [[0.1, 0.2, 0.4], [0.2, 0.4, 0.8]]
+    assert list(below.lines[0].get_xdata()) == [0, 5] and above.get_title(loc="left") == "subject fidelity"
+    assert "7 images" in figure.axes[0].get_ylabel() and "9 images" in figure.axes[2].get_ylabel()
+
+
+def test_the_trade_off_is_a_path_from_background_to_subject() -> None:
+    table = pd.DataFrame({"reward": "robust", "weight": [0.0, 0.5, 1.0]})
+    for name, values in (("subject_fidelity", [0.1, 0.2, 0.3]), ("background_fidelity", [0.3, 0.2, 0.1])):
+        table[name] = values
+        table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.1, table[name] + 0.1
+    axis = figures.weight_trade_off(table).axes[0]
+    assert list(axis.lines[0].get_xdata()) == [0.1, 0.2, 0.3] and list(axis.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
+    assert [text.get_text() for text in axis.texts] == ["all background", "all subject"]
+
+
+def test_rules_have_a_panel_a_measure_in_their_order() -> None:
+    rows = [
+        {"rule": rule, "measure": measure, "mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
+        for rule, mean in (("random", 0.5), ("poster", 0.6))
+        for measure in ("preference_accuracy", "label")
+    ]
+    figure = figures.rules(pd.DataFrame(rows), {"poster": "Poster", "random": "Random"})
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in shown] == ["held-out preference accuracy", "IC label, change"]
+    assert [label.get_text() for label in shown[0].get_yticklabels()] == ["Poster", "Random"]
+    assert list(shown[0].lines[0].get_xdata()) == [0.6, 0.5]

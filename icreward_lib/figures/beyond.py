@@ -43,8 +43,8 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame) -> Figure:
     """Figure 8: judges that had no part in a score, as clips are picked, or a generator trained, ever harder by it.
 
     Args:
-        picked: columns pick, judge, n, mean, low, high: gains of the best of n over a random clip.
-        trained: columns judge, step, mean, low, high: gains of fine-tuning over the base generator.
+        picked: columns pick, judge, n, mean, low, high, samples: gains of the best of n over a random clip.
+        trained: columns judge, step, mean, low, high, samples: gains of fine-tuning over the base generator.
     """
     with style():
         judges = list(dict.fromkeys(picked["judge"]))
@@ -61,8 +61,8 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame) -> Figure:
             line(below, trained[trained["judge"] == judge], "step", COLOURS["tuned"], "Flow-DPO, poster's rule")
             below.set_xticks(sorted(trained["step"].unique()))
             below.set_xlabel("steps of Flow-DPO")
-        axes[0, 0].set_ylabel("gain over a random clip")
-        axes[1, 0].set_ylabel("gain over the base generator")
+        axes[0, 0].set_ylabel(f"gain over a random clip\n({picked['samples'].max()} images)")
+        axes[1, 0].set_ylabel(f"gain over the base generator\n({trained['samples'].max()} images)")
         axes[0, 0].legend(loc="upper left")
         axes[1, 0].legend(loc="upper left")
     return figure
