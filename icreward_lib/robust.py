@@ -6,8 +6,9 @@ examples; a motion dimension, so that stillness is no virtue. The robust reward 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from icreward_lib.curation import Curated
 from icreward_lib.generation import item_of
 from icreward_lib.judging import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.launch import mine
+from icreward_lib.measuring import Measured
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
@@ -26,9 +28,10 @@ from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
-from icreward_lib.rewards.train import TrainConfig, predict, train_reward
+from icreward_lib.rewards.train import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.samples import SceneSample, fit_clip
+from icreward_lib.stages import Stage
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.world.probes import PROBES
 from icreward_lib.world.scenes import sample_scenes
@@ -57,7 +60,7 @@ RECIPES = {
     "motion": Recipe("+ a motion dimension", False, True, True),
 }
 ROBUST = "motion"  # the recipe whose trainings are the robust reward's members
-CODE = ("robust", "rewards", "judging", *PROBE_CODE)
+CODE = ("robust", "rewards", "judging", *PROBE_CODE)  # of all stages here
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
@@ -227,22 +230,69 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
             missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
             if not missing:
                 continue
-            reward = ICReward.from_pretrained(poster.folders[number], device=run.device)
-            states, others = read(reward, generated), {split: read(reward, data) for split, data in departed.items()}
-            for name in missing:
-                seed = run.seed("recipe", name, number)
-                dimensions, weights = weights_of(run, RECIPES[name])
-                with_new_head(reward, seed=seed, dimensions=dimensions, weights=weights)
-                head = Rereader(reward, generated)
-                data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
-                working = stage.folder / f"training_{name}_{number}"
-                history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
-                scores = predict(head, states).overall
+            heads = _train_heads(
+                run, curated, poster.folders[number], generated, departed, config, stage, missing, number
+            )
+            for name, reward, history, scores in heads:
                 save_trained(stage, f"{name}_{number}", reward, history, scores)
     return {
         name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
         for name in RECIPES
     }
+
+
+def _train_heads(
+    run: Run,
+    curated: Curated,
+    folder: Path,
+    generated: ClipDataset,
+    departed: Mapping[str, ClipDataset],
+    config: TrainConfig,
+    stage: Stage,
+    missing: Sequence[str],
+    number: int,
+) -> Iterator[tuple[str, ICReward, History, np.ndarray]]:
+    """Train heads by the recipes `missing` on the body in a folder.
+
+    Gives name, reward, history, and scores of all generated clips.
+    """
+    bodies = {name: ICReward.from_pretrained(folder, device=run.device) for name in missing}
+    first = bodies[missing[0]]
+    states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
+
+    def trained(name: str) -> tuple[History, np.ndarray]:
+        seed = run.seed("recipe", name, number)
+        dimensions, weights = weights_of(run, RECIPES[name])
+        reward = with_new_head(bodies[name], seed=seed, dimensions=dimensions, weights=weights)
+        head = Rereader(reward, generated)
+        data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
+        working = stage.folder / f"training_{name}_{number}"
+        history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
+        return history, predict(head, states).overall
+
+    # The longest first, so that all cores are done at one time.
+    for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
+        yield name, bodies[name], history, scores
+
+
+def recipe_scores(
+    run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
+) -> dict[str, np.ndarray]:
+    """What `measuring.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
+    with run.stage(
+        "recipe_scores", code=(*CODE, "measuring"), clips=measured.stage, recipes=recipes[ROBUST].stage
+    ) as stage:
+        for number, folder in enumerate(poster.folders):
+            missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
+            if missing:
+                states = read(ICReward.from_pretrained(folder, device=run.device), measured.tokens)
+            for name in missing:
+                own = ICReward.from_pretrained(recipes[name].folders[number], device=run.device)
+                found = predict(Rereader(own, measured.tokens), states)
+                values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
+                stage.save_npz(f"{name}_{number}.npz", scores=values)
+    seeds = range(len(poster.folders))
+    return {name: np.stack([stage.load_npz(f"{name}_{number}.npz")["scores"] for number in seeds]) for name in recipes}
 
 
 def robust_matrix(run: Run, trained: Trained, split: str) -> np.ndarray:
