@@ -25,6 +25,7 @@ from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
 from icreward_lib.probing import TRUE, clips_of
 from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.config import MOTION
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
@@ -39,7 +40,7 @@ from icreward_lib.world.scenes import sample_scenes
 #: The kinds of departure that a reward may learn from. All others are for testing what it makes of kinds unknown to it.
 LEARNED = ("subject_swapped", "subject_colour", "background_replaced", "style_drift", "hard_cut", "freeze")
 HELD_OUT = tuple(kind for kind in PROBES if kind not in LEARNED)
-MOTION = (*DIMENSIONS, "motion")
+ALL_DIMENSIONS = (*DIMENSIONS, MOTION)
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[st
     background.
     """
     breaks = () if kind == TRUE else PROBES[kind].breaks
-    labels = {d: 1.0 - severity * (d in breaks) for d in MOTION}
+    labels = {d: 1.0 - severity * (d in breaks) for d in ALL_DIMENSIONS}
     if sample.scene.subject is None:
         labels["subject"] = labels["background"]
     if "time" in breaks or not PROBES["freeze"].fits(sample.scene):
-        labels["motion"] = np.nan
+        labels[MOTION] = np.nan
     return labels
 
 
@@ -114,7 +115,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
     """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
 
     Returns:
-        The clips as ICReward reads them, labelled in the dimensions `MOTION`; and columns sample, kind, severity.
+        The clips as ICReward reads them, labelled in `ALL_DIMENSIONS`; and columns sample, kind, severity.
     """
     samples = departing_scenes(run, split)
     with run.stage(
@@ -142,7 +143,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
-                    "labels": np.array([[each[d] for d in MOTION] for each in labels], np.float32),
+                    "labels": np.array([[each[d] for d in ALL_DIMENSIONS] for each in labels], np.float32),
                     "image_tokens": reward.encode_images([videos[0].frames[0]])[0].numpy(),
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
@@ -198,7 +199,7 @@ def labelled(
 def weights_of(run: Run, recipe: Recipe) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The dimensions of a recipe and their shares of the overall score; with motion all count alike."""
     if recipe.motion:
-        return MOTION, (1 / 3, 1 / 3, 1 / 3)
+        return ALL_DIMENSIONS, (1 / 3, 1 / 3, 1 / 3)
     return DIMENSIONS, networks.icreward_config(run).weights
 
 

@@ -55,6 +55,24 @@ def test_weights_that_are_no_shares_are_refused(members: list[ICReward], weights
         replace(CONFIG, weights=weights)
 
 
+def test_motion_is_the_last_of_several_dimensions() -> None:
+    for dimensions in (("motion", "subject", "background"), ("motion",)):
+        with pytest.raises(ValueError, match="motion must be the last"):
+            replace(CONFIG, dimensions=dimensions, weights=tuple(1 / len(dimensions) for _ in dimensions))
+
+
+def test_motion_has_a_head_of_its_own(members: list[ICReward]) -> None:
+    reward = members[0]
+    videos = clips(2)
+    before = reward.score(videos[0].frames[0], videos).dimensions
+    own = reward.head.heads[1].bias.bias
+    own.data += 1.0
+    after = reward.score(videos[0].frames[0], videos).dimensions
+    own.data -= 1.0
+    assert (after["motion"] > before["motion"]).all()
+    assert all(np.array_equal(after[d], before[d]) for d in ("subject", "background"))
+
+
 def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICReward]) -> None:
     videos = clips(3)
     image = videos[0].frames[0]

@@ -73,7 +73,7 @@ def test_equal_seeds_give_equal_heads(base: str) -> None:
     heads = []
     for seed in (1, 1, 2):
         reward = with_new_head(ICReward.create(base, CONFIG, seed=0), seed=seed, dimensions=DIMENSIONS, weights=WEIGHTS)
-        heads.append(reward.head.vision.weight)
+        heads.append(torch.cat([value.flatten() for value in reward.head.parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 

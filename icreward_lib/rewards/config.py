@@ -9,6 +9,8 @@ from icreward_lib.rewards.base import DIMENSIONS, check_weights
 from icreward_lib.rewards.prompt import DETAILED_TEMPLATE, SHORT_TEMPLATE
 from icreward_lib.video import Video
 
+MOTION = "motion"  # a dimension beside VBench++'s: whether a clip moves as the image promises; always the last
+
 
 @dataclass(frozen=True)
 class ICRewardConfig:
@@ -34,6 +36,8 @@ class ICRewardConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.weights, self.dimensions)
+        if MOTION in self.dimensions[:-1] or self.dimensions == (MOTION,):
+            raise ValueError(f"{MOTION} must be the last of several dimensions, not one of {self.dimensions}")
         if self.num_frames < 2 or self.num_frames % 2:
             raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
         if self.fps is not None and self.fps <= 0:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icreward_lib.rewards.config import ICRewardConfig
+from icreward_lib.rewards.config import MOTION, ICRewardConfig
 
 
 class Consistency(NamedTuple):
@@ -49,7 +50,7 @@ class ConsistencyHead(nn.Module):
         super().__init__()
         if size % num_heads:
             raise ValueError(f"the head's size {size} must be a multiple of its {num_heads} attention heads")
-        self.num_heads, self.hidden_size, self.temporal = num_heads, hidden_size, temporal
+        self.num_heads, self.temporal = num_heads, temporal
         self.vision_norm, self.context_norm, self.joint_norm = (nn.LayerNorm(hidden_size) for _ in range(3))
         self.vision = nn.Linear(hidden_size, size, bias=False)
         self.context = nn.Linear(hidden_size, size, bias=False)
@@ -67,12 +68,6 @@ class ConsistencyHead(nn.Module):
         nn.init.eye_(self.key.weight)
         nn.init.zeros_(self.judge.weight)
         nn.init.zeros_(self.judge.bias)
-
-    @classmethod
-    def of(cls, hidden_size: int, config: ICRewardConfig) -> ConsistencyHead:
-        """A new head as a reward's settings ask for."""
-        sizes = config.head_size, config.head_attention, len(config.dimensions)
-        return cls(hidden_size, *sizes, temporal=config.temporal)
 
     def _change(self, own: Tensor) -> Tensor:
         """How far each token (B,G,N,size) is from that of its place a group before; the first group's is the next's."""
@@ -122,3 +117,27 @@ class ConsistencyHead(nn.Module):
             groups=torch.sigmoid(pooled + bias[:, None]),
             tokens=torch.sigmoid(evidence + bias[:, None, None]),
         )
+
+
+class Heads(nn.Module):
+    """Heads side by side, each with dimensions and a projection of its own: what one learns does not spoil another."""
+
+    def __init__(self, heads: Sequence[ConsistencyHead]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, video: Tokens, reference: Tokens, joint: Tensor) -> Consistency:
+        """As of `ConsistencyHead`, the dimensions of all heads in their order."""
+        groups, tokens = zip(*(head(video, reference, joint) for head in self.heads), strict=True)
+        return Consistency(torch.cat(groups, -1), torch.cat(tokens, -1))
+
+
+def consistency_head(hidden_size: int, config: ICRewardConfig) -> ConsistencyHead | Heads:
+    """A new head for states of width `hidden_size`, as a reward's settings ask for; `motion` has one of its own."""
+
+    def head(outputs: int) -> ConsistencyHead:
+        return ConsistencyHead(hidden_size, config.head_size, config.head_attention, outputs, temporal=config.temporal)
+
+    if MOTION not in config.dimensions:
+        return head(len(config.dimensions))
+    return Heads([head(len(config.dimensions) - 1), head(1)])

@@ -35,7 +35,7 @@ from icreward_lib.rewards.base import (
     to_scores,
 )
 from icreward_lib.rewards.config import ICRewardConfig
-from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
+from icreward_lib.rewards.head import Consistency, Tokens, consistency_head
 from icreward_lib.rewards.prompt import REWARD_TOKENS, read_template
 from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpoint, read_out
 from icreward_lib.video import Video
@@ -89,7 +89,7 @@ class ICReward(nn.Module):
         # The token of image consistency starts as that of text alignment, in whose place it stands.
         self.reward_embeddings = nn.Parameter(rows.float() if start is None else start.reward_embeddings)
         self.rm_head = nn.Linear(size, 1, bias=False).requires_grad_(False)
-        self.head = ConsistencyHead.of(size, config)
+        self.head = consistency_head(size, config)
         if start is not None:
             self.rm_head = make_head(start.rm_head)
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)

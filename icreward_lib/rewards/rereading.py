@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.head import Tokens
+from icreward_lib.rewards.head import Tokens, consistency_head
 from icreward_lib.rewards.icreward import ICReward
 
 
@@ -63,6 +63,6 @@ def with_new_head(reward: ICReward, *, seed: int, dimensions: tuple[str, ...], w
     reward.config = config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reward.head = type(reward.head).of(reward.head.hidden_size, config).to(reward.device)
+        reward.head = consistency_head(reward.reward_embeddings.shape[1], config).to(reward.device)
     reward.weights = torch.tensor(weights).to(reward.weights)
     return reward
