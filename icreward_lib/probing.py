@@ -1,4 +1,4 @@
-"""Probes of a run's samples: true clips and their departures, measured by everything and scored by the rewards."""
+"""Probes: true clips and their departures, measured by everything and scored by the rewards."""
 
 from __future__ import annotations
 
@@ -23,25 +23,15 @@ CODE = ("probing", "world.probes", "world.scenes", "world.content")
 SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_degree")
 
 
-def scene_samples(run: Run, curated: Curated, split: str) -> list[SceneSample]:
-    """The samples of a split if they are scenes of the sticker world, else as many new scenes.
+def probed_scenes(run: Run) -> list[SceneSample]:
+    """Scenes of their own, as many as the profile says, half of them with held-out content: each has about fifty clips.
 
-    Beside an image suite, whose images have no known truth, probes are square clips of the sticker world.
+    They are scenes of the sticker world, whose truth is known, beside an image suite as well.
     """
-    own = curated.of(split)
-    scenes = [sample for sample in own if isinstance(sample, SceneSample)]
-    if scenes:
-        return scenes
-    unseen = len(own) // 2 if split == "test" else 0
-    drawn = sample_scenes(len(own) - unseen, seed=run.seed("probed scenes", split))
-    drawn += sample_scenes(unseen, seed=run.seed("probed scenes", split, "unseen"), split="unseen")
-    return [SceneSample(sample.id, split, scene) for sample, scene in zip(own, drawn, strict=True)]
-
-
-def probed_samples(run: Run, curated: Curated) -> list[SceneSample]:
-    """Test scenes, evenly spread, as many as the profile says: each costs about fifty clips."""
-    scenes = scene_samples(run, curated, "test")
-    return [scenes[i] for i in np.linspace(0, len(scenes) - 1, run.profile.probes.scenes).round().astype(int)]
+    unseen = run.profile.probes.scenes // 2
+    scenes = sample_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed scenes", "seen"))
+    scenes += sample_scenes(unseen, seed=run.seed("probed scenes", "unseen"), split="unseen")
+    return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes)]
 
 
 def content_of(sample: Sample) -> str:

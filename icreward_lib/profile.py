@@ -177,7 +177,7 @@ class Dpo(Group):
 class Probes(Group):
     """True clips and their departures, of known kind and degree."""
 
-    scenes: Annotated[int, Field(ge=2)] = Field(description="test scenes that are probed, with about fifty clips each")
+    scenes: Annotated[int, Field(ge=2)] = Field(description="scenes that are probed, with about fifty clips each")
 
 
 class Pool(Group):
@@ -245,7 +245,6 @@ class Profile(Group):
         limits = [
             ("study.showcase", "data.test"),
             ("dpo.new_samples", "data.test"),
-            ("probes.scenes", "data.test"),
             ("pool.images", "data.test"),
             ("data.videos_per_sample", "pool.videos"),
             ("rules.new_samples", "data.test"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from icreward_lib import detecting, probing
 from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.run import Run, start
-from icreward_lib.samples import SuiteSample, draw_samples
+from icreward_lib.samples import draw_samples
 from icreward_lib.world.probes import PROBES, SEVERITIES
 
 
@@ -111,10 +110,10 @@ def test_departures_of_a_sample_are_the_true_clip_and_all_that_fit(run: Run) -> 
     assert all(np.array_equal(clips[key].frames, again[key].frames) for key in clips)
 
 
-def test_a_suite_is_probed_by_scenes_of_its_own(run: Run) -> None:
-    images = [SuiteSample(id, "test", None, None, None) for id in range(4)]
-    scenes = probing.scene_samples(run, SimpleNamespace(of=lambda split: images), "test")
-    assert [(scene.id, scene.is_unseen) for scene in scenes] == [(0, False), (1, False), (2, True), (3, True)]
+def test_half_of_the_probed_scenes_hold_something_out_and_none_is_of_the_curated_set(run: Run) -> None:
+    scenes = probing.probed_scenes(run)
+    assert [(scene.id, scene.is_unseen) for scene in scenes] == [(0, False), (1, True)]
+    assert not {scene.scene for scene in scenes} & {sample.scene for sample in draw_samples(run)}
     assert probing.content_of(scenes[0]) == "seen" and probing.content_of(scenes[-1]).startswith("unseen content")
 
 
