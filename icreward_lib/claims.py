@@ -155,7 +155,9 @@ def collect_beyond(run: Run) -> list[dict[str, Any]]:
             "above 0",
             last,
             last["low"] > 0,
-            f"best at n = {turn['best_n']}, change from there to the last n {_shown(turn)}",
+            "no turn up to there"
+            if turn["best_n"] == last["n"]
+            else f"best at n = {turn['best_n']}, change from there to the last n {_shown(turn)}",
         )
     for other in ("poster", "mlp"):
         cell = robust["heldout_difference"][other]

@@ -33,7 +33,6 @@ from icreward_lib.rewards.train import History, TrainConfig, predict, train_rewa
 from icreward_lib.run import Run
 from icreward_lib.samples import SceneSample, fit_clip
 from icreward_lib.stages import Stage
-from icreward_lib.stats import bootstrap_mean
 from icreward_lib.world.probes import PROBES
 from icreward_lib.world.scenes import sample_scenes
 
@@ -306,38 +305,3 @@ def robust_reward(run: Run, trained: Trained) -> Ensemble:
     """The robust reward itself, of the trainings of `ROBUST`."""
     members = [ICReward.from_pretrained(folder, device=run.device) for folder in trained.folders]
     return Ensemble(members, caution=run.profile.robust.caution)
-
-
-def weight_sweep(
-    dimensions: Mapping[str, np.ndarray],
-    judges: Mapping[str, np.ndarray],
-    weights: Sequence[float],
-    *,
-    seed: int,
-    draws: int,
-    level: float,
-) -> pd.DataFrame:
-    """What the best clips keep as a reward's weight moves from the background to the subject.
-
-    Args:
-        dimensions: subject, background and maybe motion, which keeps its third: scores (S, N) of N clips of S images.
-        judges: (S, N) each.
-        weights: of the subject against the background, in [0, 1].
-        seed: of the bootstrap over images; draws: of it; level: of its intervals.
-
-    Returns:
-        Columns weight and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random clip.
-    """
-    rows = []
-    for weight in weights:
-        score = weight * dimensions["subject"] + (1 - weight) * dimensions["background"]
-        if "motion" in dimensions:
-            score = 2 / 3 * score + 1 / 3 * dimensions["motion"]
-        best = score.argmax(1)
-        row = {"weight": weight}
-        for name, said in judges.items():
-            picked = said[np.arange(len(said)), best] - said.mean(1)
-            gain = bootstrap_mean(picked, seed=seed, draws=draws, level=level)
-            row |= {name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high}
-        rows.append(row)
-    return pd.DataFrame(rows)

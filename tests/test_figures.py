@@ -124,13 +124,16 @@ def test_over_optimisation_shows_a_line_a_score_and_how_many_images_it_is_over()
 
 
 def test_the_trade_off_is_a_path_from_background_to_subject() -> None:
-    table = pd.DataFrame({"reward": "robust", "weight": [0.0, 0.5, 1.0]})
-    for name, values in (("subject_fidelity", [0.1, 0.2, 0.3]), ("background_fidelity", [0.3, 0.2, 0.1])):
-        table[name] = values
-        table[f"{name}_low"], table[f"{name}_high"] = table[name] - 0.1, table[name] + 0.1
-    axis = figures.weight_trade_off(table).axes[0]
-    assert list(axis.lines[0].get_xdata()) == [0.1, 0.2, 0.3] and list(axis.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
-    assert [text.get_text() for text in axis.texts] == ["all background", "all subject"]
+    def along(x: str, y: str) -> pd.DataFrame:
+        table = pd.DataFrame({"reward": "robust", "weight": [0.0, 0.5, 1.0], x: [0.1, 0.2, 0.3], y: [0.3, 0.2, 0.1]})
+        return table.assign(
+            **{f"{n}_{end}": table[n] + way for n in (x, y) for end, way in (("low", -0.1), ("high", 0.1))}
+        )
+
+    told, kept = along("subject", "background"), along("subject_fidelity", "background_fidelity")
+    for axis in figures.weight_trade_off(told, kept).axes:
+        assert list(axis.lines[0].get_xdata()) == [0.1, 0.2, 0.3] and list(axis.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
+        assert [text.get_text() for text in axis.texts] == ["all background", "all subject"]
 
 
 def test_rules_have_a_panel_a_measure_in_their_order() -> None:

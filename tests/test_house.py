@@ -48,6 +48,7 @@ FLOORS = [
         "samples",
         "sampling",
         "tuning",
+        "weighing",
     },
     {"figures", "rewards", "study", "world"},
     {"generators", "metrics", "other_generators", "run"},

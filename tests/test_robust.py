@@ -55,16 +55,3 @@ def test_conformity_labels_see_a_single_bad_frame() -> None:
     found = robust.conformity_labels(curated, rows)
     assert found["subject"].tolist() == pytest.approx([1, (0.8 + 0.2) / 2])
     assert found["background"].tolist() == pytest.approx([0.25, 1])
-
-
-def test_the_weight_of_the_subject_decides_what_is_kept() -> None:
-    rng = np.random.default_rng(0)
-    subject, background = rng.random((2, 6, 20))
-    parts = {"subject": subject, "background": background}
-    table = robust.weight_sweep(parts, parts, [0.0, 0.5, 1.0], seed=0, draws=200, level=0.95).set_index("weight")
-    assert table.loc[1.0, "subject"] == pytest.approx((subject.max(1) - subject.mean(1)).mean())
-    assert table["subject"].is_monotonic_increasing and table["background"].is_monotonic_decreasing
-    assert (table["subject_low"] <= table["subject"]).all()
-    motion = parts | {"motion": 10 * background}
-    moved = robust.weight_sweep(motion, parts, [1.0], seed=0, draws=200, level=0.95)
-    assert moved["background"].iloc[0] > table.loc[1.0, "background"]

@@ -68,32 +68,36 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame) -> Figure:
     return figure
 
 
-def weight_trade_off(table: pd.DataFrame) -> Figure:
-    """Figure 9: what the picked clips keep as the weight moves from the background to the subject.
+def weight_trade_off(told: pd.DataFrame, kept: pd.DataFrame) -> Figure:
+    """Figure 9: what a reward notices, and what its picks keep, as the weight moves from background to subject.
 
     Args:
-        table: columns reward, weight (of the subject, against the background), and for x = subject_fidelity and
-            y = background_fidelity: `<name>`, `<name>_low`, `<name>_high`.
+        told: columns reward, weight (of the subject, against the background), and for `subject` and `background`
+            `<name>`, `<name>_low`, `<name>_high`: the AUROC of departures that break it alone.
+        kept: the same for `subject_fidelity` and `background_fidelity` of the picked clips, gains over a random clip.
     """
     with style():
-        figure, axis = plt.subplots(figsize=(5.6, 4.2))
-        for reward, part in table.groupby("reward", sort=False):
-            x, y = part["subject_fidelity"], part["background_fidelity"]
-            colour = COLOURS[str(reward)]
-            axis.plot(x, y, color=colour, marker="o", ms=4, label=NAMES[str(reward)])
-            for place in (0, len(part) - 1):
-                row = part.iloc[place]
-                errors = [[[row[n] - row[f"{n}_low"]], [row[f"{n}_high"] - row[n]]] for n in
-                          ("subject_fidelity", "background_fidelity")]  # fmt: skip
-                at = (x.iloc[place], y.iloc[place])
-                axis.errorbar(*at, xerr=errors[0], yerr=errors[1], color=colour, lw=0.8, alpha=0.5)
-                name = "all subject" if row["weight"] == 1 else "all background"
-                axis.annotate(name, at, xytext=(6, 4), textcoords="offset points",
-                              fontsize=7, color=colour)  # fmt: skip
-        axis.set_xlabel("subject fidelity of the pick, gain over a random clip")
-        axis.set_ylabel("background fidelity, gain")
-        axis.legend()
+        figure, axes = plt.subplots(1, 2, figsize=(9.4, 4))
+        _path(axes[0], told, "subject", "background")
+        axes[0].set(xlabel="AUROC: departures of the subject", ylabel="AUROC: departures of the background")
+        axes[0].set_title("what is noticed in probes")
+        _path(axes[1], kept, "subject_fidelity", "background_fidelity")
+        axes[1].set(xlabel="subject fidelity, gain over a random clip", ylabel="background fidelity, gain")
+        axes[1].set_title("what the picked clips keep")
+        axes[0].legend()
     return figure
+
+
+def _path(axis: plt.Axes, table: pd.DataFrame, x: str, y: str) -> None:
+    """A line a reward over its weights, with intervals and names at its ends."""
+    for reward, part in table.groupby("reward", sort=False):
+        colour = COLOURS[str(reward)]
+        axis.plot(part[x], part[y], color=colour, marker="o", ms=4, label=NAMES[str(reward)])
+        for _, row in part.iloc[[0, -1]].iterrows():
+            wide, high = ([[row[n] - row[f"{n}_low"]], [row[f"{n}_high"] - row[n]]] for n in (x, y))
+            axis.errorbar(row[x], row[y], xerr=wide, yerr=high, color=colour, lw=0.8, alpha=0.5)
+            name = "all subject" if row["weight"] == 1 else "all background"
+            axis.annotate(name, (row[x], row[y]), (6, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
 def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:

@@ -1,0 +1,38 @@
+"""Subject against background, in picks and in what is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icreward_lib.weighing import detection_sweep, weight_sweep, weighted
+
+
+def test_the_weight_of_the_subject_decides_what_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    subject, background = rng.random((2, 6, 20))
+    parts = {"subject": subject, "background": background}
+    table = weight_sweep(parts, parts, [0.0, 0.5, 1.0], seed=0, draws=200, level=0.95).set_index("weight")
+    assert table.loc[1.0, "subject"] == pytest.approx((subject.max(1) - subject.mean(1)).mean())
+    assert table["subject"].is_monotonic_increasing and table["background"].is_monotonic_decreasing
+    assert (table["subject_low"] <= table["subject"]).all()
+    motion = parts | {"motion": 10 * background}
+    moved = weight_sweep(motion, parts, [1.0], seed=0, draws=200, level=0.95)
+    assert moved["background"].iloc[0] > table.loc[1.0, "background"]
+
+
+def test_the_weight_of_the_subject_decides_what_is_noticed() -> None:
+    rows = [
+        {"sample": sample, "kind": kind, "severity": severity}
+        for sample in range(4)
+        for kind, severity in (("true", 0.0), ("subject_swapped", 1.0), ("background_replaced", 1.0))
+    ]
+    table = pd.DataFrame(rows)
+    parts = {
+        "subject": 1.0 - (table["kind"] == "subject_swapped").to_numpy(),
+        "background": 1.0 - (table["kind"] == "background_replaced").to_numpy(),
+    }
+    found = detection_sweep(table, parts, [0.0, 0.5, 1.0], seed=0, draws=100, level=0.95).set_index("weight")
+    assert found["subject"].tolist() == [0.5, 1, 1] and found["background"].tolist() == [1, 1, 0.5]
+    assert weighted(parts | {"motion": np.full(12, 0.3)}, 1.0) == pytest.approx(2 / 3 * parts["subject"] + 0.1)
