@@ -45,7 +45,7 @@ TINY = {
     "dpo.eval_timesteps": 1,
     "dpo.seeds": 1,
     "dpo.new_samples": 2,
-    "probes.scenes": 2,
+    "probes.scenes": 6,
     "pool.images": 2,
     "pool.videos": 4,
     "robust.scenes": 4,
