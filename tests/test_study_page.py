@@ -127,6 +127,25 @@ def unlocked(page: Page) -> None:
     page.wait_for_selector("#choices button:enabled")
 
 
+def tap_to_screen(page: Page) -> None:
+    """Go on to the next screen, past a block's question, and wait until it can be answered."""
+    if page.is_visible("#block"):
+        page.tap("#begin")
+    unlocked(page)
+    assert fits(page)
+
+
+def tap_choice(page: Page, number: int) -> None:
+    page.tap(f"#choices button >> nth={number}")
+    page.wait_for_selector("#next:visible")
+    assert fits(page, "next")
+
+
+def tap_next(page: Page) -> None:
+    page.tap("#next")
+    page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
+
+
 def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: Served) -> None:
     with opened(browser, two.link(0)) as page:
         page.wait_for_selector("#consent:visible")
@@ -244,20 +263,14 @@ def test_on_a_phone_nothing_has_to_be_scrolled_to(browser: Browser, two: Served)
         page.tap("#agree")
         page.tap("#begin")
         for step in range(4):
-            if page.is_visible("#block"):
-                page.tap("#begin")
-            unlocked(page)
-            assert fits(page)
+            tap_to_screen(page)
             accessible(page)
             assert page.evaluate("[...document.querySelectorAll('#choices button')].every((b) => b.offsetHeight >= 44)")
             picture(page, f"p2-screen{step}")
-            page.tap("#choices button >> nth=1")
-            page.wait_for_selector("#next:visible")
-            assert fits(page, "next")
+            tap_choice(page, 1)
             picture(page, f"p3-after{step}")
             accessible(page)
-            page.tap("#next")
-            page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
+            tap_next(page)
 
 
 def test_on_a_phone_that_was_turned_nothing_has_to_be_scrolled_to(browser: Browser, two: Served) -> None:
@@ -266,17 +279,11 @@ def test_on_a_phone_that_was_turned_nothing_has_to_be_scrolled_to(browser: Brows
         page.tap("#agree")
         page.tap("#begin")
         for _ in range(4):
-            if page.is_visible("#block"):
-                page.tap("#begin")
-            unlocked(page)
-            assert fits(page)
+            tap_to_screen(page)
             picture(page, "t1-screen")
-            page.tap("#choices button >> nth=2")
-            page.wait_for_selector("#next:visible")
-            assert fits(page, "next")
+            tap_choice(page, 2)
             picture(page, "t2-after")
-            page.tap("#next")
-            page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
+            tap_next(page)
 
 
 def test_dark_and_without_motion(browser: Browser, two: Served) -> None:
