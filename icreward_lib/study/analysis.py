@@ -17,7 +17,7 @@ from icreward_lib.stats import Interval, binomial_test, centred, cluster_draws, 
 from icreward_lib.study.feedback import tag_counts, themes
 from icreward_lib.study.quality import Exclusion, attention_pass_rate, consistency, exclude, side_bias
 from icreward_lib.study.ranking import bradley_terry
-from icreward_lib.study.votes import VotesError, questions, trials, validate
+from icreward_lib.study.votes import VotesError, questions, refuse_one, trials, validate
 
 
 class Agreement(NamedTuple):
@@ -50,10 +50,7 @@ def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
 def win_rate(votes: pd.DataFrame, arms: tuple[str, str]) -> Interval:
     """Share of trials won by the first arm, ties one half; interval clustered by rater and by sample."""
     found = trials(votes, arms)
-    for column in ("rater", "sample"):
-        if found[column].nunique() < 2:
-            only = found[column].iloc[0]
-            raise VotesError(f"All votes are of one {column} ({only}): a win rate's interval needs two or more.")
+    refuse_one(found, "rater", "sample")
     wins = np.select([found["preferred"] == arms[0], found["preferred"] == "tie"], [1.0, 0.5], 0.0)
     return two_way_clustered(wins, found["rater"].to_numpy(), found["sample"].to_numpy())
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.stats import Interval, bootstrap
-from icreward_lib.study.votes import VotesError, questions, trials, validate
+from icreward_lib.study.votes import VotesError, questions, refuse_one, trials, validate
 
 COLUMNS = ("reference", "video1", "video2", "dimension", "votes1", "votes2", "ties")
 WEIGHTS = ("votes1", "votes2", "ties")
@@ -127,9 +127,8 @@ def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int, leve
     voted = pd.unique(table[["video1", "video2"]].to_numpy().ravel())
     if missing := [video for video in voted if video not in scores.index]:
         raise VotesError(f"{len(missing)} voted video(s) have no score, the first is '{missing[0]}'.")
+    refuse_one(table, "reference")
     references = pd.factorize(table["reference"])[0]
-    if references.max() < 1:
-        raise VotesError(f"All votes are of one reference ({table['reference'][0]}): an interval needs two or more.")
     votes = table[list(WEIGHTS)].to_numpy()
     if not votes[:, :2].any():
         raise VotesError("All votes are ties: there is no preference to agree with.")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.stats import cluster_draws
-from icreward_lib.study.votes import VotesError, trials
+from icreward_lib.study.votes import refuse_one, trials
 
 PRIOR = 0.5  # votes that every arm is taken to have won against every other: an arm that always wins stays finite
 
@@ -22,9 +22,7 @@ def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500, level: fl
         Per arm "strength" (log odds, mean 0), "low", "high", "wins" (with half the ties) and "n" votes.
     """
     found = trials(votes)
-    for column in ("rater", "sample"):
-        if found[column].nunique() < 2:
-            raise VotesError(f"All votes are of one {column} ({found[column].iloc[0]}): an interval needs two or more.")
+    refuse_one(found, "rater", "sample")
     arms, codes = np.unique(found[["arm_left", "arm_right"]].to_numpy(dtype=str), return_inverse=True)
     left, right = codes.reshape(-1, 2).T
     won = np.select([found["choice"] == "left", found["choice"] == "tie"], [1.0, 0.5], 0.0)  # by the left

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.study.votes import COLUMNS, CORRUPTED, EXPORT, validate
+from icreward_lib.world.truth import FIDELITIES
 
-FIDELITIES = ("subject_fidelity", "background_fidelity", "motion_faithfulness")
 SOURCE = "simulated"
 QUESTION = "consistency"
 

@@ -1,4 +1,4 @@
-"""The table of pairwise votes: what it holds, what is wrong with it, reading and writing.
+"""The table of pairwise votes: what it holds, what is wrong with it, and reading it.
 
 A votes table is the export of the study, one row per answered screen:
 
@@ -29,8 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-from icreward_lib.files import atomic
 
 IDS = ("rater", "trial", "pair", "sample", "arm_left", "arm_right", "choice", "question")
 FLAGS = ("is_attention", "is_repeat")
@@ -141,6 +139,14 @@ def trials(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataF
     return found
 
 
+def refuse_one(votes: pd.DataFrame, *columns: str) -> None:
+    """Raise `VotesError` if a column to cluster an interval by has the same value everywhere."""
+    for column in columns:
+        if votes[column].nunique() < 2:
+            only = votes[column].iloc[0]
+            raise VotesError(f"All votes are of one {column} ({only}): an interval needs two or more.")
+
+
 def preferred(votes: pd.DataFrame) -> pd.Series:
     """The arm each row chose, or "tie"."""
     sides = [votes["choice"] == "left", votes["choice"] == "right"]
@@ -157,10 +163,3 @@ def read_votes(
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise VotesError(f"{path} is not a CSV table of votes: {str(error).strip()}.") from error
     return validate(votes, raters=raters, samples=samples)
-
-
-def write_votes(path: str | Path, votes: pd.DataFrame) -> None:
-    """Write a validated table as CSV, whole or not at all."""
-    table = validate(votes)
-    with atomic(Path(path)) as temporary:
-        table.to_csv(temporary, index=False)
