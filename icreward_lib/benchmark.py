@@ -16,7 +16,7 @@ from icreward_lib.generation import as_seen, item_of
 from icreward_lib.generators import Generator
 from icreward_lib.launch import mine
 from icreward_lib.metrics.fvd import distance_columns
-from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.motion import dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.models import find, locate
 from icreward_lib.other_generators import DiffusersGenerator, FinishedVideos, Sampling
@@ -86,7 +86,7 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
                 seed = run.seed("generator", source, sample.id)
                 clips = generator.generate(image, sample.prompt, num_videos=k, seed=seed)
                 scores = scorer.score(image if run.profile.labels.reference == "image" else as_seen(clips), clips)
-                scores["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
+                scores["dynamic_degree"] = dynamic_degrees(clips)
                 kept = {name: scores[name] for name in SCORES}
                 stage.save_npz(item, features=extractor.features(clips), **kept)
     found = [stage.load_npz(item) for item in items]

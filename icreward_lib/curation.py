@@ -14,7 +14,7 @@ import pandas as pd
 
 from icreward_lib.generation import Videos, compared_with, generate, item_of
 from icreward_lib.launch import mine
-from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.motion import dynamic_degree, dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
 from icreward_lib.networks import backbone, consistency_scorer, open_sora, open_sora_files
 from icreward_lib.parallel import side_by_side
@@ -46,7 +46,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
             def scored(sample: Sample) -> dict[str, np.ndarray]:
                 clips = videos.of(sample.id)
                 values = scorer.score(compared_with(run, sample, videos), clips)
-                values["dynamic_degree"] = np.array([dynamic_degree(clip) for clip in clips])
+                values["dynamic_degree"] = dynamic_degrees(clips)
                 return values | sample.fidelity(clips, values)
 
             missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]

@@ -20,7 +20,7 @@ from icreward_lib.judging import Trained, load
 from icreward_lib.launch import mine
 from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.features import distinct_frames
-from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.motion import dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.rewards.clips import ClipDataset
@@ -151,7 +151,7 @@ class _Readers:
             "clipsim": clipsim(reference, frames, include_first=True),
             "clipsim_no_first": clipsim(reference, frames, include_first=False),
             **{name: raw[name] for name in CONSISTENCY},
-            "dynamic_degree": np.array([dynamic_degree(video) for video in videos]),
+            "dynamic_degree": dynamic_degrees(videos),
             **sample.fidelity(videos, raw),
             "clip_image": reference,
             "clip_frames": frames,

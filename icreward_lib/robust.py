@@ -260,11 +260,15 @@ def _train_heads(
     first = bodies[missing[0]]
     states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
 
-    def trained(name: str) -> tuple[History, np.ndarray]:
-        seed = run.seed("recipe", name, number)
+    heads = {}  # before any training: they are drawn one after the other from the one global generator
+    for name in missing:
         dimensions, weights = weights_of(run, RECIPES[name])
+        seed = run.seed("recipe", name, number)
         reward = with_new_head(bodies[name], seed=seed, dimensions=dimensions, weights=weights)
-        head = Rereader(reward, generated)
+        heads[name] = Rereader(reward, generated)
+
+    def trained(name: str) -> tuple[History, np.ndarray]:
+        head, seed = heads[name], run.seed("recipe", name, number)
         data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
         working = stage.folder / f"training_{name}_{number}"
         history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)

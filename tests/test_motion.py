@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from skimage.transform import resize
 
-from icreward_lib.metrics.motion import dynamic_degree
+from icreward_lib.metrics.motion import dynamic_degree, dynamic_degrees
 from icreward_lib.video import Video
 
 FINE = resize(skimage.data.astronaut(), (256, 512), anti_aliasing=True)  # four pixels to one of the clips
@@ -59,6 +59,14 @@ def test_one_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="one-frame"):
         dynamic_degree(pan(1, frames=1))
     assert dynamic_degree(pan(1, frames=2)) > 0
+
+
+def test_clips_that_share_frames_are_measured_as_each_alone() -> None:
+    moving = pan(1)
+    stops = Video(np.concatenate([moving.frames[:8], moving.frames[7:8].repeat(9, 0)]), 8.0)
+    clips = [moving, stops, pan(0), Video(moving.frames[::-1], 8.0)]
+    assert dynamic_degrees(clips).tolist() == [dynamic_degree(clip) for clip in clips]
+    assert 0 < dynamic_degree(stops) < dynamic_degree(moving)
 
 
 def test_is_cheap() -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from icreward_lib.parallel import side_by_side
 
@@ -22,6 +23,15 @@ def test_torch_works_on_one_thread_inside_and_on_all_again_afterwards() -> None:
     before = torch.get_num_threads()
     inside = [threads for _, threads in side_by_side(lambda _: torch.get_num_threads(), range(6))]
     assert inside == [1] * 6 and torch.get_num_threads() == before
+
+
+def test_blas_works_on_one_thread_inside_and_on_all_again_afterwards() -> None:
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = threads()
+    assert [found for _, found in side_by_side(lambda _: threads(), range(3))] == [[1] * len(before)] * 3
+    assert before and threads() == before
 
 
 @pytest.mark.fault

@@ -1,5 +1,7 @@
 """How much a clip moves: the control beside every consistency number, which a frozen clip would win."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from skimage.color import rgb2gray
 from skimage.registration import optical_flow_ilk
@@ -8,23 +10,37 @@ from skimage.transform import resize
 from icreward_lib.video import Video
 
 _WORKING_WIDTH = 64  # wider clips are shrunk to it: the flow of 64x64 pixels takes about 8 ms on one core
+_PAIRS = 4  # of neighbouring frames, evenly spaced, whose flow is measured
 
 
-def dynamic_degree(video: Video, *, pairs: int = 4) -> float:
+def dynamic_degree(video: Video) -> float:
     """Speed of what moves most, in frame widths per second: >= 0, 0 = frozen.
 
     After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of
-    the flow's length, averaged over `pairs` evenly spaced pairs of neighbouring frames and not thresholded;
+    the flow's length, averaged over four evenly spaced pairs of neighbouring frames and not thresholded;
     dense iterative Lucas-Kanade flow (Le Besnerais & Champagnat 2005, scikit-image). The percentile, unlike
     the mean above it, is not thrown by the strip that a moving camera uncovers. The unit makes clips of
     different sizes and frame rates comparable. Steps beyond a tenth of the width from frame to frame are not
     followed reliably. Raises ValueError for a one-frame clip.
     """
-    if video.num_frames < 2:
-        raise ValueError("A one-frame clip has no motion to measure.")
-    starts = np.unique(np.linspace(0, video.num_frames - 2, pairs).round().astype(int))
-    speeds = [_pair_speed(_grey(video.frames[t]), _grey(video.frames[t + 1])) for t in starts]
-    return float(np.mean(speeds) * video.fps)
+    return float(dynamic_degrees([video])[0])
+
+
+def dynamic_degrees(videos: Sequence[Video]) -> np.ndarray:
+    """`dynamic_degree` of K videos, (K,); a pair of frames that several of them have is measured once."""
+    known: dict[tuple[bytes, bytes], float] = {}
+    degrees = np.empty(len(videos))
+    for k, video in enumerate(videos):
+        if video.num_frames < 2:
+            raise ValueError("A one-frame clip has no motion to measure.")
+        starts = np.unique(np.linspace(0, video.num_frames - 2, _PAIRS).round().astype(int))
+        pairs = [(video.frames[t], video.frames[t + 1]) for t in starts]
+        keys = [(first.tobytes(), second.tobytes()) for first, second in pairs]
+        for key, (first, second) in zip(keys, pairs, strict=True):
+            if key not in known:
+                known[key] = _pair_speed(_grey(first), _grey(second))
+        degrees[k] = np.mean([known[key] for key in keys]) * video.fps
+    return degrees
 
 
 def _pair_speed(first: np.ndarray, second: np.ndarray) -> float:
