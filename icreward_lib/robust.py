@@ -1,7 +1,7 @@
 """A better ICReward, step by step, each a new head on the body of the poster's.
 
 The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
-examples; a motion dimension, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
+examples; a motion gate, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
 from icreward_lib.probing import TRUE, clips_of
+from icreward_lib.rewards.base import MOTION, overall_score
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.config import MOTION
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
@@ -49,7 +49,12 @@ class Recipe:
     title: str
     conformity: bool  # labels of mean and least conformity, instead of VBench++'s score
     departures: bool  # true clips and their departures, of the kinds `LEARNED`, beside the generated ones
-    motion: bool  # a third dimension
+    motion: bool  # a third dimension, the gate of `overall_score`
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What its reward scores."""
+        return ALL_DIMENSIONS if self.motion else DIMENSIONS
 
 
 POSTER = "poster"  # the reward of notebook 03, whose body all recipes share
@@ -57,7 +62,7 @@ RECIPES = {
     "head": Recipe("a new head on its body", False, False, False),
     "conformity": Recipe("+ mean and least conformity", True, False, False),
     "departures": Recipe("+ departures to learn from, without those labels", False, True, False),
-    "motion": Recipe("+ a motion dimension", False, True, True),
+    "motion": Recipe("+ a motion gate", False, True, True),
 }
 ROBUST = "motion"  # the recipe whose trainings are the robust reward's members
 CODE = ("robust", "rewards", "judging", *PROBE_CODE)  # of all stages here
@@ -170,36 +175,28 @@ def labelled(
     """What a recipe learns from, or is validated on.
 
     Args:
-        run: whose profile says what the dimensions count.
+        run: whose profile says what subject and background count.
         curated: for the labels of generated clips.
         recipe: one of `RECIPES`.
         generated: all clips of the curated set, in its order.
         departed: those of `departed_clips` of the split.
         split: train or val.
     """
-    dimensions, shares = weights_of(run, recipe)
-    weights = torch.tensor(shares)
+    weights = torch.tensor(networks.icreward_config(run).weights)
     rows = curated.rows
     data = generated.part(torch.from_numpy(np.flatnonzero(rows["split"] == split)))
     if recipe.conformity:
         own = rows[rows["split"] == split].reset_index(drop=True)
         labels = torch.tensor(conformity_labels(curated, own).to_numpy(np.float32))
-        data = replace(data, dimension_labels=labels, labels=labels @ weights[:2] / weights[:2].sum())
+        data = replace(data, dimension_labels=labels, labels=labels @ weights)
     if recipe.motion:  # nobody knows how far a generated clip moves as it should
         unknown = torch.full((len(data), 1), torch.nan)
         both = torch.cat([data.dimension_labels, unknown], dim=1)
         data = replace(data, dimension_labels=both, labels=unknown[:, 0])
     if recipe.departures:
-        labels = departed.dimension_labels[:, : len(dimensions)]
-        data = data.joined(replace(departed, dimension_labels=labels, labels=labels @ weights))
+        labels = departed.dimension_labels[:, : len(recipe.dimensions)]
+        data = data.joined(replace(departed, dimension_labels=labels, labels=overall_score(labels, weights)))
     return data
-
-
-def weights_of(run: Run, recipe: Recipe) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The dimensions of a recipe and their shares of the overall score; with motion all count alike."""
-    if recipe.motion:
-        return ALL_DIMENSIONS, (1 / 3, 1 / 3, 1 / 3)
-    return DIMENSIONS, networks.icreward_config(run).weights
 
 
 def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
@@ -262,9 +259,8 @@ def _train_heads(
 
     heads = {}  # before any training: they are drawn one after the other from the one global generator
     for name in missing:
-        dimensions, weights = weights_of(run, RECIPES[name])
         seed = run.seed("recipe", name, number)
-        reward = with_new_head(bodies[name], seed=seed, dimensions=dimensions, weights=weights)
+        reward = with_new_head(bodies[name], seed=seed, dimensions=RECIPES[name].dimensions)
         heads[name] = Rereader(reward, generated)
 
     def trained(name: str) -> tuple[History, np.ndarray]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from icreward_lib.detecting import auroc
 from icreward_lib.metrics.vbench import DIMENSIONS
-from icreward_lib.rewards.config import MOTION
+from icreward_lib.rewards.base import overall_score
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.world.probes import PROBES
 
@@ -26,7 +27,7 @@ def weight_sweep(
     """What the best clips keep as a reward's weight moves from the background to the subject.
 
     Args:
-        dimensions: subject, background and maybe motion, which keeps its third: scores (S, N) of N clips of S images.
+        dimensions: subject, background and maybe motion, which stays a gate: scores (S, N) of N clips of S images.
         judges: (S, N) each.
         weights: of the subject against the background, in [0, 1].
         seed: of the bootstrap over images; draws: of it; level: of its intervals.
@@ -78,9 +79,10 @@ def detection_sweep(
 
 
 def weighted(dimensions: Mapping[str, np.ndarray], weight: float) -> np.ndarray:
-    """The overall score of dimensions' scores at a weight of the subject against the background; motion has a third."""
-    score = weight * dimensions["subject"] + (1 - weight) * dimensions["background"]
-    return 2 / 3 * score + 1 / 3 * dimensions[MOTION] if MOTION in dimensions else score
+    """The overall score of dimensions' scores at a weight of the subject against the background (`overall_score`)."""
+    parts = torch.from_numpy(np.stack(list(dimensions.values()), axis=-1).astype(np.float64))
+    score: np.ndarray = overall_score(parts, torch.tensor([weight, 1 - weight], dtype=torch.float64)).numpy()
+    return score
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float]:

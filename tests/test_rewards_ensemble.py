@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_vlm import build_vlm
 
+from icreward_lib.rewards.base import MOVES, overall_score
 from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
@@ -17,7 +19,7 @@ from icreward_lib.video import Video
 
 CONFIG = ICRewardConfig(
     num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4,
-    dimensions=("subject", "background", "motion"), weights=(0.5, 0.25, 0.25),
+    dimensions=("subject", "background", "motion"), weights=(0.75, 0.25),
 )  # fmt: skip
 
 
@@ -38,15 +40,16 @@ def test_dimensions_are_scored_apart_and_weighed_as_asked(members: list[ICReward
     scores = members[0].score(image, videos)
     assert list(scores.dimensions) == ["subject", "background", "motion"]
     parts = np.stack(list(scores.dimensions.values()), axis=1)
-    assert scores.overall == pytest.approx(parts @ np.array(CONFIG.weights), abs=1e-6)
-    other = members[0].score(image, videos, weights=(0.0, 0.0, 1.0))
-    assert other.overall == pytest.approx(other.dimensions["motion"], abs=1e-6)
+    gate = np.minimum(1, parts[:, 2] / MOVES)
+    assert scores.overall == pytest.approx(parts[:, :2] @ np.array(CONFIG.weights) * gate, abs=1e-6)
+    other = members[0].score(image, videos, weights=(0.0, 1.0))
+    assert other.overall == pytest.approx(other.dimensions["background"] * gate, abs=1e-6)
     assert other.dimensions["subject"] == pytest.approx(scores.dimensions["subject"])
     assert not np.allclose(other.overall, scores.overall)
     assert members[0].consistency_maps(image, videos).shape == (3, 9, 32, 32)
 
 
-@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.5, 0.5, 0.5), (1.5, -0.5, 0.0)])
+@pytest.mark.parametrize("weights", [(0.5, 0.25, 0.25), (0.5, 0.25), (1.5, -0.5)])
 def test_weights_that_are_no_shares_are_refused(members: list[ICReward], weights: tuple[float, ...]) -> None:
     videos = clips(1)
     with pytest.raises(ValueError, match="shares of"):
@@ -55,10 +58,17 @@ def test_weights_that_are_no_shares_are_refused(members: list[ICReward], weights
         replace(CONFIG, weights=weights)
 
 
+def test_motion_is_a_gate_that_what_moves_passes_unchanged() -> None:
+    parts = torch.tensor([[1.0, 0.5, MOVES], [1.0, 0.5, 1.0], [1.0, 0.5, MOVES / 2], [1.0, 1.0, 0.0]])
+    weights = torch.tensor([0.5, 0.5])
+    assert overall_score(parts, weights).tolist() == pytest.approx([0.75, 0.75, 0.375, 0])
+    assert overall_score(parts[:, :2], weights).tolist() == pytest.approx([0.75, 0.75, 0.75, 1])
+
+
 def test_motion_is_the_last_of_several_dimensions() -> None:
     for dimensions in (("motion", "subject", "background"), ("motion",)):
         with pytest.raises(ValueError, match="motion must be the last"):
-            replace(CONFIG, dimensions=dimensions, weights=tuple(1 / len(dimensions) for _ in dimensions))
+            replace(CONFIG, dimensions=dimensions, weights=(0.5, 0.5))
 
 
 def test_motion_has_a_head_of_its_own(members: list[ICReward]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_vlm import build_vlm
 
+from icreward_lib.rewards.base import overall_score
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.head import ConsistencyHead
@@ -18,7 +19,7 @@ from icreward_lib.rewards.train import TrainConfig, predict, train_reward
 from icreward_lib.video import Video
 
 CONFIG = ICRewardConfig(num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4)
-DIMENSIONS, WEIGHTS = ("subject", "background", "motion"), (0.5, 0.25, 0.25)
+DIMENSIONS = ("subject", "background", "motion")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def clips(reward: ICReward) -> ClipDataset:
         reward.encode_videos(videos),
         reward.encode_images([videos[0].frames[0], videos[2].frames[0]]),
         torch.tensor([0, 0, 0, 1, 1, 1]),
-        labels @ torch.tensor(WEIGHTS),
+        overall_score(labels, torch.tensor(CONFIG.weights)),
         labels,
     )
 
@@ -57,7 +58,7 @@ def test_a_new_head_learns_motion_on_a_body_that_stays(base: str, tmp_path: Path
     body = {name: value.clone() for name, value in reward.backbone.state_dict().items()}
     data = clips(reward)
     states = read(reward, data)
-    with_new_head(reward, seed=1, dimensions=DIMENSIONS, weights=WEIGHTS)
+    with_new_head(reward, seed=1, dimensions=DIMENSIONS)
     head = Rereader(reward, data)
     config = TrainConfig(epochs=40, batch_size=6, lr=0.01)
     history = train_reward(head, states, states, config, seed=0, checkpoint_dir=tmp_path / "training")
@@ -72,7 +73,7 @@ def test_a_new_head_learns_motion_on_a_body_that_stays(base: str, tmp_path: Path
 def test_equal_seeds_give_equal_heads(base: str) -> None:
     heads = []
     for seed in (1, 1, 2):
-        reward = with_new_head(ICReward.create(base, CONFIG, seed=0), seed=seed, dimensions=DIMENSIONS, weights=WEIGHTS)
+        reward = with_new_head(ICReward.create(base, CONFIG, seed=0), seed=seed, dimensions=DIMENSIONS)
         heads.append(torch.cat([value.flatten() for value in reward.head.parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 

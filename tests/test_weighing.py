@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icreward_lib.rewards.base import MOVES
 from icreward_lib.weighing import detection_sweep, weight_sweep, weighted
 
 
@@ -17,8 +18,8 @@ def test_the_weight_of_the_subject_decides_what_is_kept() -> None:
     assert table.loc[1.0, "subject"] == pytest.approx((subject.max(1) - subject.mean(1)).mean())
     assert table["subject"].is_monotonic_increasing and table["background"].is_monotonic_decreasing
     assert (table["subject_low"] <= table["subject"]).all()
-    motion = parts | {"motion": 10 * background}
-    moved = weight_sweep(motion, parts, [1.0], seed=0, draws=200, level=0.95)
+    still = parts | {"motion": (background > 0.8).astype(float)}  # and of what does not move, nothing is picked
+    moved = weight_sweep(still, parts, [1.0], seed=0, draws=200, level=0.95)
     assert moved["background"].iloc[0] > table.loc[1.0, "background"]
 
 
@@ -35,4 +36,5 @@ def test_the_weight_of_the_subject_decides_what_is_noticed() -> None:
     }
     found = detection_sweep(table, parts, [0.0, 0.5, 1.0], seed=0, draws=100, level=0.95).set_index("weight")
     assert found["subject"].tolist() == [0.5, 1, 1] and found["background"].tolist() == [1, 1, 0.5]
-    assert weighted(parts | {"motion": np.full(12, 0.3)}, 1.0) == pytest.approx(2 / 3 * parts["subject"] + 0.1)
+    gated = weighted(parts | {"motion": np.full(12, MOVES / 4)}, 1.0)
+    assert gated == pytest.approx(parts["subject"] / 4)

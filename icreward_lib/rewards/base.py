@@ -21,6 +21,8 @@ Image = npt.NDArray[np.uint8]
 #: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here, unless a reward's
 #: settings name other dimensions.
 DIMENSIONS = ("subject", "background")
+MOTION = "motion"  # a further dimension, always the last: whether a clip moves at all where the true one does
+MOVES = 0.5  # the score in it from which on a clip counts as one that moves
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,22 @@ class Reward(Protocol):
 
 
 def check_weights(weights: Sequence[float], dimensions: Sequence[str] = DIMENSIONS) -> None:
-    """ValueError unless `weights` are one non-negative share for each of `dimensions`, summing to 1."""
-    if len(weights) != len(dimensions) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(f"weights must be shares of {tuple(dimensions)} summing to 1, not {tuple(weights)}")
+    """ValueError unless `weights` are one non-negative share for each of `dimensions` but motion, summing to 1."""
+    shared = tuple(name for name in dimensions if name != MOTION)
+    if len(weights) != len(shared) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights must be shares of {shared} summing to 1, not {tuple(weights)}")
+
+
+def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
+    """Overall scores (...) of dimensions' scores (...,D) by their shares `weights`, of all dimensions but motion.
+
+    Motion is a gate, not a share: what moves gains nothing by moving more, and what should and does not loses its
+    score, however well it keeps the image.
+    """
+    kept = parts[..., : len(weights)] @ weights
+    if parts.shape[-1] == len(weights):
+        return kept
+    return kept * (parts[..., -1] / MOVES).clamp(max=1)
 
 
 def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
@@ -84,7 +99,7 @@ def to_scores(
     A clip's score is the mean over the moments that were judged; frames between them are interpolated.
     """
     dimensions = parts.mean(dim=1)
-    frames = (parts @ weights) @ frame_matrix(times, num_frames).T.to(parts)
+    frames = overall_score(parts, weights) @ frame_matrix(times, num_frames).T.to(parts)
 
     def array(values: Tensor) -> Array:
         # Rounding may leave a convex combination one ulp outside the interval.
@@ -92,7 +107,7 @@ def to_scores(
         return clipped
 
     return Scores(
-        overall=array(dimensions @ weights),
+        overall=array(overall_score(dimensions, weights)),
         dimensions={name: array(dimensions[:, i]) for i, name in enumerate(named)},
         frames=array(frames),
     )

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from icreward_lib.rewards.backbone import frame_count
-from icreward_lib.rewards.base import DIMENSIONS, check_weights
+from icreward_lib.rewards.base import DIMENSIONS, MOTION, check_weights
 from icreward_lib.rewards.prompt import DETAILED_TEMPLATE, SHORT_TEMPLATE
 from icreward_lib.video import Video
-
-MOTION = "motion"  # a dimension beside VBench++'s: whether a clip moves as the image promises; always the last
 
 
 @dataclass(frozen=True)
 class ICRewardConfig:
-    """The text, frames read of each clip, sizes of head and LoRA, dimensions and their shares of the overall score.
+    """The text, frames read of each clip, sizes of head and LoRA, dimensions and what they count (`overall_score`).
 
     Of each clip `num_frames` frames are read (even); with `fps`, so many a second as `frame_count` says and at
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
@@ -35,9 +33,9 @@ class ICRewardConfig:
     temporal: bool = False
 
     def __post_init__(self) -> None:
-        check_weights(self.weights, self.dimensions)
         if MOTION in self.dimensions[:-1] or self.dimensions == (MOTION,):
             raise ValueError(f"{MOTION} must be the last of several dimensions, not one of {self.dimensions}")
+        check_weights(self.weights, self.dimensions)
         if self.num_frames < 2 or self.num_frames % 2:
             raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
         if self.fps is not None and self.fps <= 0:

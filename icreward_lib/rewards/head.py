@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icreward_lib.rewards.config import MOTION, ICRewardConfig
+from icreward_lib.rewards.base import MOTION
+from icreward_lib.rewards.config import ICRewardConfig
 
 
 class Consistency(NamedTuple):

@@ -262,7 +262,8 @@ class ICReward(nn.Module):
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
         """Where each video keeps `image`: (K,T,H,W) in [0,1], 1 = kept, upsampled from the token grid."""
         video, reference = self.encode_videos(videos), self.encode_images([image])
-        tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
+        parts = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens
+        tokens = parts[..., : len(self.weights)] @ self.weights
         num_frames, height, width, _ = videos[0].frames.shape
         times = self._times(num_frames, video.shape[1])
         frames = torch.einsum("tg,kgn->ktn", frame_matrix(times, num_frames).to(tokens), tokens)

@@ -57,12 +57,11 @@ def read(reward: ICReward, data: ClipDataset, *, batch_size: int = 64) -> ClipDa
     return replace(data, video=torch.cat(parts), references=torch.zeros(len(data.references), 1))
 
 
-def with_new_head(reward: ICReward, *, seed: int, dimensions: tuple[str, ...], weights: tuple[float, ...]) -> ICReward:
+def with_new_head(reward: ICReward, *, seed: int, dimensions: tuple[str, ...]) -> ICReward:
     """The reward itself, its head replaced by an untrained one that also looks at what changes over time."""
-    config = replace(reward.config, dimensions=dimensions, weights=weights, temporal=True)
+    config = replace(reward.config, dimensions=dimensions, temporal=True)
     reward.config = config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reward.head = consistency_head(reward.reward_embeddings.shape[1], config).to(reward.device)
-    reward.weights = torch.tensor(weights).to(reward.weights)
     return reward

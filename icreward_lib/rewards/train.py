@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from icreward_lib.files import atomic
 from icreward_lib.launch import gather, meet, mine, processes, rank
-from icreward_lib.rewards.base import Array
+from icreward_lib.rewards.base import Array, overall_score
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.pairwise import pairwise_loss
 
@@ -90,7 +90,7 @@ def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor)
     """Scores of the clips `rows`: overall (B,), by the `weights` of a reward, and per dimension (B,D)."""
     device = weights.device
     parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return parts @ weights, parts
+    return overall_score(parts, weights), parts
 
 
 @torch.no_grad()
