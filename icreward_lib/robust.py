@@ -24,7 +24,7 @@ from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
 from icreward_lib.probing import TRUE, clips_of
-from icreward_lib.rewards.base import MOTION, overall_score
+from icreward_lib.rewards.base import MOTION, consistency
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
@@ -192,10 +192,10 @@ def labelled(
     if recipe.motion:  # nobody knows how far a generated clip moves as it should
         unknown = torch.full((len(data), 1), torch.nan)
         both = torch.cat([data.dimension_labels, unknown], dim=1)
-        data = replace(data, dimension_labels=both, labels=unknown[:, 0])
+        data = replace(data, dimension_labels=both)
     if recipe.departures:
         labels = departed.dimension_labels[:, : len(recipe.dimensions)]
-        data = data.joined(replace(departed, dimension_labels=labels, labels=overall_score(labels, weights)))
+        data = data.joined(replace(departed, dimension_labels=labels, labels=consistency(labels, weights)))
     return data
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_vlm import build_vlm
 
-from icreward_lib.rewards.base import overall_score
+from icreward_lib.rewards.base import consistency
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.head import ConsistencyHead
@@ -38,7 +38,7 @@ def clips(reward: ICReward) -> ClipDataset:
         reward.encode_videos(videos),
         reward.encode_images([videos[0].frames[0], videos[2].frames[0]]),
         torch.tensor([0, 0, 0, 1, 1, 1]),
-        overall_score(labels, torch.tensor(CONFIG.weights)),
+        consistency(labels, torch.tensor(CONFIG.weights)),
         labels,
     )
 

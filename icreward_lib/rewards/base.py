@@ -22,7 +22,7 @@ Image = npt.NDArray[np.uint8]
 #: settings name other dimensions.
 DIMENSIONS = ("subject", "background")
 MOTION = "motion"  # a further dimension, always the last: whether a clip moves at all where the true one does
-MOVES = 0.5  # the score in it from which on a clip counts as one that moves
+MOVES = 0.7  # the score in it from which on a clip counts as one that moves; chosen on scenes that are not tested
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,18 @@ def check_weights(weights: Sequence[float], dimensions: Sequence[str] = DIMENSIO
         raise ValueError(f"weights must be shares of {shared} summing to 1, not {tuple(weights)}")
 
 
-def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
-    """Overall scores (...) of dimensions' scores (...,D) by their shares `weights`, of all dimensions but motion.
+def consistency(parts: Tensor, weights: Tensor) -> Tensor:
+    """How well the image is kept (...), of dimensions' scores (...,D): the shares `weights` of all but motion."""
+    return parts[..., : len(weights)] @ weights
 
-    Motion is a gate, not a share: what moves gains nothing by moving more, and what should and does not loses its
-    score, however well it keeps the image.
+
+def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
+    """Overall scores (...) of dimensions' scores (...,D): their `consistency`, which motion, if there, is a gate to.
+
+    What moves gains nothing by moving more; what should and does not loses its score, however well it keeps the image.
+    Training fits dimensions and consistency: fitted through the gate, motion would stand in for the others.
     """
-    kept = parts[..., : len(weights)] @ weights
+    kept = consistency(parts, weights)
     if parts.shape[-1] == len(weights):
         return kept
     return kept * (parts[..., -1] / MOVES).clamp(max=1)

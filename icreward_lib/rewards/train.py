@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from icreward_lib.files import atomic
 from icreward_lib.launch import gather, meet, mine, processes, rank
-from icreward_lib.rewards.base import Array, overall_score
+from icreward_lib.rewards.base import Array, consistency, overall_score
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.pairwise import pairwise_loss
 
@@ -87,19 +87,20 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (video, reference) -> scores, as
 
 
 def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the clips `rows`: overall (B,), by the `weights` of a reward, and per dimension (B,D)."""
+    """Scores of the clips `rows`: consistency (B,), by the `weights` of a reward, and per dimension (B,D)."""
     device = weights.device
     parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return overall_score(parts, weights), parts
+    return consistency(parts, weights), parts
 
 
 @torch.no_grad()
 def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Predictions:
     """Scores of every clip of `data`, in its order. The processes divide the batches; every one gets all scores."""
     batches = torch.arange(len(data)).split(batch_size)
-    made = [_forward(model, model.weights, data, rows) for rows in mine(batches)]
-    parts = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in made], len(batches))
-    overall, dimensions = (np.concatenate(part) for part in zip(*parts, strict=True))
+    made = [_forward(model, model.weights, data, rows)[1] for rows in mine(batches)]
+    pairs = [(overall_score(parts, model.weights), parts) for parts in made]
+    found = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in pairs], len(batches))
+    overall, dimensions = (np.concatenate(part) for part in zip(*found, strict=True))
     return Predictions(overall, dimensions)
 
 
@@ -191,13 +192,14 @@ def _train_epoch(
 
 def _validate(model: Trainable, data: ClipDataset) -> list[float]:
     """What an `Epoch` says of the validation set."""
-    predicted = predict(model, data)
-    scored = np.concatenate([predicted.overall[:, None], predicted.dimensions], axis=1)
+    dimensions = predict(model, data).dimensions
+    overall = consistency(torch.from_numpy(dimensions), model.weights.cpu()).numpy()
+    scored = np.concatenate([overall[:, None], dimensions], axis=1)
     labels = np.concatenate([data.labels.cpu().numpy()[:, None], data.dimension_labels.cpu().numpy()], axis=1)
     errors = pd.DataFrame((scored - labels) ** 2).mean().to_list()  # of those that are not nan
     pairs = 0.0
     if len(data.pairs):
-        pairs = float(pairwise_loss(torch.from_numpy(predicted.overall), data.wins(torch.arange(len(data)))))
+        pairs = float(pairwise_loss(torch.from_numpy(overall), data.wins(torch.arange(len(data)))))
     return [*errors[:3], pairs, *errors[3:]]
 
 
