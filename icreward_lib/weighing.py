@@ -33,12 +33,13 @@ def weight_sweep(
         seed: of the bootstrap over images; draws: of it; level: of its intervals.
 
     Returns:
-        Columns weight and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random clip.
+        Columns weight, n (images) and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random
+        clip.
     """
     rows = []
     for weight in weights:
         best = weighted(dimensions, weight).argmax(1)
-        row: dict[str, float] = {"weight": weight}
+        row: dict[str, float] = {"weight": weight, "n": len(best)}
         for name, said in judges.items():
             picked = said[np.arange(len(said)), best] - said.mean(1)
             row |= _cells(name, bootstrap_mean(picked, seed=seed, draws=draws, level=level))
@@ -64,13 +65,13 @@ def detection_sweep(
         seed: of the bootstrap over scenes; draws: of it; level: of its intervals.
 
     Returns:
-        Columns weight and, for `subject` and `background`, `<name>`, `<name>_low`, `<name>_high`: the mean AUROC over
-        the kinds of departure that break it and nothing else.
+        Columns weight, n (scenes at most) and, for `subject` and `background`, `<name>`, `<name>_low`, `<name>_high`:
+        the mean AUROC over the kinds of departure that break it and nothing else.
     """
     rows = []
     for weight in weights:
         scored = table.assign(score=weighted(dimensions, weight))
-        row: dict[str, float] = {"weight": weight}
+        row: dict[str, float] = {"weight": weight, "n": table["sample"].nunique()}
         for name in DIMENSIONS:
             kinds = [k for k, probe in PROBES.items() if probe.breaks == (name,) and (table["kind"] == k).any()]
             row |= _cells(name, auroc(scored, "score", kinds, seed=seed, draws=draws, level=level))

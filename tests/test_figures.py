@@ -97,8 +97,10 @@ def test_probes_say_in_bold_what_is_certain() -> None:
     rows = [("clipsim", "a", 0.9, 0.8), ("clipsim", "b", 0.5, 0.4), ("mlp", "a", 0.1, 0.0), ("mlp", "b", 0.6, 0.45)]
     table = pd.DataFrame(rows, columns=["metric", "kind", "mean", "low"])
     table["high"] = table["mean"] + (table["mean"] - table["low"])
+    table["n"] = [8, 6, 8, 6]
     figure = figures.probes(table, {"b": "Second", "a": "First", "none": "No such column"})
     shown = [(text.get_text(), text.get_fontweight()) for text in figure.axes[0].texts]
+    assert "6 to 8 scenes" in figure.axes[0].get_title(loc="left")
     assert shown == [("0.50", "normal"), ("0.90", "bold"), ("0.60", "normal"), ("0.10", "bold")]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Second", "First"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["CLIPSim", "MLP on CLIP"]
@@ -125,7 +127,9 @@ def test_over_optimisation_shows_a_line_a_score_and_how_many_images_it_is_over()
 
 def test_the_trade_off_is_a_path_from_background_to_subject() -> None:
     def along(x: str, y: str) -> pd.DataFrame:
-        table = pd.DataFrame({"reward": "robust", "weight": [0.0, 0.5, 1.0], x: [0.1, 0.2, 0.3], y: [0.3, 0.2, 0.1]})
+        table = pd.DataFrame(
+            {"reward": "robust", "n": 7, "weight": [0.0, 0.5, 1.0], x: [0.1, 0.2, 0.3], y: [0.3, 0.2, 0.1]}
+        )
         return table.assign(
             **{f"{n}_{end}": table[n] + way for n in (x, y) for end, way in (("low", -0.1), ("high", 0.1))}
         )
@@ -134,6 +138,7 @@ def test_the_trade_off_is_a_path_from_background_to_subject() -> None:
     for axis in figures.weight_trade_off(told, kept).axes:
         assert list(axis.lines[0].get_xdata()) == [0.1, 0.2, 0.3] and list(axis.lines[0].get_ydata()) == [0.3, 0.2, 0.1]
         assert [text.get_text() for text in axis.texts] == ["all background", "all subject"]
+        assert "(7 " in axis.get_title(loc="left")
 
 
 def test_rules_have_a_panel_a_measure_in_their_order() -> None:
@@ -144,6 +149,9 @@ def test_rules_have_a_panel_a_measure_in_their_order() -> None:
     ]
     figure = figures.rules(pd.DataFrame(rows), {"poster": "Poster", "random": "Random"})
     shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title(loc="left") for axis in shown] == ["held-out preference accuracy", "IC label, change"]
+    assert [axis.get_title(loc="left") for axis in shown] == [
+        "held-out preference accuracy (n = 5)",
+        "IC label, change (n = 5)",
+    ]
     assert [label.get_text() for label in shown[0].get_yticklabels()] == ["Poster", "Random"]
     assert list(shown[0].lines[0].get_xdata()) == [0.6, 0.5]

@@ -17,7 +17,7 @@ def probes(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """Figure 7: which departures from true clips each metric notices.
 
     Args:
-        table: columns metric, kind, mean, low, high: the AUROC of true against departed clips, in [0, 1].
+        table: columns metric, kind, mean, low, high, n: the AUROC of true against departed clips, in [0, 1].
         titles: kind -> column's title, in their order.
     """
     cells = table.pivot(index="metric", columns="kind")
@@ -35,7 +35,8 @@ def probes(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         axis.set_yticks(np.arange(len(metrics)) + 0.5, [METRIC_NAMES.get(m, m) for m in metrics], rotation=0)
         axis.set(xlabel="", ylabel="")
         axis.tick_params(length=0)
-        axis.set_title("0.5: does not notice; below: prefers the departure; bold: interval excludes 0.5")
+        scenes = f"{table['n'].min()} to {table['n'].max()} scenes"
+        axis.set_title(f"{scenes}; 0.5: does not notice; below: prefers the departure; bold: interval excludes 0.5")
     return figure
 
 
@@ -73,17 +74,17 @@ def weight_trade_off(told: pd.DataFrame, kept: pd.DataFrame) -> Figure:
 
     Args:
         told: columns reward, weight (of the subject, against the background), and for `subject` and `background`
-            `<name>`, `<name>_low`, `<name>_high`: the AUROC of departures that break it alone.
+            `<name>`, `<name>_low`, `<name>_high`: the AUROC of departures that break it alone; and n, the scenes.
         kept: the same for `subject_fidelity` and `background_fidelity` of the picked clips, gains over a random clip.
     """
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(9.4, 4))
         _path(axes[0], told, "subject", "background")
         axes[0].set(xlabel="AUROC: departures of the subject", ylabel="AUROC: departures of the background")
-        axes[0].set_title("what is noticed in probes")
+        axes[0].set_title(f"what is noticed in probes ({told['n'].max()} scenes)")
         _path(axes[1], kept, "subject_fidelity", "background_fidelity")
         axes[1].set(xlabel="subject fidelity, gain over a random clip", ylabel="background fidelity, gain")
-        axes[1].set_title("what the picked clips keep")
+        axes[1].set_title(f"what the picked clips keep ({kept['n'].max()} images)")
         axes[0].legend()
     return figure
 
@@ -123,7 +124,8 @@ def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
             axis.set_yticks(places, list(titles.values()))
             axis.invert_yaxis() if axis is axes[0, 0] else None
             name = JUDGE_NAMES[measure]
-            axis.set_title(name if measure == "preference_accuracy" else f"{name}, change")
+            what = name if measure == "preference_accuracy" else f"{name}, change"
+            axis.set_title(f"{what} (n = {part['n'].max()})")
         for axis in list(axes.flat)[len(measures) :]:
             axis.set_visible(False)
     return figure
