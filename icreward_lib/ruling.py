@@ -79,6 +79,7 @@ def rule_config(run: Run, rule: str, seed: int) -> DPOConfig:
     return replace(
         config_of(run, seed),
         steps=settings.steps,
+        warmup=settings.steps // 5,
         eval_every=settings.steps,
         eval_timesteps=settings.eval_timesteps,
         objective="supervised" if rule == "supervised" else "preference",

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from icreward_lib.world.content import COLOURS, PHOTOGRAPHS, SUBJECTS, UNSEEN_PHOTOGRAPHS, UNSEEN_SUBJECTS
 from icreward_lib.world.scenes import Clips, Scene, render, sample_scenes
 
-SEVERITIES = (0.25, 0.5, 0.75, 1.0)
+SEVERITIES = (0.33, 0.67, 1.0)
 Breaks = Literal["subject", "background", "time", "motion"]
 
 
