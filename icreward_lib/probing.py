@@ -14,8 +14,7 @@ from icreward_lib.run import Run
 from icreward_lib.samples import Sample, SceneSample
 from icreward_lib.video import Video
 from icreward_lib.world.content import UNSEEN_MOVES
-from icreward_lib.world.probes import PROBES, SEVERITIES, depart
-from icreward_lib.world.scenes import sample_scenes
+from icreward_lib.world.probes import PROBES, SEVERITIES, depart, moving_scenes
 
 TRUE = "true"  # the kind of a clip that does not depart
 CODE = ("probing", "world.probes", "world.scenes", "world.content")
@@ -24,13 +23,14 @@ SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_de
 
 
 def probed_scenes(run: Run) -> list[SceneSample]:
-    """Scenes of their own, as many as the profile says, half of them with held-out content: each has about fifty clips.
+    """Moving scenes of their own, as many as the profile says, half of them with held-out content.
 
-    They are scenes of the sticker world, whose truth is known, beside an image suite as well.
+    They are scenes of the sticker world, whose truth is known, beside an image suite as well. Each has about forty
+    clips.
     """
     unseen = run.profile.probes.scenes // 2
-    scenes = sample_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed scenes", "seen"))
-    scenes += sample_scenes(unseen, seed=run.seed("probed scenes", "unseen"), split="unseen")
+    scenes = moving_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed moving scenes", "seen"))
+    scenes += moving_scenes(unseen, seed=run.seed("probed moving scenes", "unseen"), split="unseen")
     return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes)]
 
 

@@ -1,7 +1,8 @@
 """A better ICReward, step by step, each a new head on the body of the poster's.
 
 The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
-examples; a motion gate, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
+examples; and a gate for what does not move, so that stillness is no virtue. The robust reward is the last one as a
+cautious ensemble.
 """
 
 from __future__ import annotations
@@ -24,22 +25,20 @@ from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
 from icreward_lib.probing import TRUE, clips_of
-from icreward_lib.rewards.base import MOTION, consistency
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.movement import movement, moves
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
 from icreward_lib.rewards.train import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.samples import SceneSample, fit_clip
 from icreward_lib.stages import Stage
-from icreward_lib.world.probes import PROBES
-from icreward_lib.world.scenes import sample_scenes
+from icreward_lib.world.probes import PROBES, moving_scenes
 
 #: The kinds of departure that a reward may learn from. All others are for testing what it makes of kinds unknown to it.
 LEARNED = ("subject_swapped", "subject_colour", "background_replaced", "style_drift", "hard_cut", "freeze")
 HELD_OUT = tuple(kind for kind in PROBES if kind not in LEARNED)
-ALL_DIMENSIONS = (*DIMENSIONS, MOTION)
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,16 @@ class Recipe:
     title: str
     conformity: bool  # labels of mean and least conformity, instead of VBench++'s score
     departures: bool  # true clips and their departures, of the kinds `LEARNED`, beside the generated ones
-    motion: bool  # a third dimension, the gate of `overall_score`
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """What its reward scores."""
-        return ALL_DIMENSIONS if self.motion else DIMENSIONS
 
 
 POSTER = "poster"  # the reward of notebook 03, whose body all recipes share
 RECIPES = {
-    "head": Recipe("a new head on its body", False, False, False),
-    "conformity": Recipe("+ mean and least conformity", True, False, False),
-    "departures": Recipe("+ departures to learn from, without those labels", False, True, False),
-    "motion": Recipe("+ a motion gate", False, True, True),
+    "head": Recipe("a new head on its body", conformity=False, departures=False),
+    "conformity": Recipe("+ mean and least conformity", conformity=True, departures=False),
+    "departures": Recipe("+ departures to learn from, without those labels", conformity=False, departures=True),
 }
-ROBUST = "motion"  # the recipe whose trainings are the robust reward's members
+ROBUST = "gated"  # "departures", with the gate: its trainings are the robust reward's members
+STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
 CODE = ("robust", "rewards", "judging", *PROBE_CODE)  # of all stages here
 
 
@@ -96,22 +89,19 @@ def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
 def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[str, float]:
     """What a departure's dimensions deserve: 1 less its severity where its kind breaks them, 1 elsewhere.
 
-    nan: nobody could say, as of the motion of a scene in which nothing moves. A scene without a subject is all
-    background.
+    A scene without a subject is all background.
     """
     breaks = () if kind == TRUE else PROBES[kind].breaks
-    labels = {d: 1.0 - severity * (d in breaks) for d in ALL_DIMENSIONS}
+    labels = {d: 1.0 - severity * (d in breaks) for d in DIMENSIONS}
     if sample.scene.subject is None:
         labels["subject"] = labels["background"]
-    if "time" in breaks or not PROBES["freeze"].fits(sample.scene):
-        labels[MOTION] = np.nan
     return labels
 
 
 def departing_scenes(run: Run, split: str) -> list[SceneSample]:
-    """Scenes to learn from, or to validate on, beyond those of the curated set; none has held-out content."""
+    """Moving scenes to learn from, or to validate on, beyond the curated set's; none has held-out content."""
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
-    scenes = sample_scenes(count, seed=run.seed("departing scenes", split))
+    scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
     return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
 
 
@@ -119,7 +109,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
     """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
 
     Returns:
-        The clips as ICReward reads them, labelled in `ALL_DIMENSIONS`; and columns sample, kind, severity.
+        The clips as ICReward reads them; and columns sample, kind, severity.
     """
     samples = departing_scenes(run, split)
     with run.stage(
@@ -147,7 +137,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
-                    "labels": np.array([[each[d] for d in ALL_DIMENSIONS] for each in labels], np.float32),
+                    "labels": np.array([[each[d] for d in DIMENSIONS] for each in labels], np.float32),
                     "image_tokens": reward.encode_images([videos[0].frames[0]])[0].numpy(),
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
@@ -162,7 +152,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
         torch.from_numpy(np.concatenate([values["video_tokens"] for values in found])),
         torch.from_numpy(np.stack([values["image_tokens"] for values in found])),
         torch.from_numpy(place),
-        torch.full((len(labels),), torch.nan),
+        labels @ torch.tensor(networks.icreward_config(run).weights),
         labels,
     )
     about = pd.DataFrame({key: np.concatenate([values[key] for values in found]) for key in ("kind", "severity")})
@@ -182,27 +172,20 @@ def labelled(
         departed: those of `departed_clips` of the split.
         split: train or val.
     """
-    weights = torch.tensor(networks.icreward_config(run).weights)
     rows = curated.rows
     data = generated.part(torch.from_numpy(np.flatnonzero(rows["split"] == split)))
     if recipe.conformity:
         own = rows[rows["split"] == split].reset_index(drop=True)
         labels = torch.tensor(conformity_labels(curated, own).to_numpy(np.float32))
+        weights = torch.tensor(networks.icreward_config(run).weights)
         data = replace(data, dimension_labels=labels, labels=labels @ weights)
-    if recipe.motion:  # nobody knows how far a generated clip moves as it should
-        unknown = torch.full((len(data), 1), torch.nan)
-        both = torch.cat([data.dimension_labels, unknown], dim=1)
-        data = replace(data, dimension_labels=both)
-    if recipe.departures:
-        labels = departed.dimension_labels[:, : len(recipe.dimensions)]
-        data = data.joined(replace(departed, dimension_labels=labels, labels=consistency(labels, weights)))
-    return data
+    return data.joined(departed) if recipe.departures else data
 
 
 def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
-    """Train every recipe of `RECIPES`: one new head on the body of each training of the poster's ICReward.
+    """Train every recipe of `RECIPES`, one new head on the body of each training of the poster's ICReward.
 
-    A body reads all clips once.
+    A body reads all clips once. With them comes `ROBUST`.
     """
     settings = run.profile.robust
     config = TrainConfig(
@@ -212,7 +195,8 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         decay=run.profile.icreward.weight_decay,
     )
     generated = dataset(curated, vision_tokens(run, curated))
-    departed = {split: departed_clips(run, split)[0] for split in ("train", "val")}
+    found = {split: departed_clips(run, split) for split in ("train", "val")}
+    departed = {split: clips for split, (clips, _) in found.items()}
     seeds = range(len(poster.folders))
     with run.stage(
         "recipes",
@@ -232,10 +216,30 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
             )
             for name, reward, history, scores in heads:
                 save_trained(stage, f"{name}_{number}", reward, history, scores)
-    return {
+    trained = {
         name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
         for name in RECIPES
     }
+    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, least_movement(*found["train"]))}
+
+
+def least_movement(departed: ClipDataset, about: pd.DataFrame) -> float:
+    """How little a frame group of a true clip moves: the quantile `STILL`, of clips of moving scenes."""
+    true = departed.video[torch.from_numpy(np.flatnonzero(about["kind"] == TRUE))]
+    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL))
+
+
+def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, moving: float) -> Trained:
+    """The trainings of a recipe with motion as a third dimension, the gate of `rewards.base.overall_score`."""
+    items = [str(number) for number in range(len(trained.folders))]
+    with run.stage(ROBUST, code=CODE, trained=trained.stage, data=generated.digest(), moving=moving) as stage:
+        motion = moves(generated.video.flatten(2, 3), moving).mean(1).numpy()
+        for number, item in enumerate(items):
+            if not stage.has(f"{item}.npz"):
+                reward = ICReward.from_pretrained(trained.folders[number], device=run.device)
+                reward.config = replace(reward.config, moving=moving)
+                save_trained(stage, item, reward, trained.histories[number], trained.scores[number] * motion)
+    return finished(run, curated, stage, f"icreward_{ROBUST}", items)
 
 
 def _train_heads(
@@ -259,8 +263,7 @@ def _train_heads(
 
     heads = {}  # before any training: they are drawn one after the other from the one global generator
     for name in missing:
-        seed = run.seed("recipe", name, number)
-        reward = with_new_head(bodies[name], seed=seed, dimensions=RECIPES[name].dimensions)
+        reward = with_new_head(bodies[name], seed=run.seed("recipe", name, number))
         heads[name] = Rereader(reward, generated)
 
     def trained(name: str) -> tuple[History, np.ndarray]:

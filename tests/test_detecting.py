@@ -15,7 +15,6 @@ from icreward_lib.run import Run, start
 from icreward_lib.samples import draw_samples
 from icreward_lib.world.probes import PROBES, SEVERITIES
 
-
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 
 

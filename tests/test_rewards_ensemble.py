@@ -11,15 +11,16 @@ import pytest
 import torch
 from tiny_vlm import build_vlm
 
-from icreward_lib.rewards.base import MOVES, overall_score
+from icreward_lib.rewards.base import overall_score
 from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.movement import movement, moves
 from icreward_lib.video import Video
 
 CONFIG = ICRewardConfig(
     num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4,
-    dimensions=("subject", "background", "motion"), weights=(0.75, 0.25),
+    weights=(0.75, 0.25), moving=0.4,
 )  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def test_dimensions_are_scored_apart_and_weighed_as_asked(members: list[ICReward
     scores = members[0].score(image, videos)
     assert list(scores.dimensions) == ["subject", "background", "motion"]
     parts = np.stack(list(scores.dimensions.values()), axis=1)
-    gate = np.minimum(1, parts[:, 2] / MOVES)
+    gate = parts[:, 2]
+    assert ((gate > 0) & (gate <= 1)).all()
     assert scores.overall == pytest.approx(parts[:, :2] @ np.array(CONFIG.weights) * gate, abs=1e-6)
     other = members[0].score(image, videos, weights=(0.0, 1.0))
     assert other.overall == pytest.approx(other.dimensions["background"] * gate, abs=1e-6)
@@ -58,29 +60,35 @@ def test_weights_that_are_no_shares_are_refused(members: list[ICReward], weights
         replace(CONFIG, weights=weights)
 
 
-def test_motion_is_a_gate_that_what_moves_passes_unchanged() -> None:
-    parts = torch.tensor([[1.0, 0.5, MOVES], [1.0, 0.5, 1.0], [1.0, 0.5, MOVES / 2], [1.0, 1.0, 0.0]])
+def test_motion_is_a_gate() -> None:
+    parts = torch.tensor([[1.0, 0.5, 1.0], [1.0, 0.5, 0.5], [1.0, 1.0, 0.0]])
     weights = torch.tensor([0.5, 0.5])
-    assert overall_score(parts, weights).tolist() == pytest.approx([0.75, 0.75, 0.375, 0])
-    assert overall_score(parts[:, :2], weights).tolist() == pytest.approx([0.75, 0.75, 0.75, 1])
+    assert overall_score(parts, weights).tolist() == pytest.approx([0.75, 0.375, 0])
+    assert overall_score(parts[:, :2], weights).tolist() == pytest.approx([0.75, 0.75, 1])
 
 
-def test_motion_is_the_last_of_several_dimensions() -> None:
-    for dimensions in (("motion", "subject", "background"), ("motion",)):
-        with pytest.raises(ValueError, match="motion must be the last"):
-            replace(CONFIG, dimensions=dimensions, weights=(0.5, 0.5))
+def test_what_does_not_move_scores_nothing_from_there_on(members: list[ICReward]) -> None:
+    (moving,) = clips(1)
+    frozen = Video(moving.frames[:1].repeat(9, 0), 8.0)
+    stops = Video(np.concatenate([moving.frames[:5], moving.frames[4:5].repeat(4, 0)]), 8.0)
+    reward = ICReward.create(members[0].base, replace(CONFIG, num_frames=8), seed=0)
+    scores = reward.score(moving.frames[0], [moving, stops, frozen])
+    motion = scores.dimensions["motion"]
+    assert motion[0] > motion[1] > motion[2] == 0 and scores.overall[2] == 0
+    assert scores.frames[1, -1] < scores.frames[1, 0] and (scores.frames[2] == 0).all()
+    assert reward.score(moving.frames[0], [frozen]).dimensions["subject"][0] > 0
 
 
-def test_motion_has_a_head_of_its_own(members: list[ICReward]) -> None:
-    reward = members[0]
-    videos = clips(2)
-    before = reward.score(videos[0].frames[0], videos).dimensions
-    own = reward.head.heads[1].bias.bias
-    own.data += 1.0
-    after = reward.score(videos[0].frames[0], videos).dimensions
-    own.data -= 1.0
-    assert (after["motion"] > before["motion"]).all()
-    assert all(np.array_equal(after[d], before[d]) for d in ("subject", "background"))
+def test_movement_is_relative_and_a_single_group_has_none() -> None:
+    tokens = torch.ones(1, 3, 4, 2)
+    tokens[:, 2] = 3.0
+    step = 2 * 2**0.5 / (5 / 3 * 2**0.5)
+    torch.testing.assert_close(movement(tokens), torch.tensor([[0.0, 0.0, step]]))
+    torch.testing.assert_close(movement(10 * tokens), movement(tokens))
+    torch.testing.assert_close(moves(tokens, 2 * step), torch.tensor([[0.0, 0.0, 0.5]]))
+    assert (movement(tokens[:, :1]) == 0).all()
+    with pytest.raises(ValueError, match="moving must be positive"):
+        replace(CONFIG, moving=0.0)
 
 
 def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICReward]) -> None:
@@ -92,7 +100,7 @@ def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICReward]) 
     assert plain.overall == pytest.approx(each.mean(0), abs=1e-6)
     assert bound.overall == pytest.approx(each.mean(0) - each.std(0), abs=1e-6)
     assert (bound.overall < plain.overall).all()
-    assert bound.frames.shape == (3, 9) and list(bound.dimensions) == list(CONFIG.dimensions)
+    assert bound.frames.shape == (3, 9) and list(bound.dimensions) == ["subject", "background", "motion"]
     # Of equal means, the one that members agree on.
     assert cautious(np.array([[0.5, 0.9], [0.5, 0.1]]), 1.0).tolist() == pytest.approx([0.5, 0.1])
     assert cautious(np.array([[0.0], [0.2]]), 5.0).tolist() == [0.0]

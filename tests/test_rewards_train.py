@@ -165,24 +165,3 @@ def test_icreward_learns_to_tell_a_kept_reference_from_a_lost_one(tmp_path: Path
     assert (scores[:, 0] > scores[:, 1]).mean() > 0.85
     swapped = replace(validation, references=validation.references.roll(1, 0))
     assert predict(reward, swapped).overall[::2].mean() < scores[:, 0].mean() - 0.2
-
-
-def test_a_dimension_without_labels_neither_counts_nor_hides_the_others(tmp_path: Path) -> None:
-    config = TrainConfig(epochs=3, batch_size=6, lr=0.05)
-    part = points()
-    part.dimension_labels[::2, 1] = torch.nan
-    part.labels[:] = torch.nan
-    known, unknown = Line(), Line()
-    train_reward(known, part, points(5, 1), config, seed=0, checkpoint_dir=tmp_path / "a")
-    # What the unknown labels would have been does not matter.
-    start, loss = Line(), []
-    for value in (torch.nan, 0.0):
-        data = replace(part, dimension_labels=part.dimension_labels.clone())
-        data.dimension_labels[:, 1] = value
-        overall, dimensions = module._forward(start, start.weights, data, torch.arange(6))
-        found = module._regression(overall, dimensions, data, torch.arange(6), torch.arange(6), 1.0)
-        loss.append(float(found.detach()))
-    expected = (dimensions[:, 0].detach() - part.dimension_labels[:6, 0]).square().mean()
-    assert loss[0] == pytest.approx(float(expected))
-    assert loss[0] != loss[1]
-    assert not torch.equal(known.layer.weight, unknown.layer.weight) and known.layer.weight.isfinite().all()

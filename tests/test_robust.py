@@ -6,12 +6,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from icreward_lib import robust
 from icreward_lib.metrics.vbench import Anchors
+from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.movement import movement
 from icreward_lib.samples import SceneSample
 from icreward_lib.world.probes import PROBES
 from icreward_lib.world.scenes import Scene
@@ -32,18 +34,27 @@ def test_what_is_learned_and_what_is_held_out_share_nothing_and_each_breaks_ever
 
 
 def test_a_label_is_one_less_the_severity_where_the_kind_breaks_it() -> None:
-    assert labels("true", 0.0) == [1, 1, 1]
-    assert labels("subject_swapped", 0.75) == [0.25, 1, 1]
-    assert labels("style_drift", 0.5) == [0.5, 0.5, 1]
-    assert labels("freeze", 0.25) == [1, 1, 0.75]
-    cut = labels("hard_cut", 1.0)
-    assert cut[:2] == [0, 0] and np.isnan(cut[2])
+    assert labels("true", 0.0) == [1, 1]
+    assert labels("subject_swapped", 0.75) == [0.25, 1]
+    assert labels("style_drift", 0.5) == [0.5, 0.5]
+    assert labels("freeze", 0.25) == [1, 1]
+    assert labels("hard_cut", 1.0) == [0, 0]
+    assert labels("background_replaced", 0.5, replace(SCENE, subject=None)) == [0.5, 0.5]  # scenery is all background
 
 
-def test_scenery_is_all_background_and_what_stands_still_says_nothing_of_motion() -> None:
-    assert labels("background_replaced", 0.5, replace(SCENE, subject=None)) == [0.5, 0.5, 1]
-    still = labels("subject_swapped", 0.5, replace(SCENE, camera="static", motion="stays still"))
-    assert still[:2] == [0.5, 1] and np.isnan(still[2])
+def test_a_group_stands_still_that_moves_less_than_nearly_all_of_true_clips() -> None:
+    video = torch.ones(100, 4, 2, 2, 3)
+    video[:, 1:] += (
+        torch.linspace(0.01, 1, 100)[:, None, None, None, None] * torch.arange(1, 4)[None, :, None, None, None]
+    )
+    video[90:] = 1.0  # frozen
+    clips = ClipDataset(
+        video, torch.ones(1, 2, 2, 3), torch.zeros(100, dtype=torch.long), torch.ones(100), torch.ones(100, 2)
+    )
+    about = pd.DataFrame({"kind": ["true"] * 90 + ["freeze"] * 10})
+    least = robust.least_movement(clips, about)
+    found = movement(video[:90].flatten(2, 3))[:, 1:]
+    assert 0 < least < 0.1 and float((found < least).float().mean()) == pytest.approx(0.01, abs=0.005)
 
 
 def test_conformity_labels_see_a_single_bad_frame() -> None:

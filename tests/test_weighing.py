@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib.rewards.base import MOVES
 from icreward_lib.weighing import detection_sweep, weight_sweep, weighted
 
 
@@ -36,5 +35,5 @@ def test_the_weight_of_the_subject_decides_what_is_noticed() -> None:
     }
     found = detection_sweep(table, parts, [0.0, 0.5, 1.0], seed=0, draws=100, level=0.95).set_index("weight")
     assert found["subject"].tolist() == [0.5, 1, 1] and found["background"].tolist() == [1, 1, 0.5]
-    gated = weighted(parts | {"motion": np.full(12, MOVES / 4)}, 1.0)
+    gated = weighted(parts | {"motion": np.full(12, 0.25)}, 1.0)
     assert gated == pytest.approx(parts["subject"] / 4)

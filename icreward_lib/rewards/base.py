@@ -18,11 +18,9 @@ from icreward_lib.video import Video
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 
-#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here, unless a reward's
-#: settings name other dimensions.
+#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here.
 DIMENSIONS = ("subject", "background")
-MOTION = "motion"  # a further dimension, always the last: whether a clip moves at all where the true one does
-MOVES = 0.7  # the score in it from which on a clip counts as one that moves; chosen on scenes that are not tested
+MOTION = "motion"  # a third one of some rewards: the share of a clip in which anything moves
 
 
 @dataclass(frozen=True)
@@ -58,28 +56,19 @@ class Reward(Protocol):
         ...
 
 
-def check_weights(weights: Sequence[float], dimensions: Sequence[str] = DIMENSIONS) -> None:
-    """ValueError unless `weights` are one non-negative share for each of `dimensions` but motion, summing to 1."""
-    shared = tuple(name for name in dimensions if name != MOTION)
-    if len(weights) != len(shared) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(f"weights must be shares of {shared} summing to 1, not {tuple(weights)}")
-
-
-def consistency(parts: Tensor, weights: Tensor) -> Tensor:
-    """How well the image is kept (...), of dimensions' scores (...,D): the shares `weights` of all but motion."""
-    return parts[..., : len(weights)] @ weights
+def check_weights(weights: Sequence[float]) -> None:
+    """ValueError unless `weights` are one non-negative share for each of `DIMENSIONS`, summing to 1."""
+    if len(weights) != len(DIMENSIONS) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise ValueError(f"weights must be shares of {DIMENSIONS} summing to 1, not {tuple(weights)}")
 
 
 def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
-    """Overall scores (...) of dimensions' scores (...,D): their `consistency`, which motion, if there, is a gate to.
+    """Overall scores (...) of dimensions' scores (...,D): the shares `weights` of `DIMENSIONS`, times motion if there.
 
-    What moves gains nothing by moving more; what should and does not loses its score, however well it keeps the image.
-    Training fits dimensions and consistency: fitted through the gate, motion would stand in for the others.
+    What moves gains nothing by moving more; what does not loses its score, however well it keeps the image.
     """
-    kept = consistency(parts, weights)
-    if parts.shape[-1] == len(weights):
-        return kept
-    return kept * (parts[..., -1] / MOVES).clamp(max=1)
+    kept = parts[..., : len(DIMENSIONS)] @ weights
+    return kept * parts[..., -1] if parts.shape[-1] > len(DIMENSIONS) else kept
 
 
 def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
@@ -92,13 +81,7 @@ def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
     return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
 
 
-def to_scores(
-    parts: Tensor,
-    weights: Tensor,
-    times: Sequence[float],
-    num_frames: int,
-    named: Sequence[str] = DIMENSIONS,
-) -> Scores:
+def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
     """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
 
     A clip's score is the mean over the moments that were judged; frames between them are interpolated.
@@ -113,7 +96,7 @@ def to_scores(
 
     return Scores(
         overall=array(overall_score(dimensions, weights)),
-        dimensions={name: array(dimensions[:, i]) for i, name in enumerate(named)},
+        dimensions={name: array(dimensions[:, i]) for i, name in enumerate((*DIMENSIONS, MOTION)[: parts.shape[-1]])},
         frames=array(frames),
     )
 

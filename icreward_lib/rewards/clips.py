@@ -19,8 +19,7 @@ class ClipDataset:
 
     `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens. `references` (S,...) has one row per
     image; `sample` (N,) says which row is a clip's, and so which clips are candidates of one image. `labels`
-    (N,) and `dimension_labels` (N,D), in the order of the reward's dimensions, lie in [0,1], or are nan where there is
-    none.
+    (N,) and `dimension_labels` (N,2), in the order of `DIMENSIONS`, lie in [0,1], or are nan where there is none.
     `pairs` (M,2) are clips of one image that people compared, `votes` (M,2) theirs for each, half of the ties included.
     """
 
@@ -36,8 +35,8 @@ class ClipDataset:
         count = len(self.video)
         if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
             raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
-        if self.dimension_labels.ndim != 2 or int(self.sample.max()) >= len(self.references):
-            raise ValueError("dimension_labels must be (N,D), and every sample must have a row in references")
+        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
+            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
         for values in (self.labels, self.dimension_labels):
             if not (values.isnan() | (values >= 0) & (values <= 1)).all():
                 raise ValueError("labels must lie in [0,1]")

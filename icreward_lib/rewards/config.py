@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from icreward_lib.rewards.backbone import frame_count
-from icreward_lib.rewards.base import DIMENSIONS, MOTION, check_weights
+from icreward_lib.rewards.base import check_weights
 from icreward_lib.rewards.prompt import DETAILED_TEMPLATE, SHORT_TEMPLATE
 from icreward_lib.video import Video
 
 
 @dataclass(frozen=True)
 class ICRewardConfig:
-    """The text, frames read of each clip, sizes of head and LoRA, dimensions and what they count (`overall_score`).
+    """The text, frames read of each clip, sizes of head and LoRA, shares of subject and background.
 
     Of each clip `num_frames` frames are read (even); with `fps`, so many a second as `frame_count` says and at
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
     with their aspect kept; without it the base's own processor says what they are resized to. With `temporal` the head
-    also compares each frame group with the one before it.
+    also compares each frame group with the one before it; with `moving`, as of
+    `movement.with_motion`, the reward has motion as a third dimension.
     """
 
     template: str = SHORT_TEMPLATE
@@ -28,16 +29,16 @@ class ICRewardConfig:
     head_attention: int = 4
     lora_rank: int = 16
     lora_alpha: int = 32
-    dimensions: tuple[str, ...] = DIMENSIONS
-    weights: tuple[float, ...] = (0.5, 0.5)
+    weights: tuple[float, float] = (0.5, 0.5)
     temporal: bool = False
+    moving: float | None = None
 
     def __post_init__(self) -> None:
-        if MOTION in self.dimensions[:-1] or self.dimensions == (MOTION,):
-            raise ValueError(f"{MOTION} must be the last of several dimensions, not one of {self.dimensions}")
-        check_weights(self.weights, self.dimensions)
+        check_weights(self.weights)
         if self.num_frames < 2 or self.num_frames % 2:
             raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
+        if self.moving is not None and self.moving <= 0:
+            raise ValueError(f"moving must be positive, got {self.moving}")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps must be positive, got {self.fps}")
         if self.frame_pixels is not None and not 0 < self.frame_pixels[0] <= self.frame_pixels[1]:

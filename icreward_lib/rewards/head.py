@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from icreward_lib.rewards.base import MOTION
-from icreward_lib.rewards.config import ICRewardConfig
+from icreward_lib.rewards.base import DIMENSIONS
 
 
 class Consistency(NamedTuple):
-    """Consistency in [0,1]: `groups` (B,G,D) per frame group and dimension, `tokens` (B,G,N,D) per video token."""
+    """Consistency in [0,1]: `groups` (B,G,2) per frame group, `tokens` (B,G,N,2) per video token."""
 
     groups: Tensor
     tokens: Tensor
@@ -42,8 +40,8 @@ class ConsistencyHead(nn.Module):
     bias b and the queries behind the pooling weights a.
     """
 
-    def __init__(self, hidden_size: int, size: int, num_heads: int, outputs: int, *, temporal: bool = False) -> None:
-        """A new head of width `size` on states of width `hidden_size`, with `outputs` dimensions.
+    def __init__(self, hidden_size: int, size: int, num_heads: int, *, temporal: bool = False) -> None:
+        """A new head of width `size` on states of width `hidden_size`.
 
         With `temporal` the evidence also rests on the difference of every token from that of its place in the group
         before: none at all in a frozen clip.
@@ -51,6 +49,7 @@ class ConsistencyHead(nn.Module):
         super().__init__()
         if size % num_heads:
             raise ValueError(f"the head's size {size} must be a multiple of its {num_heads} attention heads")
+        outputs = len(DIMENSIONS)
         self.num_heads, self.temporal = num_heads, temporal
         self.vision_norm, self.context_norm, self.joint_norm = (nn.LayerNorm(hidden_size) for _ in range(3))
         self.vision = nn.Linear(hidden_size, size, bias=False)
@@ -108,7 +107,7 @@ class ConsistencyHead(nn.Module):
 
         joint = self.joint_norm(joint)
         bias = self.bias(joint)
-        queries = self.pool_query(joint).unflatten(-1, (len(self.scale), -1))
+        queries = self.pool_query(joint).unflatten(-1, (len(DIMENSIONS), -1))
         keys = self.pool_key(torch.cat([own, difference * own.shape[-1] ** 0.5], dim=-1))
         attention = torch.einsum("bnc,bdc->bnd", keys, queries) / keys.shape[-1] ** 0.5
 
@@ -118,27 +117,3 @@ class ConsistencyHead(nn.Module):
             groups=torch.sigmoid(pooled + bias[:, None]),
             tokens=torch.sigmoid(evidence + bias[:, None, None]),
         )
-
-
-class Heads(nn.Module):
-    """Heads side by side, each with dimensions and a projection of its own: what one learns does not spoil another."""
-
-    def __init__(self, heads: Sequence[ConsistencyHead]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(heads)
-
-    def forward(self, video: Tokens, reference: Tokens, joint: Tensor) -> Consistency:
-        """As of `ConsistencyHead`, the dimensions of all heads in their order."""
-        groups, tokens = zip(*(head(video, reference, joint) for head in self.heads), strict=True)
-        return Consistency(torch.cat(groups, -1), torch.cat(tokens, -1))
-
-
-def consistency_head(hidden_size: int, config: ICRewardConfig) -> ConsistencyHead | Heads:
-    """A new head for states of width `hidden_size`, as a reward's settings ask for; `motion` has one of its own."""
-
-    def head(outputs: int) -> ConsistencyHead:
-        return ConsistencyHead(hidden_size, config.head_size, config.head_attention, outputs, temporal=config.temporal)
-
-    if MOTION not in config.dimensions:
-        return head(len(config.dimensions))
-    return Heads([head(len(config.dimensions) - 1), head(1)])

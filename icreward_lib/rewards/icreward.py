@@ -35,7 +35,8 @@ from icreward_lib.rewards.base import (
     to_scores,
 )
 from icreward_lib.rewards.config import ICRewardConfig
-from icreward_lib.rewards.head import Consistency, Tokens, consistency_head
+from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
+from icreward_lib.rewards.movement import with_motion
 from icreward_lib.rewards.prompt import REWARD_TOKENS, read_template
 from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpoint, read_out
 from icreward_lib.video import Video
@@ -89,7 +90,7 @@ class ICReward(nn.Module):
         # The token of image consistency starts as that of text alignment, in whose place it stands.
         self.reward_embeddings = nn.Parameter(rows.float() if start is None else start.reward_embeddings)
         self.rm_head = nn.Linear(size, 1, bias=False).requires_grad_(False)
-        self.head = consistency_head(size, config)
+        self.head = ConsistencyHead(size, config.head_size, config.head_attention, temporal=config.temporal)
         if start is not None:
             self.rm_head = make_head(start.rm_head)
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
@@ -211,7 +212,7 @@ class ICReward(nn.Module):
         return Reading(seen.unflatten(1, clip), kept.unflatten(1, picture), visual, motion, last[:, -1])
 
     def compare(self, video: Tensor, reference: Tensor) -> Consistency:
-        """Consistency per group (B,G,D) and per token (B,G,h*w,D), in [0,1], of what `read` takes."""
+        """Consistency per group (B,G,2) and per token (B,G,h*w,2), in [0,1], of what `read` takes."""
         video, reference = video.to(self.device), reference.to(self.device)
         reading = self.read(video, reference)
         result: Consistency = self.head(
@@ -222,8 +223,9 @@ class ICReward(nn.Module):
         return result
 
     def forward(self, video: Tensor, reference: Tensor) -> Tensor:
-        """Scores (B,G,D) in [0,1] per frame group and dimension."""
-        return self.compare(video, reference).groups
+        """Scores (B,G,D) in [0,1] per frame group and dimension; D is 3 with motion."""
+        groups = self.compare(video, reference).groups
+        return with_motion(groups, video.flatten(2, 3).to(groups), self.config.moving)
 
     def quality_logits(self, video: Tensor, reference: Tensor) -> Tensor:
         """VideoReward's raw visual and motion quality (B,2), which no reference can move."""
@@ -247,11 +249,10 @@ class ICReward(nn.Module):
         """
         shares = self.weights
         if weights is not None:
-            check_weights(weights, self.config.dimensions)
+            check_weights(weights)
             shares = torch.tensor(weights).to(self.weights)
         parts = self(video, reference.expand(len(video), -1, -1, -1))
-        times = self._times(num_frames, video.shape[1])
-        return to_scores(parts, shares, times, num_frames, self.config.dimensions)
+        return to_scores(parts, shares, self._times(num_frames, video.shape[1]), num_frames)
 
     def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `score_tokens`."""
@@ -262,8 +263,7 @@ class ICReward(nn.Module):
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
         """Where each video keeps `image`: (K,T,H,W) in [0,1], 1 = kept, upsampled from the token grid."""
         video, reference = self.encode_videos(videos), self.encode_images([image])
-        parts = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens
-        tokens = parts[..., : len(self.weights)] @ self.weights
+        tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
         num_frames, height, width, _ = videos[0].frames.shape
         times = self._times(num_frames, video.shape[1])
         frames = torch.einsum("tg,kgn->ktn", frame_matrix(times, num_frames).to(tokens), tokens)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.head import Tokens, consistency_head
+from icreward_lib.rewards.head import ConsistencyHead, Tokens
 from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.movement import with_motion
 
 
 class Rereader(nn.Module):
@@ -21,7 +22,7 @@ class Rereader(nn.Module):
     def __init__(self, reward: ICReward, data: ClipDataset) -> None:
         """Take the head of `reward`; `data` has clips (N,G,h,w,D) and references (S,h',w',D) of the shape to come."""
         super().__init__()
-        self.head = reward.head
+        self.head, self.moving = reward.head, reward.config.moving
         groups, height, width = data.video.shape[1:4]
         self.video, self.reference = (groups, height * width), data.references.shape[1] * data.references.shape[2]
         self.register_buffer("weights", reward.weights, persistent=False)
@@ -33,11 +34,9 @@ class Rereader(nn.Module):
         groups, tokens = self.video
         count = groups * tokens
         own, context, seen, kept, joint = video.split([count, count, self.reference, self.reference, 1], dim=1)
-        shape = (groups, tokens)
-        scores: Tensor = self.head(
-            Tokens(own.unflatten(1, shape), context.unflatten(1, shape)), Tokens(seen, kept), joint[:, 0]
-        ).groups
-        return scores
+        own, context = (values.unflatten(1, (groups, tokens)) for values in (own, context))
+        scores: Tensor = self.head(Tokens(own, context), Tokens(seen, kept), joint[:, 0]).groups
+        return with_motion(scores, own, self.moving)
 
 
 @torch.no_grad()
@@ -57,11 +56,12 @@ def read(reward: ICReward, data: ClipDataset, *, batch_size: int = 64) -> ClipDa
     return replace(data, video=torch.cat(parts), references=torch.zeros(len(data.references), 1))
 
 
-def with_new_head(reward: ICReward, *, seed: int, dimensions: tuple[str, ...]) -> ICReward:
+def with_new_head(reward: ICReward, *, seed: int) -> ICReward:
     """The reward itself, its head replaced by an untrained one that also looks at what changes over time."""
-    config = replace(reward.config, dimensions=dimensions, temporal=True)
-    reward.config = config
+    reward.config = config = replace(reward.config, temporal=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reward.head = consistency_head(reward.reward_embeddings.shape[1], config).to(reward.device)
+        width = reward.reward_embeddings.shape[1]
+        head = ConsistencyHead(width, config.head_size, config.head_attention, temporal=True)
+    reward.head = head.to(reward.device)
     return reward

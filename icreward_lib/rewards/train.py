@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from icreward_lib.files import atomic
 from icreward_lib.launch import gather, meet, mine, processes, rank
-from icreward_lib.rewards.base import Array, consistency, overall_score
+from icreward_lib.rewards.base import Array, overall_score
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.pairwise import pairwise_loss
 
@@ -40,7 +40,7 @@ class Trainable(Protocol):
 class TrainConfig:
     """Optimisation by AdamW with a short warm-up and cosine decay.
 
-    `dimension_weight` scales the regression of the dimensions against that of the overall label,
+    `dimension_weight` scales the regression of subject and background against that of the overall label,
     `pairwise_weight` the Bradley-Terry term over the pairs of a batch; `decay` is the weight decay, `clip` bounds the
     gradient's norm.
     """
@@ -63,8 +63,8 @@ class Predictions(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """One epoch: mean training loss; validation MSE of the overall score and of each dimension, nan without labels; and
-    the validation's Bradley-Terry loss by people's votes, 0 without them. 0 for motion in a reward without it.
+    """One epoch: mean training loss; validation MSE of the overall score, of subject and of background, nan without
+    labels; and the validation's Bradley-Terry loss by people's votes, 0 without them.
     """
 
     loss: float
@@ -72,7 +72,6 @@ class Epoch(NamedTuple):
     subject_mse: float
     background_mse: float
     pairwise: float = 0.0
-    motion_mse: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,38 +86,29 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (video, reference) -> scores, as
 
 
 def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the clips `rows`: consistency (B,), by the `weights` of a reward, and per dimension (B,D)."""
+    """Scores of the clips `rows`: overall (B,), by the `weights` of a reward, and per dimension (B,D)."""
     device = weights.device
     parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return consistency(parts, weights), parts
+    return overall_score(parts, weights), parts
 
 
 @torch.no_grad()
 def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Predictions:
     """Scores of every clip of `data`, in its order. The processes divide the batches; every one gets all scores."""
     batches = torch.arange(len(data)).split(batch_size)
-    made = [_forward(model, model.weights, data, rows)[1] for rows in mine(batches)]
-    pairs = [(overall_score(parts, model.weights), parts) for parts in made]
-    found = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in pairs], len(batches))
-    overall, dimensions = (np.concatenate(part) for part in zip(*found, strict=True))
+    made = [_forward(model, model.weights, data, rows) for rows in mine(batches)]
+    parts = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in made], len(batches))
+    overall, dimensions = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Predictions(overall, dimensions)
 
 
-def _regression(
-    overall: Tensor, dimensions: Tensor, data: ClipDataset, share: Tensor, rows: Tensor, weight: float
-) -> Tensor:
-    """What the clips `share` add to the squared error of a batch `rows`, of the dimensions by `weight`.
-
-    Labels that are nan do not count.
-    """
-    loss = 0 * overall.sum()
-    for scores, wanted, factor in ((overall, data.labels, 1.0), (dimensions, data.dimension_labels, weight)):
-        labels = wanted[share].to(overall)
-        known = ~labels.isnan()
-        if known.any():
-            part = int(known.sum()) / int((~wanted[rows].isnan()).sum())
-            loss = loss + factor * part * F.mse_loss(scores[: len(share)][known], labels[known])
-    return loss
+def _regression(overall: Tensor, dimensions: Tensor, data: ClipDataset, rows: Tensor, weight: float) -> Tensor:
+    """Squared error of the clips `rows` that have labels, of the dimensions by `weight`; 0 if none has."""
+    labels, parts = data.labels[rows].to(overall), data.dimension_labels[rows].to(overall)
+    known = ~labels.isnan()
+    if not known.any():
+        return 0 * overall.sum()
+    return F.mse_loss(overall[known], labels[known]) + weight * F.mse_loss(dimensions[known], parts[known])
 
 
 def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Tensor:
@@ -176,7 +166,8 @@ def _train_epoch(
         share = _share(rows, data.sample)
         seen = share if len(share) else rows[:1]  # all processes take part in all steps, if with nothing that counts
         overall, dimensions = _forward(network, model.weights, data, seen)
-        loss = _regression(overall, dimensions, data, share, rows, config.dimension_weight)
+        own, whole = (int((~data.labels[part].isnan()).sum()) for part in (share, rows))
+        loss = own / max(1, whole) * _regression(overall, dimensions, data, seen, config.dimension_weight)
         if config.pairwise_weight:
             wins = data.wins(seen)
             counted = float(data.wins(rows).sum())
@@ -192,15 +183,16 @@ def _train_epoch(
 
 def _validate(model: Trainable, data: ClipDataset) -> list[float]:
     """What an `Epoch` says of the validation set."""
-    dimensions = predict(model, data).dimensions
-    overall = consistency(torch.from_numpy(dimensions), model.weights.cpu()).numpy()
-    scored = np.concatenate([overall[:, None], dimensions], axis=1)
-    labels = np.concatenate([data.labels.cpu().numpy()[:, None], data.dimension_labels.cpu().numpy()], axis=1)
-    errors = pd.DataFrame((scored - labels) ** 2).mean().to_list()  # of those that are not nan
-    pairs = 0.0
-    if len(data.pairs):
-        pairs = float(pairwise_loss(torch.from_numpy(overall), data.wins(torch.arange(len(data)))))
-    return [*errors[:3], pairs, *errors[3:]]
+    predicted = predict(model, data)
+    labels: npt.NDArray[np.floating[Any]] = data.labels.cpu().numpy()
+    known = ~np.isnan(labels)
+    errors = [math.nan] * 3
+    if known.any():
+        parts = ((predicted.dimensions - data.dimension_labels.cpu().numpy()) ** 2)[known].mean(axis=0)
+        errors = [float(((predicted.overall - labels) ** 2)[known].mean()), *map(float, parts)]
+    if not len(data.pairs):
+        return [*errors, 0.0]
+    return [*errors, float(pairwise_loss(torch.from_numpy(predicted.overall), data.wins(torch.arange(len(data)))))]
 
 
 def train_reward(

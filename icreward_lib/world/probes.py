@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +41,15 @@ class Layers(NamedTuple):
         colour, mask = self.sticker[..., :3], self.sticker[..., 3:]
         frames = np.clip(self.background * (1 - mask) + colour, 0, 1)
         return Clips((frames * 255).round().astype(np.uint8)[None], mask[None, ..., 0])
+
+
+def moving_scenes(count: int, *, seed: int, split: Literal["seen", "unseen"] = "seen") -> list[Scene]:
+    """Scenes as of `sample_scenes` in which something moves, as 19 of 20 do.
+
+    From the image and a clip alone nobody could tell the others' true clips from frozen ones.
+    """
+    scenes = (scene for scene in sample_scenes(2 * count + 8, seed=seed, split=split) if PROBES["freeze"].fits(scene))
+    return list(islice(scenes, count))
 
 
 Depart = Callable[[Scene, Layers, float, np.random.Generator], Layers]
