@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -186,7 +186,7 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         weights=(labels.subject_weight, labels.background_weight),
     )
     clip = networks.clip(run)
-    return train(
+    return _train(
         run,
         curated,
         "mlp",
@@ -195,39 +195,32 @@ def train_mlp(run: Run, curated: Curated) -> Trained:
         shape,
         settings.seeds,
         lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
-        {split: dataset(curated, features, split) for split in ("train", "val")},
     )
 
 
 def train_icreward(run: Run, curated: Curated) -> Trained:
     """Train ICReward."""
-    features = vision_tokens(run, curated)
-    return train(
-        run,
-        curated,
-        "icreward",
-        features,
-        icreward_training(run),
-        networks.icreward_config(run),
-        run.profile.icreward.seeds,
-        lambda seed: networks.new_icreward(run, seed),
-        {split: dataset(curated, features, split) for split in ("train", "val")},
-    )
-
-
-def icreward_training(run: Run) -> TrainConfig:
-    """How ICReward is trained."""
-    settings = run.profile.icreward
-    return TrainConfig(
+    settings, features = run.profile.icreward, vision_tokens(run, curated)
+    config = TrainConfig(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
         decay=settings.weight_decay,
         pairwise_weight=settings.pairwise_weight,
     )
+    return _train(
+        run,
+        curated,
+        "icreward",
+        features,
+        config,
+        networks.icreward_config(run),
+        settings.seeds,
+        lambda seed: networks.new_icreward(run, seed),
+    )
 
 
-def train(
+def _train(
     run: Run,
     curated: Curated,
     name: str,
@@ -236,20 +229,9 @@ def train(
     shape: MLPRewardConfig | ICRewardConfig,
     seeds: int,
     build: Callable[[int], MLPReward] | Callable[[int], ICReward],
-    data: Mapping[str, ClipDataset],
 ) -> Trained:
-    """Train a reward with several seeds and have it score all clips of the curated set.
-
-    Args:
-        run: for seeds and the stage.
-        curated: the set.
-        name: of the reward.
-        features: what the reward sees of the set.
-        config: of the training; shape: of the reward.
-        seeds: how many trainings.
-        build: a new reward from a seed.
-        data: what it is trained on, `train`, and what its epoch is chosen on, `val`.
-    """
+    """Train a reward with several seeds and have it score all clips of the curated set."""
+    data = {split: dataset(curated, features, split) for split in ("train", "val")}
     with run.stage(
         f"reward_{name}",
         code=CODE,
