@@ -105,13 +105,16 @@ def departing_scenes(run: Run, split: str) -> list[SceneSample]:
     return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
 
 
-def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
+def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
     """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
 
     Returns:
         The clips as ICReward reads them; and columns sample, kind, severity.
     """
     samples = departing_scenes(run, split)
+    generated = curated.videos.of(curated.of("train")[0].id)[0]
+    # A generator may make videos of another size than the image's; these have to fit beside them.
+    size = {"height": generated.height, "width": generated.width}
     with run.stage(
         "departed_clips",
         code=CODE,
@@ -119,7 +122,7 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
         generation=run.profile.generation,
         icreward=asdict(networks.icreward_config(run)),
         models=networks.icreward_files(run),
-        settings=[run.profile.robust.scenes, run.profile.robust.departures],
+        settings=[run.profile.robust.scenes, run.profile.robust.departures, size],
         seed=run.profile.seed,
     ) as stage:
         if not stage.done:
@@ -133,12 +136,13 @@ def departed_clips(run: Run, split: str) -> tuple[ClipDataset, pd.DataFrame]:
                 chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
                 clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
                 labels = [departure_labels(sample, *key) for key in clips]
-                videos = [fit_clip(clip, run.profile.generation) for clip in clips.values()]  # beside a suite's
+                shape = run.profile.generation
+                videos = [fit_clip(clip, shape.model_copy(update=size)) for clip in clips.values()]
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
                     "labels": np.array([[each[d] for d in DIMENSIONS] for each in labels], np.float32),
-                    "image_tokens": reward.encode_images([videos[0].frames[0]])[0].numpy(),
+                    "image_tokens": reward.encode_images([fit_clip(clips[TRUE, 0.0], shape).frames[0]])[0].numpy(),
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
 
@@ -195,7 +199,7 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         decay=run.profile.icreward.weight_decay,
     )
     generated = dataset(curated, vision_tokens(run, curated))
-    found = {split: departed_clips(run, split) for split in ("train", "val")}
+    found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
     departed = {split: clips for split, (clips, _) in found.items()}
     seeds = range(len(poster.folders))
     with run.stage(

@@ -127,7 +127,8 @@ def test_two_processes_prepare_what_the_notebooks_make(alone: Path, models: Path
     command(tmp_path, models, *launch, "-m", "icreward_lib", "prepare", "--changes", yaml.safe_dump(TINY))
     assert len(list(tmp_path.glob(".cache/paper/videos/*/.journal-*"))) == 2, "both processes make videos"
     expected, found = items(alone), items(tmp_path)
-    left = {"generator", "reward_scores", "probes", "pool", "departed_clips", "recipes", "new_clips"}
+    left = {"generator", "reward_scores", "probes", "pool", "departed_clips", "recipes", "gated", "recipe_scores",
+            "new_clips"}  # fmt: skip
     assert {name.split("/")[0] for name in expected.keys() - found.keys()} == left, "what notebooks alone make"
     assert any(name.startswith("new_clips/") for name in found)
     assert not found.keys() - expected.keys() and len(found) > 30
