@@ -29,8 +29,8 @@ def probed_scenes(run: Run) -> list[SceneSample]:
     clips.
     """
     unseen = run.profile.probes.scenes // 2
-    scenes = moving_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed moving scenes", "seen"))
-    scenes += moving_scenes(unseen, seed=run.seed("probed moving scenes", "unseen"), split="unseen")
+    scenes = moving_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed scenes, second draw", "seen"))
+    scenes += moving_scenes(unseen, seed=run.seed("probed scenes, second draw", "unseen"), split="unseen")
     return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes)]
 
 
