@@ -97,8 +97,9 @@ def _path(axis: plt.Axes, table: pd.DataFrame, x: str, y: str) -> None:
         for _, row in part.iloc[[0, -1]].iterrows():
             wide, high = ([[row[n] - row[f"{n}_low"]], [row[f"{n}_high"] - row[n]]] for n in (x, y))
             axis.errorbar(row[x], row[y], xerr=wide, yerr=high, color=colour, lw=0.8, alpha=0.5)
-            name = "all subject" if row["weight"] == 1 else "all background"
-            axis.annotate(name, (row[x], row[y]), (6, 4), textcoords="offset points", fontsize=7, color=colour)
+            name, place = ("all subject", (6, 4)) if row["weight"] == 1 else ("all background", (6, -9))
+            axis.annotate(name, (row[x], row[y]), place, textcoords="offset points", fontsize=7, color=colour)
+    axis.locator_params(nbins=6)
 
 
 def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
@@ -113,7 +114,7 @@ def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         columns = 4
         lines = -(-len(measures) // columns)
         figure, axes = plt.subplots(
-            lines, columns, figsize=(11, 0.34 * len(titles) * lines + 1.1 * lines), sharey=True, squeeze=False
+            lines, columns, figsize=(11, 0.34 * len(titles) * lines + 1.4 * lines), sharey=True, squeeze=False
         )
         for axis, measure in zip(axes.flat, measures, strict=False):
             part = table[table["measure"] == measure].set_index("rule").loc[list(titles)]
@@ -124,8 +125,8 @@ def rules(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
             axis.set_yticks(places, list(titles.values()))
             axis.invert_yaxis() if axis is axes[0, 0] else None
             name = JUDGE_NAMES[measure]
-            what = name if measure == "preference_accuracy" else f"{name}, change"
-            axis.set_title(f"{what} (n = {part['n'].max()})")
+            what = "" if measure == "preference_accuracy" else "change, "
+            axis.set_title(f"{name}\n({what}n = {part['n'].max()})")
         for axis in list(axes.flat)[len(measures) :]:
             axis.set_visible(False)
     return figure
