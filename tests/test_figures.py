@@ -150,8 +150,8 @@ def test_rules_have_a_panel_a_measure_in_their_order() -> None:
     figure = figures.rules(pd.DataFrame(rows), {"poster": "Poster", "random": "Random"})
     shown = [axis for axis in figure.axes if axis.get_visible()]
     assert [axis.get_title(loc="left") for axis in shown] == [
-        "held-out preference accuracy (n = 5)",
-        "IC label, change (n = 5)",
+        "held-out preference accuracy\n(n = 5)",
+        "IC label\n(change, n = 5)",
     ]
     assert [label.get_text() for label in shown[0].get_yticklabels()] == ["Poster", "Random"]
     assert list(shown[0].lines[0].get_xdata()) == [0.6, 0.5]
