@@ -29,7 +29,6 @@ from icreward_lib.run import Run
 from icreward_lib.samples import Sample
 from icreward_lib.stages import Stage
 from icreward_lib.video import Video
-from icreward_lib.world.truth import FIDELITIES
 
 #: What is higher for a clip that should be better.
 METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
@@ -178,9 +177,3 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
                 values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
                 stage.save_npz(f"{number}.npz", scores=values)
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
-
-
-def truth(table: pd.DataFrame) -> np.ndarray:
-    """The mean of the three fidelities of clips, in [0, 1]: the single number that stands for their quality."""
-    mean: np.ndarray = table[list(FIDELITIES)].to_numpy().mean(1)
-    return mean
