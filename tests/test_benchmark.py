@@ -27,6 +27,8 @@ COUNTS = {
     "data.videos_per_sample": 2,
     "dpo.subset": 2,
     "dpo.new_samples": 2,
+    "pool.images": 2,
+    "rules.new_samples": 2,
     "generation.num_frames": 17,
 }
 
