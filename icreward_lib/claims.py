@@ -221,18 +221,18 @@ def to_markdown(claims: list[dict[str, Any]], *, aim: str = "poster") -> str:
     return "\n".join(lines) + "\n"
 
 
-def publish(run: Run, claims: list[dict[str, Any]], beyond: list[dict[str, Any]] | None = None) -> None:
-    """Write `claims.md` beside the JSON, and for the unchanged `laptop` profile as `results/claims.md`.
+def publish(run: Run, claims: list[dict[str, Any]], beyond: list[dict[str, Any]]) -> None:
+    """Write both tables as `claims.md` beside the JSON, and for the unchanged `laptop` profile as `results/claims.md`.
 
-    `beyond` are the claims of `collect_beyond`, once they are known.
+    `beyond` are the claims of `collect_beyond`. The last notebook that has claims writes all of them: of two that write
+    one file, neither would ever be up to date.
     """
     text = (
         "# The poster's claims, and ours\n\n"
         f"Profile `{run.name}`, seed {run.profile.seed}. Intervals: {run.profile.stats.level:.0%}. "
-        f"{_about(run)}\n\n" + to_markdown(claims)
+        f"{_about(run)}\n\n{to_markdown(claims)}\n"
+        f"## Beyond the poster\n\n{to_markdown(beyond, aim='aim')}"
     )
-    if beyond:
-        text += "\n## Beyond the poster\n\n" + to_markdown(beyond, aim="aim")
     run.record("claims.md", text)
     if run.name == "laptop":
         write_text(run.root / "results" / "claims.md", text)

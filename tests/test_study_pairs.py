@@ -161,9 +161,15 @@ def test_picks_become_pairs(tmp_path: Path) -> None:
     (pair,) = read_pairs(tmp_path / "pairs.csv")
     assert (pair.sample, pair.arm_a, pair.arm_b) == ("7", "icreward", "mlp")
 
-    new = {"base": videos[:2], "tuned": [videos[2], videos[1]]}
-    samples: Any = [sample, SimpleNamespace(id=8, image=sample.image)]
-    assert build_pairs(new_clips(run, samples, new), tmp_path / "new", seed=0) == (1, 1)
+    samples = [sample, SimpleNamespace(id=8, image=sample.image)]
+    new: Any = {
+        generator: SimpleNamespace(samples=samples, of=lambda sample, made=made: made[sample.id])
+        for generator, made in {
+            "base": dict(zip((7, 8), videos, strict=False)),
+            "tuned": {7: videos[2], 8: videos[1]},
+        }.items()
+    }
+    assert build_pairs(new_clips(run, new), tmp_path / "new", seed=0) == (1, 1)
     assert read_pairs(tmp_path / "new" / "pairs.csv")[0].arm_a == "base"
 
 
