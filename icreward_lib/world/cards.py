@@ -73,7 +73,15 @@ photographs show people (an astronaut, an admiral), both in the public domain.
 
 
 def model_card(
-    title: str, *, what: str, data: str, training: str, figures: Mapping[str, float], limits: str, size: float
+    title: str,
+    *,
+    what: str,
+    data: str,
+    training: str,
+    figures: Mapping[str, float],
+    use: str,
+    limits: str,
+    size: float,
 ) -> str:
     """The card of one small model.
 
@@ -92,7 +100,7 @@ def model_card(
 
 **Size.** {size:.1f} MB.
 
-**Intended use.** The `laptop` profile of this project and its tests; nothing outside of the sticker world.
+**Intended use.** {use}
 
 **Limits.** {limits}
 

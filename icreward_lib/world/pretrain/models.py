@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,17 +15,67 @@ from icreward_lib.opensora.autoencoder import VideoAutoencoder
 from icreward_lib.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.opensora.transformer import STDiT3
 from icreward_lib.world.cards import model_card
-from icreward_lib.world.pretrain import autoencoder, clip, generator, motion, vlm
+from icreward_lib.world.pretrain import autoencoder, clip, domain, generator, lite, motion, vlm
 from icreward_lib.world.pretrain.text import build_tokenizer
 from icreward_lib.world.scenes import sample_scenes
 
-NAMES = ("autoencoder", "opensora", "open-clip", "videomae", "qwen2-vl")
+NAMES = ("autoencoder", "opensora", "open-clip", "videomae", "qwen2-vl", "icreward-lite", "domain")
 JUDGED = 30  # scenes behind the generator's figures, of seen and of held-out content each
-DATA = (
+STICKER_WORLD = (
     "Clips of the sticker world, drawn step by step from a seed: photographs that come with scikit-image, scikit-learn "
     "and matplotlib, glyphs of DejaVu Sans. Held-out glyphs, photographs and movements are never seen."
 )
-LIMITS = "It knows 13 photographs and 44 glyphs at 64x64 pixels. Its outputs on anything else mean nothing."
+PROFILE_ONLY = "The `laptop` profile of this project and its tests; nothing outside of the sticker world."
+STRANGERS = "It knows 13 photographs and 44 glyphs at 64x64 pixels. Its outputs on anything else mean nothing."
+
+
+@dataclass(frozen=True)
+class About:
+    """What the card of a model says besides its figures."""
+
+    title: str
+    what: str
+    data: str = STICKER_WORLD
+    limits: str = STRANGERS
+    use: str = PROFILE_ONLY
+
+
+ABOUT = {
+    "autoencoder": About("Open-Sora video autoencoder, small", "17 frames of 64x64 pixels to 5 latents of 32x32."),
+    "opensora": About("Open-Sora 1.2, small", "Image to video: STDiT3, video autoencoder and T5, 17 frames of 64x64."),
+    "open-clip": About("open_clip model, small", "Image and text features of 64x64 frames and captions."),
+    "videomae": About("VideoMAE, small", "Classifies camera and subject movement; features for FVD."),
+    "qwen2-vl": About(
+        "Qwen2-VL, small",
+        "Captions clips; the body of ICReward. It is also asked what became of a reference image: how often it is "
+        "right is `change` below. A third of its training clips show letters over collages of seen photographs, "
+        "which have no caption.",
+    ),
+    "icreward-lite": About(
+        "ICReward lite",
+        "Scores how well a real clip keeps a reference image: ICReward's attention head on feature maps of "
+        "EfficientNet-Lite0, which comes by pip; the files hold the head alone. `_rank` below is Spearman's "
+        "correlation with the lessons' labels over new frames, `_mse` their mean squared error.",
+        "Lessons drawn step by step from a seed: a camera moves over one of 13 photographs, half of the time with a "
+        "part of another one in the middle, and the middle or what is around it is replaced, recoloured, blurred, "
+        "warped or dissolved more and more; an eighth of the clips are of another photograph. The figures of "
+        "`unseen` are on 4 photographs that no lesson shows.",
+        "It has learned from 13 photographs and five made-up kinds of departure, never from videos that a generator "
+        "made nor from what people say of them. The subject is whatever is in the middle. It judges every frame on "
+        "its own: a frozen clip keeps its image perfectly, and flicker costs nothing but its darkest frames.",
+        "`icreward score` on one's own clips where no hub is at hand: to order the videos of an image, and to see "
+        "where they depart. A score is no measurement.",
+    ),
+    "domain": About(
+        "Domain gauge of the sticker world",
+        "Warns of pictures that look like nothing the laptop's models have seen: distance to the nearest of 2000 "
+        "frames, by whitened principal components of EfficientNet-Lite0's features. `_warned` below is the share of "
+        "new scenes that it warns of.",
+        STICKER_WORLD,
+        "It compares looks, not meaning: content that is new but looks like the sticker world passes.",
+        "The warnings of `icreward score`.",
+    ),
+}
 
 
 def train(name: str, run_folder: Path, checkpoints: Path) -> dict[str, float]:
@@ -38,6 +89,8 @@ def train(name: str, run_folder: Path, checkpoints: Path) -> dict[str, float]:
         "open-clip": lambda: clip.train(run_folder, checkpoints / "open-clip"),
         "videomae": lambda: motion.train(run_folder, checkpoints / "videomae"),
         "qwen2-vl": lambda: vlm.train(run_folder, checkpoints / "qwen2-vl"),
+        "icreward-lite": lambda: lite.train(run_folder, checkpoints / "icreward-lite"),
+        "domain": lambda: domain.train(checkpoints / "domain"),
     }
     if name not in trainers:
         raise ValueError(f"there is no laptop model {name!r}; there are {', '.join(NAMES)}")
@@ -92,28 +145,18 @@ def write_account(name: str, folder: Path, run_folder: Path, figures: dict[str, 
     write_json(folder / "training.json", {"figures": figures, "logs": logs})
     steps = ", ".join(f"{stage}: {rows[-1]['step']:.0f} steps" for stage, rows in logs.items())
     paces = [row["seconds_per_step"] for rows in logs.values() for row in rows]
-    seconds = sum(paces) / max(1, len(paces))
+    pace = f" ({sum(paces) / len(paces):.1f} s a step, shared)" if paces else ""
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
-    titles = {
-        "autoencoder": (
-            "Open-Sora video autoencoder, small",
-            "17 frames of 64x64 pixels to 5 latents of 32x32.",
-        ),
-        "opensora": (
-            "Open-Sora 1.2, small",
-            "Image to video: STDiT3, video autoencoder and T5, 17 frames of 64x64.",
-        ),
-        "open-clip": ("open_clip model, small", "Image and text features of 64x64 frames and captions."),
-        "videomae": ("VideoMAE, small", "Classifies camera and subject movement; features for FVD."),
-        "qwen2-vl": (
-            "Qwen2-VL, small",
-            "Captions clips; the body of ICReward. It is also asked what became of a reference image: how often it is "
-            "right is `change` below. A third of its training clips show letters over collages of seen photographs, "
-            "which have no caption.",
-        ),
-    }
-    title, what = titles[name]
-    training = f"{steps}, from nothing, fp32 on 2 CPU cores ({seconds:.1f} s a step, shared); seeds in the code."
-    card = model_card(title, what=what, data=DATA, training=training, figures=figures, limits=LIMITS, size=size)
+    about = ABOUT[name]
+    card = model_card(
+        about.title,
+        what=about.what,
+        data=about.data,
+        training=f"{steps or 'one fit'}, from nothing, fp32 on 2 CPU cores{pace}; seeds in the code.",
+        figures=figures,
+        use=about.use,
+        limits=about.limits,
+        size=size,
+    )
     write_text(folder / "README.md", card)
     write_checksums(folder)

@@ -1,0 +1,151 @@
+"""ICReward lite: ICReward's head on feature maps of EfficientNet-Lite0, for real clips where no hub is at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from icreward_lib.files import atomic, write_json
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.rewards.base import Array, Image, Scores, check_weights, frame_matrix, to_scores
+from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
+from icreward_lib.video import Video
+
+_LEVELS = {2: 40, 3: 112, 4: 320}  # timm's feature levels at 1/8, 1/16 and 1/32 of the input -> their channels
+
+
+@dataclass(frozen=True)
+class LiteConfig:
+    """Side in pixels that pictures are squashed to, frames read of a clip, sizes of the head, shares of dimensions."""
+
+    input_size: int = 160
+    num_frames: int = 32
+    head_size: int = 64
+    head_attention: int = 4
+    weights: tuple[float, float] = (0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+        if self.input_size % 32 or self.input_size <= 0 or self.num_frames < 1:
+            raise ValueError(f"input_size must be a multiple of 32 and num_frames positive, not {self}")
+
+
+class ICRewardLite(nn.Module):
+    """Scores videos by how well they keep a reference image (`Reward`), every frame on its own.
+
+    The backbone is frozen and comes by pip; the files hold the head alone. Every token is the feature maps of three
+    levels at one place of a grid of 1/16 of the input, each level of unit norm.
+    """
+
+    name = "ICReward lite"
+
+    def __init__(self, config: LiteConfig, *, seed: int) -> None:
+        """A new head, drawn from `seed`."""
+        super().__init__()
+        self.config = config
+        # In a list, so that neither saving nor training takes it for a part of this.
+        self._features = [EfficientNetLite0Features(config.input_size)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = ConsistencyHead(sum(_LEVELS.values()), config.head_size, config.head_attention)
+        self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
+        self.weights: Tensor
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray, *, batch_size: int = 16) -> Tensor:
+        """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D), each on its own."""
+        features = self._features[0]
+        parts = []
+        for start in range(0, len(frames), batch_size):
+            pixels = features.preprocess(frames[start : start + batch_size])
+            levels = features.model.forward_intermediates(pixels, indices=list(_LEVELS), intermediates_only=True)
+            size = levels[1].shape[2:]
+            maps = [F.adaptive_avg_pool2d(levels[0], size), levels[1], F.interpolate(levels[2], size, mode="bilinear")]
+            parts.append(torch.cat([F.normalize(level, dim=1) for level in maps], dim=1).permute(0, 2, 3, 1))
+        return torch.cat(parts).contiguous()
+
+    def compare(self, video: Tensor, reference: Tensor) -> Consistency:
+        """Consistency of frames and tokens in [0,1], (B,T,2) and (B,T,h*w,2), of (B,T,h,w,D) and (B,h,w,D)."""
+        seen, kept = video.flatten(2, 3), reference.flatten(1, 2)
+        # No language model: the context is the picture itself, what is asked is set by the reference.
+        result: Consistency = self.head(Tokens(seen, seen), Tokens(kept, kept), kept.mean(1))
+        return result
+
+    def forward(self, video: Tensor, reference: Tensor) -> Tensor:
+        """Scores (B,T,2) in [0,1] per frame and dimension, of what `compare` takes."""
+        return self.compare(video, reference).groups
+
+    def _read(self, videos: Sequence[Video]) -> tuple[Tensor, list[float]]:
+        """Tokens (K,T',h,w,D) of the frames that are read, and which those are."""
+        if len({video.frames.shape for video in videos}) != 1:
+            raise ValueError("videos scored together must have one length and size")
+        total = videos[0].num_frames
+        wanted = np.linspace(0, total - 1, min(total, self.config.num_frames)).round().astype(np.int64)
+        frames = np.concatenate([video.frames[wanted] for video in videos])
+        return self.encode(frames).unflatten(0, (len(videos), len(wanted))), wanted.astype(float).tolist()
+
+    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
+        """Scores of K videos of one length and size against `image` (H,W,3).
+
+        `weights` replaces the dimensions' shares of the overall score.
+        """
+        video, times = self._read(videos)
+        return self.score_tokens(
+            video, self.encode(image[None])[0], times=times, num_frames=videos[0].num_frames, weights=weights
+        )
+
+    @torch.no_grad()
+    def score_tokens(
+        self,
+        video: Tensor,
+        reference: Tensor,
+        *,
+        times: Sequence[float],
+        num_frames: int,
+        weights: Sequence[float] | None = None,
+    ) -> Scores:
+        """Scores of K clips of `num_frames` frames from tokens (K,T',h,w,D) of the frames `times` and (h,w,D)."""
+        shares = self.weights
+        if weights is not None:
+            check_weights(weights)
+            shares = torch.tensor(weights).to(self.weights)
+        # One clip at a time: a score must not depend on who else is in the batch.
+        parts = torch.cat([self(clip[None], reference[None]) for clip in video])
+        return to_scores(parts, shares, times, num_frames)
+
+    @torch.no_grad()
+    def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
+        """Where each video keeps `image`: (K,T,h,w) in [0,1] on the tokens' grid, 1 = kept."""
+        video, times = self._read(videos)
+        reference = self.encode(image[None])
+        found = torch.cat([self.compare(clip[None], reference).tokens for clip in video]) @ self.weights
+        spread = frame_matrix(times, videos[0].num_frames).to(found)
+        maps = torch.einsum("tg,kgn->ktn", spread, found).unflatten(2, video.shape[2:4])
+        result: Array = maps.clamp(0, 1).numpy()
+        return result
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and the head's model.safetensors."""
+        with atomic(Path(folder)) as new:
+            write_json(new / "config.json", {"model_type": "icreward-lite", **asdict(self.config)})
+            save_model(self.head, str(new / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> ICRewardLite:
+        """Load what `save_pretrained` wrote. FileNotFoundError if `folder` holds none."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no ICReward lite: config.json is missing")
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        del settings["model_type"]
+        reward = cls(LiteConfig(**settings | {"weights": tuple(settings["weights"])}), seed=0)
+        load_model(reward.head, str(folder / "model.safetensors"))
+        return reward.eval()
