@@ -1,4 +1,4 @@
-"""The command line: `icreward reproduce`, `icreward prepare`, `icreward costs`, `icreward study`."""
+"""The command line: `icreward reproduce`, `prepare`, `costs`, `study` and `score`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from icreward_lib.files import DiskFullError
 from icreward_lib.models import ROOT
 from icreward_lib.profile import load_profile
 from icreward_lib.reproduce import reproduce
+from icreward_lib.scoring.command import add_command
 from icreward_lib.study.command import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted."""
+    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted.
+
+    A command may give a code of its own: `score` 3, if some of its files could not be scored.
+    """
     chosen = _parser().parse_args(arguments)
     try:
         if models := getattr(chosen, "models", None):
             if not models.is_dir():
                 raise FileNotFoundError(f"--models: there is no folder {models}")
             os.environ[ROOT] = str(models.resolve())  # kernels inherit it
-        chosen.command(chosen)
+        code: int | None = chosen.command(chosen)
     except (ValueError, DiskFullError, FileNotFoundError, MemoryError) as error:
         print(f"icreward: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nicreward: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     costs.set_defaults(command=_costs)
 
     add_commands(commands)
+    add_command(commands, models)
     return parser
 
 

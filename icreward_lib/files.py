@@ -31,6 +31,10 @@ class DamagedFileError(ValueError):
     """A file is not what was once written; the message says how to get it back."""
 
 
+class ReadOnlyError(ValueError):
+    """Nothing can be written to a folder."""
+
+
 @contextmanager
 def reporting_full_disk(path: Path) -> Iterator[None]:
     """Turn the system's error about a full disk into a sentence that says what to do."""
@@ -42,17 +46,32 @@ def reporting_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to, if it is not there. Raises `ReadOnlyError` or `DiskFullError`."""
+    with reporting_full_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        if not os.access(folder, os.W_OK):
+            raise ReadOnlyError(
+                f"nothing can be written to {folder}: make it writable, or choose another folder (for runs: "
+                "ICREWARD_OUTPUT) and run the same again"
+            )
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, to be written as a file or a folder, then moved into its place.
 
     On an error, or if the process dies, `path` is what it was before. The temporary name keeps the suffix.
-    Raises `DiskFullError` when there is no room.
+    Raises `DiskFullError` when there is no room, and `ReadOnlyError`.
     """
+    make_folder(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with reporting_full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if path.is_dir():  # os.replace moves onto files only
                 shutil.rmtree(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from icreward_lib.files import CHECKSUMS, DamagedFileError, content_hash
 from icreward_lib.generators import OpenSoraGenerator
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.features import EfficientNetLite0Features
@@ -17,6 +18,7 @@ from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.run import Run
 
 DINO, DREAMSIM = "dino", "dreamsim"  # not on the hub
+I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # of StyleGAN-V's file
 
 
 def open_sora_files(run: Run) -> list[Path]:
@@ -87,8 +89,19 @@ def backbone(run: Run) -> dict[str, object]:
 
 
 def video_features(run: Run) -> VideoFeatures:
-    """The features of FVD: I3D's if the folder holds its TorchScript file, else VideoMAE's."""
-    folder = run.model("fvd")
-    if (folder / I3D_FILE).is_file():
-        return I3DFeatures(folder, device=run.device)
-    return VideoMAEFeatures(folder)
+    """The features of FVD: I3D's if the folder holds its TorchScript file, else VideoMAE's.
+
+    TorchScript files hold code. One that is not the published file is refused with `DamagedFileError`, unless its
+    owner vouches for it in the folder's `SHA256SUMS`.
+    """
+    folder = run.model("fvd")  # which compares it with `SHA256SUMS`
+    file, sums = folder / I3D_FILE, folder / CHECKSUMS
+    if not file.is_file():
+        return VideoMAEFeatures(folder)
+    sha = content_hash(file)
+    if sha != I3D_SHA256 and not (sums.is_file() and sha in sums.read_text(encoding="utf-8")):
+        raise DamagedFileError(
+            f"{file} is not the published I3D, and TorchScript files hold code: get it again, or, if you trust this "
+            f"one, run 'sha256sum {I3D_FILE} > {CHECKSUMS}' beside it"
+        )
+    return I3DFeatures(folder, device=run.device)

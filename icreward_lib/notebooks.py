@@ -19,6 +19,8 @@ import yaml
 from icreward_lib.files import atomic, content_hash, reporting_full_disk
 from icreward_lib.run import output_root
 
+_START_SECONDS = 600  # for a kernel to answer, on a machine that does much else
+
 
 class NotebookError(ValueError):
     """A notebook cannot be run, or failed; the message says which, where and what to do."""
@@ -116,7 +118,7 @@ def execute(
         with live.running(book.code_cells + bool(other)), reporting_full_disk(copy):
             papermill.execute_notebook(
                 book.path, copy, parameters=other, kernel_name="python3", progress_bar=False,
-                cwd=book.path.parent, config=config, on_cell_execute=live.next_cell,
+                cwd=book.path.parent, config=config, on_cell_execute=live.next_cell, start_timeout=_START_SECONDS,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         why = f"{error.ename}: {next(iter(error.evalue.strip().splitlines()), 'no message')}"
@@ -124,6 +126,10 @@ def execute(
     except DeadKernelError as error:
         why = "its process died (killed, or out of memory)"
         raise NotebookError(_failure(book, f"in cell {live.cell}", why, copy, resume)) from error
+    except RuntimeError as error:  # of jupyter_client
+        raise NotebookError(
+            _failure(book, "before its first cell", f"no Python started: {error}", copy, resume)
+        ) from error
     seconds = time.perf_counter() - begin
     account = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else {"outputs": [], "stages": []}
     return {

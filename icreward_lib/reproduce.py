@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from icreward_lib.files import content_hash, digest, notebook_hash, source_hash, write_json
+from icreward_lib.files import (
+    content_hash,
+    digest,
+    make_folder,
+    notebook_hash,
+    reporting_full_disk,
+    source_hash,
+    write_json,
+)
 from icreward_lib.matmul import measure_gflops
 from icreward_lib.models import CHECKOUT, ROOT, find
 from icreward_lib.notebooks import LiveLine, Notebook, NotebookError, execute, save_executed
@@ -37,7 +45,7 @@ def reproduce(
 
     One whose code, library, parameters, profile, models and predecessors are as they were when it last ran,
     and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the executed notebooks
-    replace those in the folder. Raises `NotebookError` or `ProfileError`.
+    replace those in the folder. Raises `NotebookError`, `ProfileError`, or what `files.atomic` raises.
     """
     profile = load_profile(profile_name)
     if profile_name.endswith((".yaml", ".yml")):
@@ -136,8 +144,10 @@ def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
 @contextmanager
 def only_run(lock: Path) -> Iterator[None]:
     """Refuse a second run of the same profile; the lock goes with the process, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    make_folder(lock.parent)
+    with reporting_full_disk(lock):
+        file = lock.open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

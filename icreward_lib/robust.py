@@ -26,7 +26,7 @@ from icreward_lib.parallel import side_by_side
 from icreward_lib.probing import CODE as PROBE_CODE
 from icreward_lib.probing import TRUE, clips_of
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.ensemble import Ensemble, cautious
+from icreward_lib.rewards.ensemble import cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.movement import movement, moves
 from icreward_lib.rewards.rereading import Rereader, read, with_new_head
@@ -306,9 +306,3 @@ def robust_matrix(run: Run, trained: Trained, split: str) -> np.ndarray:
     """What the robust reward says of the generated videos of a split, "samples videos"."""
     members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
     return cautious(members, run.profile.robust.caution)
-
-
-def robust_reward(run: Run, trained: Trained) -> Ensemble:
-    """The robust reward itself, of the trainings of `ROBUST`."""
-    members = [ICReward.from_pretrained(folder, device=run.device) for folder in trained.folders]
-    return Ensemble(members, caution=run.profile.robust.caution)

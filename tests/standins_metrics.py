@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icreward_lib.files import write_checksums
 from icreward_lib.metrics.vbench_features import CLIP_FILES, DINO_FILE, KINDS, LORA_FOLDER, DreamSim, load_branch
 from icreward_lib.suite import KINDS as IMAGE_KINDS
 
@@ -89,10 +90,11 @@ class TinyI3D(nn.Module):
 
 
 def write_i3d(folder: Path, *, seed: int = 0) -> None:
-    """`i3d_torchscript.pt`, as StyleGAN-V gives it away."""
+    """`i3d_torchscript.pt`, as StyleGAN-V gives it away, vouched for as any other than StyleGAN-V's has to be."""
     folder.mkdir(parents=True, exist_ok=True)
     network = torch.jit.script(TinyI3D(torch.Generator().manual_seed(seed)).eval())
     torch.jit.save(network, str(folder / "i3d_torchscript.pt"))
+    write_checksums(folder)
 
 
 def write_suite(folder: Path, *, per_kind: int = 3) -> None:

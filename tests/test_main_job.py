@@ -8,25 +8,30 @@ import random
 import subprocess
 import sys
 import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from smalldisk import SmallDisk, small_disk
 
 from icreward_lib import files
 
 ROOT = Path(__file__).parents[1]
-KILLS = 4
+KILLS = 20
 COMMAND = [sys.executable, "-m", "icreward_lib", "reproduce", "--profile", "smoke"]
 
 
-def begin(output: Path, *options: str) -> subprocess.Popen[str]:
+def begin(output: Path, *options: str, inside: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Start the command with its results, figures and caches in a folder of its own."""
     environment = os.environ | {"ICREWARD_OUTPUT": str(output)}
     environment.pop("ICREWARD_PROFILE", None)
+    command = [*inside, *COMMAND, *options]
     return subprocess.Popen(
-        [*COMMAND, *options], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -37,6 +42,19 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         member.kill()
     process.communicate()
     psutil.wait_procs(family, timeout=30)
+
+
+def progress(output: Path) -> int:
+    """How much a run has made so far: items of stages, results and figures."""
+    journals = (output / ".cache").glob("*/*/*/.journal-0")
+    items = sum(journal.read_bytes().count(b"\n") for journal in journals)
+    return items + sum(len(names) for top in ("results", "figures") for _, _, names in os.walk(output / top))
+
+
+def finished(output: Path) -> int:
+    """How many notebooks stand."""
+    state = output / ".cache" / "smoke" / "reproduce.json"
+    return len(json.loads(state.read_text(encoding="utf-8"))) if state.is_file() else 0
 
 
 def tables(output: Path) -> dict[str, Any]:
@@ -61,20 +79,45 @@ def without_provenance(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Peace:
+    """A run that nothing happened to: its output folder, and after which seconds there was how much of it."""
+
+    output: Path
+    seconds: list[float]
+    made: list[int]
+
+    def at(self, share: float) -> tuple[int, float]:
+        """What there was at a moment, a share in [0, 1] of the run, and for how many seconds there had been no more."""
+        moment = share * self.seconds[-1]
+        made = self.made[bisect_right(self.seconds, moment) - 1]
+        return made, moment - self.seconds[self.made.index(made)]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run in peace: its output folder, and how many seconds it took."""
-    output = tmp_path_factory.mktemp("uninterrupted")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> Peace:
+    """The whole run."""
+    peace = Peace(tmp_path_factory.mktemp("peace"), [0.0], [0])
     clock = time.perf_counter()
-    process = begin(output)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
-    return output, time.perf_counter() - clock
+    process = begin(peace.output)
+    while process.poll() is None:
+        time.sleep(0.2)
+        peace.made.append(progress(peace.output))
+        peace.seconds.append(time.perf_counter() - clock)
+    assert process.returncode == 0, process.communicate()[0]
+    return peace
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    """Where the run happens to which all else happens, one after the other; each finds what was made before."""
+    with small_disk(tmp_path_factory.mktemp("disk"), "256m") as disk:
+        yield disk
 
 
 @pytest.mark.e2e
-def test_it_writes_what_was_promised(uninterrupted: tuple[Path, float]) -> None:
-    found = set(tables(uninterrupted[0]))
+def test_it_writes_what_was_promised(peace: Peace) -> None:
+    found = set(tables(peace.output))
     results = {
         "dataset.json",
         "reward_models.json",
@@ -88,50 +131,82 @@ def test_it_writes_what_was_promised(uninterrupted: tuple[Path, float]) -> None:
     for number in range(1, 7):
         for suffix in ("png", "pdf", "csv"):
             assert any(n.startswith(f"figures/smoke/fig{number}_") and n.endswith(suffix) for n in found)
-    timing = json.loads((uninterrupted[0] / "results/smoke/timing.json").read_text(encoding="utf-8"))
+    timing = json.loads((peace.output / "results/smoke/timing.json").read_text(encoding="utf-8"))
     assert timing["total_seconds"] > 0 and timing["peak_rss_gb"] > 0 and timing["matmul_gflops"]["fp32"] > 0
     # Only the unchanged laptop profile publishes its claims.
-    assert not (uninterrupted[0] / "results/claims.md").exists()
+    assert not (peace.output / "results/claims.md").exists()
 
 
 @pytest.mark.e2e
-def test_a_second_call_finds_all_up_to_date(uninterrupted: tuple[Path, float]) -> None:
+def test_a_second_call_finds_all_up_to_date(peace: Peace) -> None:
     clock = time.perf_counter()
-    process = begin(uninterrupted[0])
+    process = begin(peace.output)
     printed, _ = process.communicate()
     notebooks = len(list((ROOT / "notebooks").glob("*.ipynb"))) - 1  # all but 00, which trains the small models
     assert process.returncode == 0 and printed.count("up to date") == notebooks, printed
     assert time.perf_counter() - clock < 15
 
 
+def refused(disk: SmallDisk) -> str:
+    """What the command says that cannot do its work: one sentence, and how to go on; no half-written file is left."""
+    process = begin(disk.folder, inside=disk.inside)
+    printed, _ = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in printed, printed
+    assert list(disk.seen.rglob(f"{files._TEMPORARY}*")) == []
+    said: str = printed[printed.index("icreward: ") :]
+    return said
+
+
 @pytest.mark.e2e
 @pytest.mark.fault
-def test_killed_at_any_moment_and_resumed_it_gives_the_same_tables(
-    uninterrupted: tuple[Path, float], tmp_path: Path
-) -> None:
-    # Another process, another order of events, the same seed: this is the test of determinism, too.
-    peaceful, seconds = uninterrupted
-    rng = random.Random(0)
-    for _ in range(KILLS):
-        process = begin(tmp_path)
-        try:
-            process.wait(rng.uniform(0.1, 1.0) * seconds / KILLS + 2)
-        except subprocess.TimeoutExpired:
-            kill_all(process)
-    process = begin(tmp_path)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
-    expected, found = tables(peaceful), tables(tmp_path)
-    assert set(found) == set(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
-    left = list(tmp_path.rglob(f"{files._TEMPORARY}*"))
-    assert left == []
+@pytest.mark.parametrize("room", [4096, 200_000])  # where the command itself writes, and a notebook
+def test_a_full_disk_is_one_sentence(disk: SmallDisk, room: int) -> None:
+    with disk.full(room):
+        said = refused(disk)
+    assert "no room left to write" in said and said.count("\n") == (1 if room == 4096 else 3), said
 
 
 @pytest.mark.e2e
-def test_a_changed_setting_is_not_answered_from_the_cache(uninterrupted: tuple[Path, float]) -> None:
-    process = begin(uninterrupted[0], "--only", "02", "-p", 'changes={"mlp.hidden": 5}')
+@pytest.mark.fault
+@pytest.mark.parametrize("folder", [".cache/smoke", "results"])
+def test_a_read_only_folder_is_one_sentence(disk: SmallDisk, folder: str) -> None:
+    with disk.read_only(folder):
+        said = refused(disk)
+    assert f"nothing can be written to {disk.folder / folder}" in said, said
+    assert said.count("\n") == (1 if folder == ".cache/smoke" else 3), said
+
+
+@pytest.mark.e2e
+@pytest.mark.fault
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_tables(peace: Peace, disk: SmallDisk) -> None:
+    # Another process, another order of events, the same seed: this is the test of determinism, too.
+    rng, stood = random.Random(0), []
+    for number in range(KILLS):
+        made, since = peace.at((number + rng.random()) / (KILLS + 1))
+        process = begin(disk.folder, inside=disk.inside)
+        while progress(disk.seen) < made:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        time.sleep(since)
+        if number == KILLS // 2:
+            assert "another run of the profile smoke is at work: wait for it" in refused(disk)
+        assert process.poll() is None, process.communicate()[0]
+        kill_all(process)
+        stood.append(finished(disk.seen))
+    assert stood == sorted(stood) and len(set(stood)) >= 5, "kills fell into few notebooks"
+    process = begin(disk.folder, inside=disk.inside)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    models = (uninterrupted[0] / ".cache" / "smoke" / "reward_mlp").glob("*/model_0/config.json")
+    expected, found = tables(peace.output), tables(disk.seen)
+    assert set(found) == set(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert list(disk.seen.rglob(f"{files._TEMPORARY}*")) == []
+
+
+@pytest.mark.e2e
+def test_a_changed_setting_is_not_answered_from_the_cache(peace: Peace) -> None:
+    process = begin(peace.output, "--only", "02", "-p", 'changes={"mlp.hidden": 5}')
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    models = (peace.output / ".cache" / "smoke" / "reward_mlp").glob("*/model_0/config.json")
     assert 5 in [json.loads(path.read_text(encoding="utf-8"))["hidden"] for path in models]

@@ -182,7 +182,7 @@ class ICReward(nn.Module):
         """Vision tokens (N,h,w,D) of N equally large images, float32 on the CPU."""
         if len({image.shape for image in images}) != 1:
             raise ValueError("images encoded together must have one size")
-        pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        pictures = [torch.tensor(image).permute(2, 0, 1) for image in images]  # a copy: pictures may be read-only
         parts = []
         for start in range(0, len(pictures), batch_size):
             batch = pictures[start : start + batch_size]

@@ -40,7 +40,7 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
     if severity == 0:
         return frames.copy()
     rng = np.random.default_rng([seed, *kind.encode()])
-    mask = ellipse(*frames.shape[1:3], rng)[..., None]
+    mask = ellipse(frames.shape[1], frames.shape[2], rng)[..., None]
     if region == "background":
         mask = 1 - mask
     result = frames.copy()

@@ -31,7 +31,7 @@ class LiteTraining:
     batch_size: int = 12
     frames: int = 4
     judged: int = 300  # new lessons of each split behind the final figures
-    loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, warmup=20, weight_decay=0.01, ema=0.98, save_every=50)
+    loop: LoopConfig = LoopConfig(steps=500, lr=1e-3, warmup=20, weight_decay=0.01, ema=0.98, save_every=50)
 
 
 class Lessons(NamedTuple):
@@ -64,8 +64,10 @@ def _lesson(config: LiteTraining, split: str, rng: np.random.Generator) -> tuple
     size = config.model.input_size
     clip, other = (_shot(name, config.frames + 1, size, rng) for name in (first, second))
     if rng.random() < 0.5:  # something in the middle that moves on its own
-        mask = ellipse(size, size, rng)[..., None]
-        clip = _pasted(clip, _shot(third, config.frames + 1, size, rng), mask, rng)
+        clip = _pasted(clip, _shot(third, config.frames + 1, size, rng), ellipse(size, size, rng), rng)
+    if rng.random() < 0.3:  # a camera that adapts to the light
+        gain = np.linspace(1, rng.uniform(0.8, 1.25), len(clip))[:, None, None, None]
+        clip = (gain * clip).round().clip(0, 255).astype(np.uint8)
     image, labels = clip[0], np.ones((config.frames + 1, len(REGIONS)))
     fate = rng.random()
     if fate < 0.12:
@@ -86,7 +88,7 @@ def _shot(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nda
     whole = photograph(name, SHORT_SIDE, DEFOCUS)
     if rng.random() < 0.5:
         whole = whole.flip(2)
-    sides = rng.uniform(0.4, 0.9) * SHORT_SIDE * np.linspace(1, rng.uniform(0.8, 1.25), frames)
+    sides = rng.uniform(0.4, 0.9) * SHORT_SIDE * np.linspace(1, rng.uniform(0.7, 1.4), frames)
     sides = sides.clip(size / 2, SHORT_SIDE)
     places = [np.linspace(*(_near(rng.random(), rng)), frames) for _ in range(2)]
     shown = []
@@ -103,18 +105,22 @@ def _shot(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nda
 
 
 def _near(place: float, rng: np.random.Generator) -> tuple[float, float]:
-    return place, float(np.clip(place + rng.uniform(-0.3, 0.3), 0, 1))
+    return place, float(np.clip(place + rng.uniform(-0.8, 0.8), 0, 1))
 
 
 def _pasted(clip: np.ndarray, subject: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A clip with the middle of another one laid over it, which drifts by up to a tenth of the frame."""
-    shifts = np.linspace(0, 1, len(clip))[:, None] * rng.uniform(-0.1, 0.1, 2) * clip.shape[1]
-    result = np.empty_like(clip)
-    for t, (down, right) in enumerate(shifts.round().astype(int)):
-        moved = np.roll(mask, (down, right), (0, 1))
-        layer = np.roll(subject[0], (down, right), (0, 1))
-        result[t] = ((1 - moved) * clip[t] + moved * layer).round().astype(np.uint8)
-    return result
+    """A clip with a part of another one laid over its middle, which drifts, turns and grows or shrinks on its own."""
+    layer = np.concatenate([subject[0], 255 * mask[..., None]], -1).astype(np.float32)
+    way = torch.linspace(0, 1, len(clip))
+    shift = way[:, None] * torch.from_numpy(rng.uniform(-0.5, 0.5, 2)).float()  # of half a frame
+    angle, scale = way * rng.uniform(-0.4, 0.4), 1 + way * rng.uniform(-0.25, 0.35)  # radians, and 1 / size
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).unflatten(-1, (2, 2))
+    place = torch.cat([scale[:, None, None] * turn, shift[..., None]], -1)
+    grid = F.affine_grid(place, [len(clip), 4, *clip.shape[1:3]], align_corners=False)
+    layers = torch.from_numpy(layer).permute(2, 0, 1).expand(len(clip), -1, -1, -1)
+    moved = F.grid_sample(layers, grid, align_corners=False).permute(0, 2, 3, 1).numpy()
+    cover = moved[..., 3:] / 255
+    return np.asarray(((1 - cover) * clip + cover * moved[..., :3]).round().clip(0, 255).astype(np.uint8))
 
 
 def read(reward: ICRewardLite, batch: Lessons) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +150,7 @@ def evaluate(reward: ICRewardLite, config: LiteTraining) -> dict[str, float]:
     for split in ("seen", "unseen"):
         found, wanted = [], []
         for start in range(0, config.judged, config.batch_size):
-            batch = lessons(config.batch_size, config, seed=EVALUATION_SEED + start, split=split)  # type: ignore[arg-type]
+            batch = lessons(config.batch_size, config, seed=EVALUATION_SEED + start, split=split)
             video, image, labels = read(reward, batch)
             found.append(reward(video, image).flatten(0, 1))
             wanted.append(labels.flatten(0, 1))

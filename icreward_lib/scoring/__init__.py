@@ -1,0 +1,1 @@
+"""People's own pictures and videos: read, judged by any reward or metric, ranked, reported."""
