@@ -28,17 +28,15 @@ class Line:
     """A line of the table: what is compared, and the aim, "at least" or "at most" a number."""
 
     text: str
-    aim: tuple[str, float] | None = None
+    aim: tuple[str, float]
 
     def met(self, value: float) -> str:
         """Whether a value reaches the aim."""
-        if self.aim is None:
-            return ""
         side, bound = self.aim
         return "yes" if (value >= bound if side == "at least" else value <= bound) else "no"
 
 
-#: What is aimed at, and then what helps to judge it.
+#: What is aimed at, and then the same aims under a stricter reading of what the other side is.
 AIMED = {
     "vbench_clipsim_speedup": Line("VBench++ subject + background + CLIPSim, 5 clips, from files", ("at least", 2.5)),
     "icreward_speedup": Line("ICReward, 5 clips, from files", ("at least", 1.5)),
@@ -50,11 +48,17 @@ AIMED = {
     "sampling_matmul_fraction": Line("rectified-flow sampling with decoding, of the matmul rate", ("at least", 0.4)),
 }
 BESIDE = {
-    "vbench_clipsim_shared_speedup": Line("VBench++ + CLIPSim, over a loop that takes both dimensions from one pass"),
-    "rescore_tokens_speedup": Line("ICReward with another head and weight, from cached vision tokens alone"),
-    "dpo_copy_time_ratio": Line("Flow-DPO step: time, over the same adapters beside a frozen copy"),
-    "dpo_copy_memory_ratio": Line("Flow-DPO step: weights + activations, over the same"),
-    "sampling_flow_matmul_fraction": Line("rectified-flow sampling without decoding, of the matmul rate"),
+    "vbench_clipsim_shared_speedup": Line(
+        "VBench++ + CLIPSim, over a loop that takes both dimensions from one pass", ("at least", 2.5)
+    ),
+    "rescore_tokens_speedup": Line(
+        "ICReward with another head and weight, from cached vision tokens alone", ("at least", 10.0)
+    ),
+    "dpo_copy_time_ratio": Line("Flow-DPO step: time, over the same adapters beside a frozen copy", ("at most", 0.8)),
+    "dpo_copy_memory_ratio": Line("Flow-DPO step: weights + activations, over the same", ("at most", 0.6)),
+    "sampling_flow_matmul_fraction": Line(
+        "rectified-flow sampling without decoding, of the matmul rate", ("at least", 0.4)
+    ),
 }
 COSTS = {"metrics": ("VBench++ + CLIPSim", COLOURS["label"]), "icreward": ("ICReward", COLOURS["icreward"])}
 AXES = {"clips": "clips K", "frames": "frames T", "side": "side of a frame, pixels"}
@@ -124,7 +128,7 @@ def table(results: dict[str, Any]) -> str:
     for name, line in {**AIMED, **BESIDE}.items():
         found = results[name] if name in AIMED else results["beside"][name]
         median, low, high = (_number(found[key]) for key in ("median", "min", "max"))
-        aim = "" if line.aim is None else f"{line.aim[0]} {line.aim[1]:g}"
+        aim = f"{line.aim[0]} {line.aim[1]:g}"
         lines.append(
             f"| {line.text} | {median} | {low} to {high} | {found['runs']} | {aim} | {line.met(found['median'])} |"
         )

@@ -75,7 +75,7 @@ def test_a_new_head_scores_what_is_cached_as_it_scores_frames(candidates: Candid
     scores = cached.from_frames()
     assert difference(cached.from_states(), scores) <= 1e-5
     assert difference(cached.from_tokens(), scores) <= 1e-5
-    assert difference(scores, before) > 1e-4, "the head is another one"
+    assert np.abs(scores["subject"] - before["subject"]).min() > 1e-4, "the head is another one"
 
 
 def test_all_forms_of_a_dpo_step_have_one_gradient(forms: Forms) -> None:
@@ -100,7 +100,7 @@ def test_activations_are_counted_once_and_without_weights() -> None:
 
     class Twice(Form):
         def loss(self, batch: Any) -> torch.Tensor:
-            x = torch.ones(2, 3)
+            x = torch.ones(2, 3, requires_grad=True)  # so that the weights are kept, too
             return (layer(x) + layer(x)).square().sum()
 
     held = Twice(layer, lambda batch: torch.zeros(()), (layer,)).bytes_held(None)

@@ -15,7 +15,7 @@ from icreward_lib.profile import load_profile
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "results" / "laptop", ROOT / "figures" / "laptop"
 NAMES = ("dataset", "reward_models", "picks", "study", "dpo", "power", "timing", "claims")
-BEYOND = ("probes", "hacking", "robust", "weights", "dpo_variants", "claims_beyond")
+BEYOND = ("probes", "hacking", "robust", "weights", "dpo_variants", "claims_beyond", "explore", "real_clips")
 
 
 def read(name: str) -> Any:
@@ -68,7 +68,7 @@ def test_raters_that_are_not_people_are_called_simulated() -> None:
         assert claim["verdict"] == "not comparable" and "simulated" in claim["why"]
 
 
-@pytest.mark.parametrize("number", range(1, 11))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_every_figure_has_its_three_files(number: int) -> None:
     names = {path.suffix for path in FIGURES.glob(f"fig{number}_*")}
     assert names == {".png", ".pdf", ".csv"}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, sync_playwright
 from skimage import data
@@ -212,6 +212,7 @@ def test_the_clips_are_the_judged_frames_at_a_moderate_even_size(
 
 
 @pytest.mark.property
+@settings(deadline=None)  # JPEGs take long on a busy machine
 @given(scores=st.lists(st.floats(0, 1), min_size=1, max_size=32))
 def test_the_strip_has_the_worst_frame_once_and_all_in_order(scores: list[float]) -> None:
     worst = int(np.argmin(scores))
@@ -386,12 +387,13 @@ class TestInABrowser:
             assert page.locator("#r1-v1 canvas").is_hidden()
             page.check("#r1 .show-maps")
             assert page.locator("#r1-v1 canvas").is_visible()
+            assert page.locator("#r1-v1 video").evaluate("(v) => getComputedStyle(v).filter") == "grayscale(1)"
             seek(page, 3.5 / 8)
-            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.8, 0], abs=2)
+            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.8**0.7, 0], abs=2)
             accessible(page)
             picture(page, "maps")
             seek(page, 7.5 / 8)
-            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.05, 0], abs=2)
+            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.05**0.7, 0], abs=2)
             assert page.locator("#r2 .show-maps").count() == 0  # its judge has none
 
     def test_the_table_is_sorted_with_the_keyboard(self, browser: Browser, file: Path) -> None:

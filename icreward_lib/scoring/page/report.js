@@ -128,7 +128,10 @@ class Card {
     const index = this.index(time);
     this.follow(time, index);
     this.playhead.setAttribute("d", `M${time} 0V1`);
-    if (this.canvas) this.canvas.hidden = !mapped;
+    if (this.canvas) {
+      this.canvas.hidden = !mapped;
+      this.screen.classList.toggle("mapped", mapped);
+    }
     if (index === this.drawn) return;
     this.drawn = index;
     this.now.textContent = `this frame ${this.scores[index].toFixed(3)}`;
