@@ -9,6 +9,7 @@ import base64
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -340,8 +341,9 @@ class TestInABrowser:
             assert page.inner_text("#r1 .play") == "Pause"
             page.locator("#r1 .scrubber").fill("0.93")
             page.click("#r1 .play")
-            times = []
-            for _ in range(20):
+            times = [0.93]
+            deadline = time.monotonic() + 20  # a busy machine plays slowly
+            while times[-1] >= 0.9 and time.monotonic() < deadline:
                 page.wait_for_timeout(120)
                 now: list[float] = page.evaluate(
                     "() => [...document.querySelectorAll('#r1 video')].map((v) => v.currentTime / v.duration)"
@@ -349,7 +351,7 @@ class TestInABrowser:
                 apart = abs(now[0] - now[1])
                 assert min(apart, 1 - apart) < 0.05
                 times.append(now[0])
-            assert any(later < earlier for earlier, later in zip(times, times[1:], strict=False))
+            assert times[-1] < 0.9, "the clips do not begin anew"
             assert page.evaluate("() => [...document.querySelectorAll('video')].every((v) => v.muted)")
             page.click("#r1 .play")
             assert page.inner_text("#r1 .play") == "Play"
@@ -389,11 +391,11 @@ class TestInABrowser:
             assert page.locator("#r1-v1 canvas").is_visible()
             assert page.locator("#r1-v1 video").evaluate("(v) => getComputedStyle(v).filter") == "grayscale(1)"
             seek(page, 3.5 / 8)
-            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.8**0.7, 0], abs=2)
+            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.8, 0], abs=2)
             accessible(page)
             picture(page, "maps")
             seek(page, 7.5 / 8)
-            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.05**0.7, 0], abs=2)
+            assert page.evaluate(alphas) == pytest.approx([255 * 0.85 * 0.05, 0], abs=2)
             assert page.locator("#r2 .show-maps").count() == 0  # its judge has none
 
     def test_the_table_is_sorted_with_the_keyboard(self, browser: Browser, file: Path) -> None:
