@@ -180,7 +180,7 @@ def test_the_figure_draws_every_share() -> None:
         if measure == "noticed" or kind != "frozen"
     ]
     figure = shares_noticed(pd.DataFrame(rows))
-    drawn = [sum(len(line.get_xdata()) for line in axis.lines[:-1]) for axis in figure.axes]
+    drawn = [sum(np.size(line.get_xdata()) for line in axis.lines[:-1]) for axis in figure.axes]
     assert drawn == [6, 3]
     assert "7 real shots" in figure.axes[0].get_title(loc="left")
     plt.close(figure)

@@ -141,11 +141,12 @@ def test_image_and_prompt_steer_the_video(pipeline, image):
 def test_a_video_does_not_depend_on_how_many_are_made(pipeline, image):
     five = pipeline.sample_latents(image, "a cat", num_videos=5, generator=seeded(3), **SETTINGS)
     two = pipeline.sample_latents(image, "a cat", num_videos=2, generator=seeded(3), **SETTINGS)
-    torch.testing.assert_close(two, five[:2], rtol=0, atol=1e-6)
+    # Products of other sizes round otherwise, on some processors by 1e-5 in the end; another noise would be of order 1.
+    torch.testing.assert_close(two, five[:2], rtol=0, atol=1e-4)
     own = [seeded(i) for i in range(3)]
     batch = pipeline.sample_latents(image, "a cat", num_videos=3, generator=own, **SETTINGS)
     alone = pipeline.sample_latents(image, "a cat", generator=[seeded(2)], **SETTINGS)
-    torch.testing.assert_close(alone, batch[2:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(alone, batch[2:], rtol=0, atol=1e-4)
     assert np.array_equal(pipeline.decode_latents(batch, 17)[2:], pipeline.decode_latents(batch[2:], 17))
 
 
