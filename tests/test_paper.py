@@ -135,7 +135,7 @@ def test_two_processes_prepare_what_the_notebooks_make(alone: Path, models: Path
     assert len(list(tmp_path.glob(".cache/paper/videos/*/.journal-*"))) == 2, "both processes make videos"
     expected, found = items(alone), items(tmp_path)
     left = {"generator", "reward_scores", "probes", "pool", "departed_clips", "recipes", "gated", "recipe_scores",
-            "new_clips"}  # fmt: skip
+            "new_clips", "consistency"}  # fmt: skip
     assert {name.split("/")[0] for name in expected.keys() - found.keys()} == left, "what notebooks alone make"
     # Pairs carry their scores: where a reward's training summed in another order, DPO's stages have another name.
     tuned = {name for name in found if name.startswith("new_clips/")}
