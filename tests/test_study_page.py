@@ -6,7 +6,6 @@ Screenshots go to the folder ICREWARD_SCREENSHOTS, if it is set.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from chromium import DESKTOP, IN_A_BROWSER, PHONE, launched
+from playwright.sync_api import Browser, Page
 from standins_study import ARMS, make_pairs
 
 from icreward_lib.study.pairs import read_pairs
@@ -26,11 +26,7 @@ from icreward_lib.study.protocol import StudyConfig, items
 from icreward_lib.study.server import LOCAL, Study, media_files
 from icreward_lib.study.store import Store
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+pytestmark = IN_A_BROWSER
 
 
 @dataclass
@@ -78,10 +74,8 @@ def two(pairs_file: Path, tmp_path: Path, free_port: int) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
