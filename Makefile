@@ -17,7 +17,7 @@ reproduce: $(READY)  ## all figures and tables (PROFILE=smoke for a quick try; A
 	$(BIN)/icreward reproduce --profile $(PROFILE) $(ARGS)
 
 test: lint  ## lint, unit tests, and every notebook under the smoke profile
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 	ICREWARD_PROFILE=smoke $(BIN)/python -m pytest -x --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 lint: $(READY)  ## ruff and mypy

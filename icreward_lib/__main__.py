@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"icreward: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nicreward: interrupted; the same command goes on where it was", file=sys.stderr)
+        print("\nicreward: interrupted; the same command goes on from what has been written", file=sys.stderr)
         return 130
     return code or 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -78,6 +79,23 @@ def atomic(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def only_one(lock: Path, refusal: Exception) -> Iterator[None]:
+    """Hold the file `lock`, or raise `refusal` while another process does; it lets go however it ends.
+
+    Raises `DiskFullError` or `ReadOnlyError` if the file cannot be made.
+    """
+    make_folder(lock.parent)
+    with reporting_full_disk(lock):
+        file = lock.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        yield
 
 
 def remove(path: Path) -> None:

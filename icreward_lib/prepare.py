@@ -26,7 +26,7 @@ def prepare(profile: str, changes: Mapping[str, object]) -> None:
         FileNotFoundError, DamagedFileError, GpuMemoryError: with what to do.
     """
     run = start("prepare", profile, **changes)
-    with only_run(run.cache / "lock") if rank() == 0 else nullcontext():
+    with only_run(run.cache) if rank() == 0 else nullcontext():
         data = curation.curate(run)
         curation.autoencoded_gap(run, curation.some_of_test(data))
         mlp, icreward = judging.train_mlp(run, data), judging.train_icreward(run, data)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from icreward_lib.files import (
     content_hash,
     digest,
-    make_folder,
     notebook_hash,
-    reporting_full_disk,
+    only_one,
     source_hash,
     write_json,
 )
@@ -64,7 +62,7 @@ def reproduce(
     # Kernels inherit these. A profile chosen here goes before one set outside, and the kernel is this Python.
     os.environ["ICREWARD_PROFILE"] = profile_name
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    with only_run(cache / "lock"):
+    with only_run(cache):
         state = _read_state(state_file)
         keys = _keys(every, profile, raw)
         ran = False
@@ -141,18 +139,9 @@ def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
     return all(path.is_file() and content_hash(path) == sha for path, sha in paths.items())
 
 
-@contextmanager
-def only_run(lock: Path) -> Iterator[None]:
-    """Refuse a second run of the same profile; the lock goes with the process, however it ends."""
-    make_folder(lock.parent)
-    with reporting_full_disk(lock):
-        file = lock.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NotebookError(f"another run of the profile {lock.parent.name} is at work: wait for it") from error
-        yield
+def only_run(cache: Path) -> AbstractContextManager[None]:
+    """Refuse a second run of the same profile, whose cache this is."""
+    return only_one(cache / "lock", NotebookError(f"another run of the profile {cache.name} is at work: wait for it"))
 
 
 def _write_timing(

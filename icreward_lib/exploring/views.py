@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from icreward_lib.exploring.material import METRICS, Material
 from icreward_lib.exploring.tables import disagreements, ranking, score_table
 from icreward_lib.figures import METRIC_NAMES, NAMES
 from icreward_lib.metrics.vbench import DIMENSIONS
-from icreward_lib.rewards.backbone import sample_frames
-from icreward_lib.rewards.base import frame_matrix
+from icreward_lib.rewards.base import to_frames
+from icreward_lib.rewards.icreward import group_times, upsample_maps
 from icreward_lib.video import Video, contact_sheet, video_html
 
 TITLES = {name: {**NAMES, **METRIC_NAMES}[name] for name in METRICS}
@@ -35,22 +34,18 @@ CELL = 80  # pixels of a frame in pictures
 
 def frame_scores(groups: np.ndarray, weight: float, num_frames: int) -> np.ndarray:
     """Scores (K, T) of frames at the subject's weight, from those of groups (K, G, 2)."""
-    both = torch.from_numpy(groups).float() @ torch.tensor([weight, 1 - weight])
-    frames: np.ndarray = (both @ _frames(groups.shape[1], num_frames).T).numpy()
+    times = group_times(num_frames, groups.shape[1])
+    frames: np.ndarray = to_frames(_weighed(groups, weight), times, num_frames).numpy()
     return frames
 
 
 def consistency_maps(tokens: np.ndarray, weight: float, shape: tuple[int, int, int]) -> np.ndarray:
     """Maps (K, T, H, W) in [0, 1], 1 = kept, at the subject's weight, from tokens (K, G, h, w, 2); shape: T, H, W."""
-    both = torch.from_numpy(tokens).float() @ torch.tensor([weight, 1 - weight])
-    frames = torch.einsum("tg,kghw->kthw", _frames(tokens.shape[1], shape[0]), both)
-    maps: np.ndarray = F.interpolate(frames, shape[1:], mode="bilinear").clamp(0, 1).numpy()
-    return maps
+    return upsample_maps(_weighed(tokens, weight), shape)
 
 
-def _frames(groups: int, num_frames: int) -> torch.Tensor:
-    """Weights (T, G) that interpolate groups of frames to all frames, as ICReward's own scores and maps do."""
-    return frame_matrix(sample_frames(num_frames, 2 * groups).reshape(-1, 2).mean(1).tolist(), num_frames)
+def _weighed(parts: np.ndarray, weight: float) -> torch.Tensor:
+    return torch.from_numpy(parts).float() @ torch.tensor([weight, 1 - weight])
 
 
 def overlay(video: Video, maps: np.ndarray) -> Video:

@@ -57,7 +57,7 @@ def paired_loss(pair: Mapping[str, Video], image: np.ndarray, prompt: str, logit
         axis.set_yticks([tick for tick in axis.get_yticks() if 0 <= tick <= top])
         axis.set_xlabel(r"$z=-\frac{\beta}{2}\,(\Delta^w-\Delta^l)$,  $\Delta=\|v_\theta-v\|^2-\|v_{ref}-v\|^2$")
         axis.set_ylabel(r"paired loss $-\log\sigma(z)$")
-        axis.legend(loc="upper right")
+        axis.legend(loc="upper right", frameon=True, edgecolor="none")  # the line at 0 passes beneath it
     return figure
 
 
@@ -122,6 +122,7 @@ def preferences(table: pd.DataFrame, *, raters: int, source: str) -> Figure:
             bottom += table[arm].to_numpy()
         left.set_xticks(x, table["sample"])
         left.set_ylabel("raters")
+        left.yaxis.get_major_locator().set_params(integer=True)
         who = "SIMULATED raters" if source == "simulated" else "raters"
         left.set_title(f"{raters} {who} per sample")
         left.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))

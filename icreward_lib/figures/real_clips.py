@@ -15,7 +15,7 @@ JUDGES = {
     "vbench": ("VBench++ on EfficientNet-Lite0", COLOURS["label"], "s"),
     "clipsim": ("CLIPSim of the laptop's CLIP (out of domain)", COLOURS["random"], "^"),
 }
-MEASURES = {"noticed": "scored below the true clip", "ordered": "severities in the right order"}
+MEASURES = {"noticed": "share scored below the true clip", "ordered": "share of severities in the right order"}
 
 
 def shares_noticed(table: pd.DataFrame) -> Figure:
@@ -38,7 +38,7 @@ def shares_noticed(table: pd.DataFrame) -> Figure:
             axis.axvline(0.5, color="#bbbbbb", lw=0.8, zorder=0)
             for place in range(0, len(kinds), 2):
                 axis.axhspan(place - 0.5, place + 0.5, color="#f4f4f4", lw=0, zorder=-1)
-            axis.set(xlim=(-0.03, 1.03), xlabel=f"share {title}")
+            axis.set(xlim=(-0.03, 1.03), xlabel=title)
         axes[0].set_yticks(range(len(kinds)), kinds)
         axes[0].set_ylim(len(kinds) - 0.5, -0.5)
         axes[0].tick_params(axis="y", length=0)

@@ -81,13 +81,18 @@ def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
     return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
 
 
+def to_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
+    """Values (K,num_frames,...) of all frames, from those (K,G,...) of the moments `times`; see `frame_matrix`."""
+    return torch.einsum("tg,kg...->kt...", frame_matrix(times, num_frames).to(values), values)
+
+
 def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
     """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
 
     A clip's score is the mean over the moments that were judged; frames between them are interpolated.
     """
     dimensions = parts.mean(dim=1)
-    frames = overall_score(parts, weights) @ frame_matrix(times, num_frames).T.to(parts)
+    frames = to_frames(overall_score(parts, weights), times, num_frames)
 
     def array(values: Tensor) -> Array:
         # Rounding may leave a convex combination one ulp outside the interval.

@@ -29,9 +29,9 @@ from icreward_lib.rewards.base import (
     Image,
     Scores,
     check_weights,
-    frame_matrix,
     model_reference,
     resolve_model,
+    to_frames,
     to_scores,
 )
 from icreward_lib.rewards.config import ICRewardConfig
@@ -53,6 +53,19 @@ class Reading(NamedTuple):
     visual: Tensor
     motion: Tensor
     consistency: Tensor
+
+
+def group_times(num_frames: int, groups: int) -> list[float]:
+    """The middles, in frames, of the groups of frames that ICReward reads of a clip."""
+    times: list[float] = sample_frames(num_frames, 2 * groups).reshape(-1, 2).mean(1).tolist()
+    return times
+
+
+def upsample_maps(tokens: Tensor, shape: tuple[int, int, int]) -> Array:
+    """Maps (K,T,H,W) in [0,1] of clips of `shape` T,H,W, from the consistency (K,G,h,w) of their tokens."""
+    maps = to_frames(tokens, group_times(shape[0], tokens.shape[1]), shape[0])
+    result: Array = F.interpolate(maps, shape[1:], mode="bilinear").clamp(0, 1).cpu().numpy()
+    return result
 
 
 class ICReward(nn.Module):
@@ -234,11 +247,6 @@ class ICReward(nn.Module):
 
     # What users call
 
-    def _times(self, num_frames: int, groups: int) -> list[float]:
-        """The middle of each of the frame groups of a clip, in frames."""
-        times: list[float] = sample_frames(num_frames, 2 * groups).reshape(-1, 2).mean(1).tolist()
-        return times
-
     @torch.no_grad()
     def score_tokens(
         self, video: Tensor, reference: Tensor, *, num_frames: int, weights: Sequence[float] | None = None
@@ -252,7 +260,7 @@ class ICReward(nn.Module):
             check_weights(weights)
             shares = torch.tensor(weights).to(self.weights)
         parts = self(video, reference.expand(len(video), -1, -1, -1))
-        return to_scores(parts, shares, self._times(num_frames, video.shape[1]), num_frames)
+        return to_scores(parts, shares, group_times(num_frames, video.shape[1]), num_frames)
 
     def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `score_tokens`."""
@@ -264,12 +272,7 @@ class ICReward(nn.Module):
         """Where each video keeps `image`: (K,T,H,W) in [0,1], 1 = kept, upsampled from the token grid."""
         video, reference = self.encode_videos(videos), self.encode_images([image])
         tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
-        num_frames, height, width, _ = videos[0].frames.shape
-        times = self._times(num_frames, video.shape[1])
-        frames = torch.einsum("tg,kgn->ktn", frame_matrix(times, num_frames).to(tokens), tokens)
-        maps = F.interpolate(frames.unflatten(2, video.shape[2:4]), (height, width), mode="bilinear")
-        result: Array = maps.clamp(0, 1).cpu().numpy()
-        return result
+        return upsample_maps(tokens.unflatten(2, video.shape[2:4]), videos[0].frames.shape[:3])
 
     # Files
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icreward_lib.files import DiskFullError, content_hash, digest, reporting_full_disk, write_text
+from icreward_lib.files import DiskFullError, content_hash, digest, only_one, reporting_full_disk, write_text
 from icreward_lib.scoring.intake import IntakeError, Limits, Picture, read_picture
 from icreward_lib.scoring.judges import Judge
 from icreward_lib.scoring.ranking import TOGETHER, Entry, Progress, assess
@@ -107,7 +106,10 @@ def score_table(
     """
     if out is None:
         return [line for _, line in _scored(rows, {}, judges, limits, progress)]
-    with _only_writer(out):
+    busy = BatchError(f"another batch is writing {out}: wait for it, or name another file")
+    with ExitStack() as held:
+        with writing(out):
+            held.enter_context(only_one(out.with_name(f".{out.name}.lock"), busy))
         known = _resumed(out, rows, judges, limits)
         for place, line in _scored(rows, known, judges, limits, progress):
             with writing(out), out.open("a", encoding="utf-8") as file:  # closing it writes, too
@@ -211,21 +213,6 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise BatchError(f"{path} cannot be written ({error.strerror}): name another place") from error
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    """Refuse a second batch with the same results; the lock goes with the process, however it ends."""
-    lock = out.with_name(f".{out.name}.lock")
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BatchError(f"another batch is writing {out}: wait for it, or name another file") from error
-        yield
 
 
 def _resumed(out: Path, rows: Sequence[Row], judges: Sequence[Judge], limits: Limits) -> dict[int, Line]:
