@@ -85,9 +85,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def only_one(lock: Path, refusal: Exception) -> Iterator[None]:
     """Hold the file `lock`, or raise `refusal` while another process does; it lets go however it ends.
 
-    Raises `DiskFullError` or `ReadOnlyError` if the file cannot be made.
+    Raises `OSError` if the file cannot be made, `DiskFullError` where that is why.
     """
-    make_folder(lock.parent)
     with reporting_full_disk(lock):
         file = lock.open("w")
     with file:

@@ -14,6 +14,7 @@ from typing import Any
 from icreward_lib.files import (
     content_hash,
     digest,
+    make_folder,
     notebook_hash,
     only_one,
     source_hash,
@@ -141,6 +142,7 @@ def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
 
 def only_run(cache: Path) -> AbstractContextManager[None]:
     """Refuse a second run of the same profile, whose cache this is."""
+    make_folder(cache)
     return only_one(cache / "lock", NotebookError(f"another run of the profile {cache.name} is at work: wait for it"))
 
 

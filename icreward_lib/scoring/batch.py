@@ -109,6 +109,7 @@ def score_table(
     busy = BatchError(f"another batch is writing {out}: wait for it, or name another file")
     with ExitStack() as held:
         with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(only_one(out.with_name(f".{out.name}.lock"), busy))
         known = _resumed(out, rows, judges, limits)
         for place, line in _scored(rows, known, judges, limits, progress):
