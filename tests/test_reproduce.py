@@ -34,8 +34,8 @@ def quick(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce_module, "measure_gflops", lambda dtype: (1.0, None))
     monkeypatch.setattr(reproduce_module, "source_hash", lambda: "library")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name in ("ICREWARD_PROFILE", "JUPYTER_PREFER_ENV_PATH"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # restored afterwards
+    for name, value in {"ICREWARD_PROFILE": "", "JUPYTER_PREFER_ENV_PATH": "", **reproduce_module.KEEP_MEMORY}.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))  # restored afterwards
 
 
 @pytest.fixture
