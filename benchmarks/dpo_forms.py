@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -68,11 +67,23 @@ class Form:
             reference = self.reference(batch)
         return dpo_loss(implicit_reward_logit(batch.errors(self.policy), reference, BETA)).mean()
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
         """The gradients of all that trains, by name."""
         self.policy.zero_grad(set_to_none=True)
         self.loss(batch).backward()
         return {name: p.grad for name, p in self.policy.named_parameters() if p.grad is not None}
+
+    def training(self) -> Callable[[Batch], None]:
+        """A whole step as `dpo.train` takes it: gradients, their norm clipped, and the update of all that trains."""
+        weights = [p for p in self.policy.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0)  # small: the weights are used again
+
+        def step(batch: Batch) -> None:
+            self.gradients(batch)
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+
+        return step
 
     def bytes_held(self, batch: Batch) -> tuple[int, int]:
         """Bytes of the weights of all models, and of what a step keeps for its backward pass beside them."""
@@ -108,12 +119,11 @@ class Forms:
     whole: Form
 
     @classmethod
-    def load(cls, folder: Path, profile: Profile, *, dtype: torch.dtype = torch.float32) -> Forms:
-        """Of the denoiser in `folder`, with the adapters of `profile`."""
-        base = STDiT3.from_pretrained(str(folder), dtype=dtype).eval().requires_grad_(False)
-        rank = profile.dpo.lora_rank
-        reference = copy.deepcopy(base)
-        policy = add_lora(base, rank=rank, alpha=2.0 * rank, seed=0)
+    def of(cls, denoiser: STDiT3, *, rank: int) -> Forms:
+        """Of a denoiser, which becomes the policy of the first form, with adapters of a rank."""
+        denoiser.eval().requires_grad_(False)
+        reference = copy.deepcopy(denoiser)
+        policy = add_lora(denoiser, rank=rank, alpha=2.0 * rank, seed=0)
         draw = torch.Generator().manual_seed(1)
         for name, weight in policy.named_parameters():
             if "lora_B" in name:

@@ -54,6 +54,8 @@ BESIDE = {
     "rescore_tokens_speedup": Line(
         "ICReward with another head and weight, from cached vision tokens alone", ("at least", 10.0)
     ),
+    "dpo_wide_time_ratio": Line("Flow-DPO step: time, as above, two blocks of Open-Sora 1.2's width", ("at most", 0.8)),
+    "dpo_wide_memory_ratio": Line("Flow-DPO step: weights + activations, over the same", ("at most", 0.6)),
     "dpo_copy_time_ratio": Line("Flow-DPO step: time, over the same adapters beside a frozen copy", ("at most", 0.8)),
     "dpo_copy_memory_ratio": Line("Flow-DPO step: weights + activations, over the same", ("at most", 0.6)),
     "sampling_flow_matmul_fraction": Line(

@@ -124,7 +124,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
 def collect_beyond(run: Run) -> list[dict[str, Any]]:
     """Read what notebooks 07 and 08 recorded: claims of our own, `poster` being what they aim at.
 
-    A claim holds where its whole interval lies on its side; the share of frozen clips is itself held against its aim.
+    A claim holds where its whole interval lies on its side.
     """
     probes, hacking, robust, rules = (
         json.loads((run.results / f"{name}.json").read_text(encoding="utf-8"))
@@ -175,8 +175,8 @@ def collect_beyond(run: Run) -> list[dict[str, Any]]:
         "Robust ICReward prefers a frozen clip to the true moving one (share of scenes)",
         "at most 0.05",
         cell,
-        cell["mean"] <= 0.05,
-        f"the share itself is held against the aim; the poster's: {_shown(robust['poster']['frozen_preference'])}",
+        cell["high"] <= 0.05,
+        f"{cell['n']} scenes; the poster's: {_shown(robust['poster']['frozen_preference'])}",
     )
     table = {(row["rule"], row["measure"]): row for row in rules["rules"]}
     for rule in ("poster", "robust"):

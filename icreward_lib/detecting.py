@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.probing import TRUE
-from icreward_lib.stats import Interval, bootstrap_mean, cluster_draws
+from icreward_lib.stats import Interval, bootstrap_share, cluster_draws, wilson
 from icreward_lib.world.probes import PROBES
 
 Metric = str | Sequence[str]  # a column; of several, such as a reward's trainings, their mean result
@@ -47,9 +47,12 @@ def auroc(
 
     The chance that a true clip scores above a departed one, of whichever scene; equal ones count half. 1: always told,
     1/2: not at all, 0: the departed clip always looks better. Of several kinds, the mean. The bootstrap draws scenes,
-    whole; n counts those that any of the kinds fits.
+    whole; n counts those that any of the kinds fits. Where all comparisons agree, as in `stats.bootstrap_share`, the
+    interval is Wilson's.
     """
     mean, drawn, n = _auroc_draws(table, metric, kinds, seed=seed, draws=draws)
+    if mean in (0, 1):
+        return wilson(round(mean) * n, n, level=level)
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), n)
 
@@ -109,7 +112,7 @@ def monotonicity(
     """
     scores = levels(table, metric, kind).to_numpy()
     less, more = np.triu_indices(scores.shape[1], 1)
-    return bootstrap_mean(wins(scores[:, less], scores[:, more]).mean(1), seed=seed, draws=draws, level=level)
+    return bootstrap_share(wins(scores[:, less], scores[:, more]).mean(1), seed=seed, draws=draws, level=level)
 
 
 def frozen_preference(
@@ -118,7 +121,7 @@ def frozen_preference(
     """Share of the scenes in which something moves whose frozen first frame scores above the true clip."""
     several = [levels(table, each, "freeze") for each in ([metric] if isinstance(metric, str) else metric)]
     above = np.mean([wins(scores[1.0], scores[0.0]) == 1 for scores in several], axis=0)
-    return bootstrap_mean(above, seed=seed, draws=draws, level=level)
+    return bootstrap_share(above, seed=seed, draws=draws, level=level)
 
 
 def summary(

@@ -15,7 +15,7 @@ from icreward_lib.detecting import levels, wins
 from icreward_lib.footage import Shot, fitted
 from icreward_lib.probing import TRUE
 from icreward_lib.scoring.judges import Judge
-from icreward_lib.stats import Interval, bootstrap_mean, wilson
+from icreward_lib.stats import Interval, bootstrap_share
 from icreward_lib.video import Video
 from icreward_lib.world.damage import KINDS, REGIONS, depart
 
@@ -78,16 +78,6 @@ def _judged(
     return rows
 
 
-def share(values: np.ndarray, *, seed: int, draws: int, level: float) -> Interval:
-    """The mean of shares (n,), one of each shot, with its interval by bootstrap over shots.
-
-    Drawing from shots that agree without exception tells nothing of others: they get Wilson's interval of n trials.
-    """
-    if (values == values[0]).all() and values[0] in (0, 1):
-        return wilson(int(values.sum()), len(values), level=level)
-    return bootstrap_mean(values, seed=seed, draws=draws, level=level)
-
-
 def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
     """Share of the departed clips of these kinds that a judge scores below their true clip; equal ones count half.
 
@@ -95,7 +85,7 @@ def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, dr
     """
     scores = [levels(table, judge, kind).to_numpy() for kind in kinds]
     by_shot = np.mean([wins(each[:, :1], each[:, 1:]).mean(1) for each in scores], axis=0)
-    return share(by_shot, seed=seed, draws=draws, level=level)
+    return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
 def ordered(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
@@ -106,7 +96,7 @@ def ordered(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int,
     scores = [levels(table, judge, kind).to_numpy() for kind in kinds]
     less, more = np.triu_indices(scores[0].shape[1], 1)
     by_shot = np.mean([wins(each[:, less], each[:, more]).mean(1) for each in scores], axis=0)
-    return share(by_shot, seed=seed, draws=draws, level=level)
+    return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
 def falls(table: pd.DataFrame, judge: str, kind: str) -> pd.DataFrame:

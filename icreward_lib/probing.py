@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,10 +28,21 @@ def probed_scenes(run: Run) -> list[SceneSample]:
     They are scenes of the sticker world, whose truth is known, beside an image suite as well. Each has about forty
     clips.
     """
-    unseen = run.profile.probes.scenes // 2
-    scenes = moving_scenes(run.profile.probes.scenes - unseen, seed=run.seed("probed scenes, second draw", "seen"))
-    scenes += moving_scenes(unseen, seed=run.seed("probed scenes, second draw", "unseen"), split="unseen")
-    return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes)]
+    return _moving_scenes(run, "probed scenes, second draw", run.profile.probes.scenes, first=0)
+
+
+def frozen_scenes(run: Run) -> list[SceneSample]:
+    """Further such scenes, for the frozen first frame alone: two clips each, so that there can be many."""
+    probes = run.profile.probes
+    return _moving_scenes(run, "frozen scenes", probes.frozen_scenes, first=probes.scenes)
+
+
+def _moving_scenes(run: Run, draw: str, count: int, *, first: int) -> list[SceneSample]:
+    """`count` scenes numbered from `first` on, of a draw of that name."""
+    unseen = count // 2
+    scenes = moving_scenes(count - unseen, seed=run.seed(draw, "seen"))
+    scenes += moving_scenes(unseen, seed=run.seed(draw, "unseen"), split="unseen")
+    return [SceneSample(first + number, "test", scene) for number, scene in enumerate(scenes)]
 
 
 def content_of(sample: Sample) -> str:
@@ -47,6 +58,11 @@ def departures(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
     """A sample's true clip (`TRUE`, severity 0) and all departures from it that fit its scene."""
     kinds = [kind for kind, probe in PROBES.items() if probe.fits(sample.scene)]
     return clips_of(run, sample, [(TRUE, 0.0), *((kind, severity) for kind in kinds for severity in SEVERITIES)])
+
+
+def frozen(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+    """A sample's true clip, and its first frame in place of all others."""
+    return clips_of(run, sample, [(TRUE, 0.0), ("freeze", 1.0)])
 
 
 def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Video]:
@@ -65,12 +81,26 @@ def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]])
 
 def probe(run: Run, curated: Curated, samples: Sequence[SceneSample]) -> Measured:
     """Measure the true clips and all departures of scenes against the true clip's first frame."""
+    return _measure(run, "probes", curated, samples, departures)
 
+
+def probe_frozen(run: Run, curated: Curated, samples: Sequence[SceneSample]) -> Measured:
+    """Measure the true clips of scenes and their frozen first frames, likewise."""
+    return _measure(run, "frozen", curated, samples, frozen)
+
+
+def _measure(
+    run: Run,
+    name: str,
+    curated: Curated,
+    samples: Sequence[SceneSample],
+    made: Callable[[Run, SceneSample], Mapping[tuple[str, float], Video]],
+) -> Measured:
     def clips(sample: Sample) -> SampleClips:
         assert isinstance(sample, SceneSample)
-        return sample_clips(departures(run, sample))
+        return sample_clips(made(run, sample))
 
-    return measure_clips(run, "probes", curated, samples, clips, code=CODE, seed=run.profile.seed)
+    return measure_clips(run, name, curated, samples, clips, code=CODE, seed=run.profile.seed)
 
 
 def sample_clips(clips: Mapping[tuple[str, float], Video]) -> SampleClips:

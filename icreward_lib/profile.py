@@ -177,7 +177,8 @@ class Dpo(Group):
 class Probes(Group):
     """True clips and their departures, of known kind and degree."""
 
-    scenes: Annotated[int, Field(ge=2)] = Field(description="scenes that are probed, with about fifty clips each")
+    scenes: Annotated[int, Field(ge=2)] = Field(description="scenes that are probed, with about forty clips each")
+    frozen_scenes: Annotated[int, Field(ge=2)] = Field(description="further scenes, for their frozen first frame alone")
 
 
 class Pool(Group):

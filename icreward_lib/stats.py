@@ -42,6 +42,17 @@ def bootstrap_mean(
     return _percentiles(values.mean(), (counts @ sums) / (counts @ sizes), level, len(sizes))
 
 
+def bootstrap_share(shares: ArrayLike, *, seed: int, draws: int = 2000, level: float = 0.95) -> Interval:
+    """`bootstrap_mean` of shares (n,), each of a unit of its own, in [0, 1].
+
+    Drawing from units that agree without exception tells nothing of others: they get Wilson's interval of n trials.
+    """
+    values = _finite(shares, "shares")
+    if values[0] in (0, 1) and (values == values[0]).all():
+        return wilson(int(values.sum()), len(values), level=level)
+    return bootstrap_mean(values, seed=seed, draws=draws, level=level)
+
+
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,

@@ -37,16 +37,14 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> Candidates:
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory: pytest.TempPathFactory) -> Forms:
-    folder = tmp_path_factory.mktemp("denoiser")
+def forms() -> Forms:
     model = STDiT3(
         input_sq_size=64, hidden_size=48, depth=1, num_heads=2, pred_sigma=False, caption_channels=8, model_max_length=4
     )
     draw = torch.Generator().manual_seed(0)
     for weight in model.parameters():  # where a fresh one is zero, nothing would be learned behind it
         weight.data.add_(0.05 * torch.randn(weight.shape, generator=draw))
-    model.save_pretrained(str(folder))
-    return Forms.load(folder, load_profile("laptop"), dtype=torch.float64)
+    return Forms.of(model.double(), rank=load_profile("laptop").dpo.lora_rank)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +78,19 @@ def test_a_new_head_scores_what_is_cached_as_it_scores_frames(candidates: Candid
 
 def test_all_forms_of_a_dpo_step_have_one_gradient(forms: Forms) -> None:
     batch = make_batch(load_profile("laptop"), forms.one.policy.get_base_model(), 2, LATENT)
-    own = forms.one.step(batch)
+    own = forms.one.gradients(batch)
     assert all(gradient.abs().max() > 0 for gradient in own.values())
-    assert gradient_difference(own, forms.copied.step(batch)) <= 1e-6
-    assert gradient_difference(own, on_adapters(forms.one.policy, forms.whole.step(batch))) <= 1e-6
+    assert gradient_difference(own, forms.copied.gradients(batch)) <= 1e-6
+    assert gradient_difference(own, on_adapters(forms.one.policy, forms.whole.gradients(batch))) <= 1e-6
+
+
+def test_a_step_of_training_moves_what_trains_and_nothing_else(forms: Forms) -> None:
+    batch = make_batch(load_profile("laptop"), forms.one.policy.get_base_model(), 2, LATENT)
+    for form in (forms.one, forms.whole):
+        before = {name: weight.detach().clone() for name, weight in form.policy.named_parameters()}
+        form.training()(batch)
+        moved = {name for name, weight in form.policy.named_parameters() if not torch.equal(weight, before[name])}
+        assert moved == {name for name, weight in form.policy.named_parameters() if weight.requires_grad}
 
 
 def test_a_copy_adds_its_weights_and_training_them_all_adds_activations(forms: Forms) -> None:

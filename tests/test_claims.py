@@ -69,7 +69,7 @@ def write_beyond(run: Run, *, frozen: float, gain: float) -> None:
 
     judges = ("subject_fidelity", "background_fidelity", "motion_faithfulness")
     robust = {
-        name: {"heldout_auroc": around(0.7), "frozen_preference": around(frozen)}
+        name: {"heldout_auroc": around(0.7), "frozen_preference": around(frozen) | {"n": 96}}
         for name in ("poster", "mlp", "robust")
     }
     measures = ("motion_faithfulness", "dynamic_degree", "label")
@@ -93,6 +93,9 @@ def write_beyond(run: Run, *, frozen: float, gain: float) -> None:
 def test_claims_of_our_own_hold_or_do_not(run: Run) -> None:
     write_beyond(run, frozen=0.01, gain=0.1)
     assert {claim["verdict"] for claim in claims.collect_beyond(run)} == {claims.HOLDS}
+    write_beyond(run, frozen=0.04, gain=0.1)
+    unsure = {claim["id"]: claim["verdict"] for claim in claims.collect_beyond(run)}
+    assert unsure["robust_frozen"] == claims.DOES_NOT_HOLD, "its interval goes on to 0.06"
     write_beyond(run, frozen=0.9, gain=-0.1)
     beyond = claims.collect_beyond(run)
     assert {claim["verdict"] for claim in beyond} == {claims.DOES_NOT_HOLD}

@@ -13,6 +13,7 @@ from icreward_lib import detecting, probing
 from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.run import Run, start
 from icreward_lib.samples import draw_samples
+from icreward_lib.stats import wilson
 from icreward_lib.world.probes import PROBES, SEVERITIES
 
 LEVELS = (0.25, 0.5, 0.75, 1.0)
@@ -73,6 +74,14 @@ def test_frozen_preference_counts_what_is_above_only() -> None:
     assert detecting.frozen_preference(table_of({"freeze": values}), "metric", seed=0).mean == 0.25
 
 
+def test_scenes_that_all_agree_do_not_make_an_interval_of_no_width() -> None:
+    values = np.tile([1.0, 0.9, 0.8, 0.7, 0.6], (4, 1))
+    table = table_of({"freeze": values})
+    assert detecting.frozen_preference(table, "metric", seed=0) == wilson(0, 4)
+    assert detecting.auroc(table, "metric", ["freeze"], seed=0) == wilson(4, 4)
+    assert detecting.monotonicity(table, "metric", "freeze", seed=0) == wilson(4, 4)
+
+
 def test_a_kind_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="'freeze'"):
         detecting.levels(HAND, "metric", "freeze")
@@ -117,6 +126,14 @@ def test_half_of_the_probed_scenes_hold_something_out_and_none_is_of_the_curated
     assert [(scene.id, scene.is_unseen) for scene in scenes] == [(i, i > 2) for i in range(6)]
     assert not {scene.scene for scene in scenes} & {sample.scene for sample in draw_samples(run)}
     assert probing.content_of(scenes[0]) == "seen" and probing.content_of(scenes[-1]).startswith("unseen content")
+
+
+def test_scenes_for_frozen_clips_are_further_ones_with_two_clips_each(run: Run) -> None:
+    probed, scenes = probing.probed_scenes(run), probing.frozen_scenes(run)
+    assert [(scene.id, scene.is_unseen) for scene in scenes] == [(6, False), (7, False), (8, True), (9, True)]
+    assert not {scene.scene for scene in scenes} & {scene.scene for scene in probed}
+    true, still = probing.frozen(run, scenes[0]).values()
+    assert (still.frames == true.frames[0]).all() and np.ptp(true.frames.astype(int), axis=0).any()
 
 
 def test_a_difference_of_aurocs_is_over_the_same_scenes() -> None:

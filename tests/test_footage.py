@@ -164,13 +164,6 @@ def test_shares_by_hand() -> None:
     assert ordered.mean == pytest.approx((5 / 6 + 4.5 / 6) / 2)
 
 
-def test_shots_that_all_agree_do_not_make_certain() -> None:
-    agreed = noticing.share(np.ones(7), seed=0, draws=200, level=0.95)
-    assert agreed.high == 1 and 0.5 < agreed.low < 0.75
-    mixed = noticing.share(np.array([1, 1, 1, 0.5]), seed=0, draws=200, level=0.95)
-    assert mixed.low < mixed.mean < 1
-
-
 def test_the_figure_draws_every_share() -> None:
     rows = [
         {"judge": judge, "kind": kind, "measure": measure, "mean": 0.8, "low": 0.7, "high": 0.9, "n": 7}

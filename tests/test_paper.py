@@ -46,6 +46,7 @@ TINY = {
     "dpo.seeds": 1,
     "dpo.new_samples": 2,
     "probes.scenes": 6,
+    "probes.frozen_scenes": 2,
     "pool.images": 2,
     "pool.videos": 4,
     "robust.scenes": 4,
@@ -134,8 +135,8 @@ def test_two_processes_prepare_what_the_notebooks_make(alone: Path, models: Path
     command(tmp_path, models, *launch, "-m", "icreward_lib", "prepare", "--changes", yaml.safe_dump(TINY))
     assert len(list(tmp_path.glob(".cache/paper/videos/*/.journal-*"))) == 2, "both processes make videos"
     expected, found = items(alone), items(tmp_path)
-    left = {"generator", "reward_scores", "probes", "pool", "departed_clips", "recipes", "gated", "recipe_scores",
-            "new_clips", "consistency"}  # fmt: skip
+    left = {"generator", "reward_scores", "probes", "frozen", "pool", "departed_clips", "recipes", "gated",
+            "recipe_scores", "new_clips", "consistency"}  # fmt: skip
     assert {name.split("/")[0] for name in expected.keys() - found.keys()} == left, "what notebooks alone make"
     # Pairs carry their scores: where a reward's training summed in another order, DPO's stages have another name.
     tuned = {name for name in found if name.startswith("new_clips/")}

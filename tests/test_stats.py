@@ -10,6 +10,7 @@ from icreward_lib.stats import (
     binomial_test,
     bootstrap,
     bootstrap_mean,
+    bootstrap_share,
     paired_difference,
     spearman,
     spearman_within,
@@ -52,6 +53,13 @@ def test_seed_fixes_and_changes_the_draws(rng: np.random.Generator, name: str) -
 def test_an_interval_as_text() -> None:
     assert with_interval(0.5412, -0.5, 1.0) == "0.541 [-0.500, 1.000]"
     assert with_interval(0.5412, -0.5, 1.0, digits=1) == "0.5 [-0.5, 1.0]"
+
+
+def test_units_that_all_agree_still_leave_doubt_about_others() -> None:
+    assert bootstrap_share(np.zeros(32), seed=0) == wilson(0, 32)
+    assert bootstrap_share(np.ones(5), seed=0, level=0.8) == wilson(5, 5, level=0.8)
+    for mixed in (np.repeat([0.0, 1.0], [31, 1]), np.full(4, 0.5)):
+        assert bootstrap_share(mixed, seed=0) == bootstrap_mean(mixed, seed=0)
 
 
 def test_bootstrap_mean_agrees_with_theory(rng: np.random.Generator) -> None:
