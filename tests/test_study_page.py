@@ -141,7 +141,7 @@ def tap_next(page: Page) -> None:
 
 
 def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: Served) -> None:
-    with opened(browser, two.link(0)) as page:
+    with opened(browser, two.link(0), reduced_motion="reduce") as page:  # clips wait for Space: locked until then
         page.wait_for_selector("#consent:visible")
         accessible(page)
         picture(page, "1-consent")
@@ -151,7 +151,6 @@ def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: S
         picture(page, "2-practice")
         page.keyboard.press("Enter")
         for step in range(3 + 4):
-            page.wait_for_selector("#screen:visible, #block:visible")
             if page.is_visible("#block"):
                 picture(page, "5-question")
                 page.keyboard.press("Enter")
@@ -160,6 +159,7 @@ def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: S
                 picture(page, "3-locked")
                 accessible(page)
                 page.keyboard.press("ArrowLeft")  # too early
+            page.keyboard.press("Space")
             unlocked(page)
             assert page.is_hidden("#after")
             if step == 3:
@@ -182,6 +182,7 @@ def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: S
                 page.keyboard.press("Tab")
                 page.keyboard.press("Tab")
             page.keyboard.press("Enter")
+            page.wait_for_selector("#after", state="hidden")  # the next screen, the next block, or the end
         page.wait_for_selector("#done:visible")
         accessible(page)
         picture(page, "8-done")
