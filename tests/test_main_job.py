@@ -88,10 +88,13 @@ class Peace:
     made: list[int]
 
     def at(self, share: float) -> tuple[int, float]:
-        """What there was at a moment, a share in [0, 1] of the run, and for how many seconds there had been no more."""
+        """Where to kill: what there was at a share in [0, 1] of the run, and for how many seconds to wait from there.
+
+        The wait is a third of that in peace, so that a run of three times the speed is still at work after it.
+        """
         moment = share * self.seconds[-1]
         made = self.made[bisect_right(self.seconds, moment) - 1]
-        return made, moment - self.seconds[self.made.index(made)]
+        return made, (moment - self.seconds[self.made.index(made)]) / 3
 
 
 @pytest.fixture(scope="module")
