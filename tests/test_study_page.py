@@ -135,9 +135,14 @@ def tap_choice(page: Page, number: int) -> None:
     assert fits(page, "next")
 
 
+def went_on(page: Page) -> None:
+    """Wait for the next screen, the next block, or the end."""
+    page.wait_for_selector("#after", state="hidden")
+
+
 def tap_next(page: Page) -> None:
     page.tap("#next")
-    page.wait_for_selector("#after", state="hidden")  # the next screen, or the next block
+    went_on(page)
 
 
 def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: Served) -> None:
@@ -182,7 +187,7 @@ def test_from_consent_to_thanks_with_the_keyboard_alone(browser: Browser, two: S
                 page.keyboard.press("Tab")
                 page.keyboard.press("Tab")
             page.keyboard.press("Enter")
-            page.wait_for_selector("#after", state="hidden")  # the next screen, the next block, or the end
+            went_on(page)
         page.wait_for_selector("#done:visible")
         accessible(page)
         picture(page, "8-done")
