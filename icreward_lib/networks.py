@@ -74,7 +74,7 @@ def consistency_scorer(run: Run) -> ConsistencyScorer:
     settings = run.profile.labels
     if run.profile.models.labels == "efficientnet-lite0":
         # More frames at a time no longer fit a core's cache.
-        return ConsistencyScorer(EfficientNetLite0Features(settings.input_size), batch_size=16)
+        return ConsistencyScorer(EfficientNetLite0Features(settings.input_size, device=run.device), batch_size=16)
     features = VBenchFeatures.from_pretrained(
         locate(DINO), locate(DREAMSIM), antialias=settings.antialias, device=run.device
     )
@@ -97,7 +97,7 @@ def video_features(run: Run) -> VideoFeatures:
     folder = run.model("fvd")  # which compares it with `SHA256SUMS`
     file, sums = folder / I3D_FILE, folder / CHECKSUMS
     if not file.is_file():
-        return VideoMAEFeatures(folder)
+        return VideoMAEFeatures(folder, device=run.device)
     sha = content_hash(file)
     if sha != I3D_SHA256 and not (sums.is_file() and sha in sums.read_text(encoding="utf-8")):
         raise DamagedFileError(

@@ -104,7 +104,7 @@ def test_gradient_norms_match_upstream(model):
 @pytest.mark.parity
 def test_public_size_positions_and_rotation_match_upstream():
     # The reference keeps every 40th of the 15 x 27 positions.
-    positions = PositionEmbedding(1152)(15, 27, scale=(240 * 426) ** 0.5 / 512)
+    positions = PositionEmbedding(1152)(15, 27, (240 * 426) ** 0.5 / 512, torch.float32)
     expected = REFERENCE["pos_embed_1152_h15_w27_240x426"][0]
     torch.testing.assert_close(positions[:: len(positions) // len(expected) + 1][: len(expected)], expected)
 

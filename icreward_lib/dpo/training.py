@@ -288,7 +288,7 @@ def _generator(*key: int) -> torch.Generator:
 def _digest(pairs: PairData) -> str:
     digest = hashlib.sha256()
     for tensor in (pairs.sample, pairs.winner, pairs.loser, pairs.text, pairs.text_mask):
-        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 

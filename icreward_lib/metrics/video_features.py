@@ -36,7 +36,7 @@ class VideoFeatures(Protocol):
 class VideoMAEFeatures:
     """Mean of VideoMAE's last hidden states over all patches."""
 
-    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 16) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 16, device: str = "cpu") -> None:
         """Load a VideoMAEModel or the trunk of a VideoMAEForVideoClassification; ValueError if not whole."""
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"No VideoMAE folder at {folder}.")
@@ -46,8 +46,8 @@ class VideoMAEFeatures:
             raise ValueError(f"No whole VideoMAE model in {folder}: {error}") from error
         if report["missing_keys"] or report["mismatched_keys"]:
             raise ValueError(f"The weights in {folder} do not fit its config.json.")
-        self.model.eval().requires_grad_(False)
-        self.batch_size = batch_size
+        self.model.eval().requires_grad_(False).to(device)
+        self.batch_size, self.device = batch_size, device
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class VideoMAEFeatures:
         for start in range(0, len(videos), self.batch_size):
             batch = videos[start : start + self.batch_size]
             pixels = videomae_pixels(batch, num_frames=config.num_frames, size=config.image_size)
-            rows.append(self.model(pixels).last_hidden_state.mean(1))
+            rows.append(self.model(pixels.to(self.device)).last_hidden_state.mean(1).cpu())
         return torch.cat(rows).numpy()
 
 

@@ -94,21 +94,25 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         half = hidden_size // 2
         inv_freq = 1 / 10000.0 ** (torch.arange(0, half, 2).float() / half)
-        # A buffer, because the public weights were trained with frequencies rounded to the model's dtype.
         self.register_buffer("inv_freq", inv_freq, persistent=False)
 
-    def forward(self, rows: int, columns: int, scale: float) -> Tensor:
-        """(rows * columns, hidden); `scale` is the picture's side over the model's `input_sq_size`."""
+    def forward(self, rows: int, columns: int, scale: float, dtype: torch.dtype) -> Tensor:
+        """(rows * columns, hidden) in the weights' `dtype`.
+
+        `scale` is the picture's side over the model's `input_sq_size`. The public weights were trained with
+        frequencies rounded to their own dtype; loaders leave a buffer that is not saved in float32.
+        """
+        frequencies = self.inv_freq.to(dtype)
         base = round(math.sqrt(rows * columns))
         device = self.inv_freq.device
 
         def waves(count: int) -> Tensor:
-            angles = torch.outer(torch.arange(count, device=device) / scale * (base / count), self.inv_freq)
+            angles = torch.outer(torch.arange(count, device=device) / scale * (base / count), frequencies)
             return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
         grid = (rows, columns, -1)
         table = torch.cat([waves(columns)[None].expand(grid), waves(rows)[:, None].expand(grid)], dim=-1)
-        return table.flatten(0, 1).to(self.inv_freq.dtype)
+        return table.flatten(0, 1).to(dtype)
 
 
 class RotaryEmbedding(nn.Module):

@@ -66,9 +66,7 @@ def load_transformer(source: str | Path, *, dtype: torch.dtype = torch.float32) 
             raise ValueError(f"{source}/{CONFIG}: {name} = {public[name]} is not supported, only {value}")
     known = inspect.signature(STDiT3.__init__).parameters
     config = {name: value for name, value in public.items() if name in known}
-    model = _load(STDiT3, config, path, shapes, dtype)
-    model.pos_embed.to(dtype)  # its frequencies are no weights, and rounded as the weights are
-    return model
+    return _load(STDiT3, config, path, shapes, dtype)
 
 
 def load_autoencoder(source: str | Path, *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:

@@ -156,7 +156,7 @@ class STDiT3(ModelMixin, ConfigMixin):
         x = F.pad(x.to(dtype), (0, -w % self.patch, 0, -h % self.patch))
         rows, columns = x.shape[3] // self.patch, x.shape[4] // self.patch
         scale = math.sqrt(float(height[0]) * float(width[0])) / self.config.input_sq_size
-        x = self.x_embedder(x) + self.pos_embed(rows, columns, scale)
+        x = self.x_embedder(x) + self.pos_embed(rows, columns, scale, dtype)
 
         rate = self.fps_embedder(fps.repeat(batch // len(fps)), dtype)
         t = self.t_embedder(timestep, dtype) + rate
