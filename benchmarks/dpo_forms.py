@@ -19,9 +19,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from icreward_lib.dpo.objective import add_lora, dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData
-from icreward_lib.opensora.flow import RectifiedFlow
-from icreward_lib.opensora.transformer import STDiT3
-from icreward_lib.profile import Profile
+from icreward_lib.generators.opensora.flow import RectifiedFlow
+from icreward_lib.generators.opensora.transformer import STDiT3
+from icreward_lib.run.profile import Profile
 
 BETA = 500.0
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from icreward_lib.figures import COLOURS, style
-from icreward_lib.files import atomic, write_json, write_text
+from icreward_lib.run.files import atomic, write_json, write_text
 
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "peft", "timm", "open_clip_torch", "av", "pytest-benchmark")
 BEGIN, END = "<!-- table: written by pytest benchmarks --write -->", "<!-- end of the table -->"

@@ -10,9 +10,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from icreward_lib.generators import OpenSoraGenerator
-from icreward_lib.parallel import side_by_side
-from icreward_lib.profile import Generation
+from icreward_lib.generators.open_sora import OpenSoraGenerator
+from icreward_lib.run.processes import side_by_side
+from icreward_lib.run.profile import Generation
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icreward_lib.measuring import unlabelled
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer, conformity, consecutive, i2v_score
+from icreward_lib.poster.measure import unlabelled
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.rereading import Rereader, read, with_new_head
-from icreward_lib.rewards.train import predict
-from icreward_lib.scoring.intake import read_clip, read_picture
+from icreward_lib.rewards.prompt import ICRewardConfig
+from icreward_lib.rewards.second_reading import Rereader, read, with_new_head
+from icreward_lib.rewards.training import predict
+from icreward_lib.score.intake import read_clip, read_picture
 from icreward_lib.video import Video, write_video
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx2
 import numpy as np
 
-from icreward_lib.files import write_json
+from icreward_lib.run.files import write_json
 from icreward_lib.study.protocol import Clip, Item, StudyConfig
 from icreward_lib.study.store import Store
 

@@ -10,8 +10,8 @@ import torch
 from benchmarks.conftest import Duel
 from benchmarks.dpo_forms import Batch, Forms, gradient_difference, make_batch, on_adapters
 from benchmarks.record import Record
-from icreward_lib.opensora.transformer import STDiT3
-from icreward_lib.profile import load_profile
+from icreward_lib.generators.opensora.transformer import STDiT3
+from icreward_lib.run.profile import load_profile
 
 TRANSFORMER = Path(__file__).parents[1] / "checkpoints" / "laptop" / "opensora" / "transformer"
 LATENT = (5, 32, 32)  # of 17 frames of 64 x 64 pixels

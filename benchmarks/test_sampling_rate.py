@@ -10,9 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.record import Record
 from benchmarks.sampling import Sampling, flops, shares
-from icreward_lib.generators import OpenSoraGenerator
-from icreward_lib.matmul import measure_gflops
-from icreward_lib.profile import load_profile
+from icreward_lib.generators.open_sora import OpenSoraGenerator
+from icreward_lib.run.matmul import measure_gflops
+from icreward_lib.run.profile import load_profile
 
 GENERATOR = Path(__file__).parents[1] / "checkpoints" / "laptop" / "opensora"
 ROUNDS = 5

@@ -16,6 +16,8 @@ import decord
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from icreward_lib.run.profile import Generation
+
 _BT601 = 6  # SMPTE 170M, the matrix swscale uses for RGB -> YUV; tagged so that players do not guess by size
 
 
@@ -248,3 +250,24 @@ def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
     return Image.fromarray(picture).resize(
         (width, height), Image.Resampling.NEAREST if enlarge else Image.Resampling.BICUBIC
     )
+
+
+def fit_clip(video: Video, shape: Generation) -> Video:
+    """The middle of a video in another shape: the frames nearest in time, cropped about their centre, resized.
+
+    Raises:
+        ValueError: if the video is too short.
+    """
+    times = np.round(np.arange(shape.num_frames) * video.fps / shape.fps).astype(int)
+    spare = video.num_frames - 1 - int(times[-1])
+    if spare < 0:
+        raise ValueError(
+            f"a real clip must last {shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} "
+            f"fps); this one has {video.num_frames} frames at {video.fps:g} fps"
+        )
+    size = (shape.width, shape.height)
+    frames = [
+        np.asarray(ImageOps.fit(Image.fromarray(frame), size, Image.Resampling.LANCZOS))
+        for frame in video.frames[times + spare // 2]
+    ]
+    return Video(np.stack(frames), shape.fps)

@@ -22,15 +22,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from icreward_lib.dpo import add_lora, train
-from icreward_lib.judging import Features, _train
-from icreward_lib.launch import gather, mine, rank
+from icreward_lib.generators.opensora.flow import RectifiedFlow
 from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.opensora.flow import RectifiedFlow
+from icreward_lib.poster.reward_models import Features, _train
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.rewards.train import Epoch, TrainConfig, train_reward
+from icreward_lib.rewards.training import Epoch, TrainConfig, train_reward
 from icreward_lib.run import start
+from icreward_lib.run.processes import gather, mine, rank
 
 Outcome = dict[str, Tensor]
 

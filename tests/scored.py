@@ -9,7 +9,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from icreward_lib.scoring.judges import Judge, Verdict
+from icreward_lib.score.judges import Judge, Verdict
 from icreward_lib.video import Video, write_video
 
 PHOTOGRAPHS = {"cat": skimage.data.chelsea, "coffee": skimage.data.coffee, "astronaut": skimage.data.astronaut}

@@ -17,9 +17,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icreward_lib.files import write_checksums
 from icreward_lib.metrics.vbench_features import CLIP_FILES, DINO_FILE, KINDS, LORA_FOLDER, DreamSim, load_branch
-from icreward_lib.suite import KINDS as IMAGE_KINDS
+from icreward_lib.poster.suite import KINDS as IMAGE_KINDS
+from icreward_lib.run.files import write_checksums
 
 WIDTH, DEPTH, EMBEDDING = 64, 2, 32  # public: 768, 12, 512
 MOTIONS = ("pans left", "pans right", "tilts up", "tilts down", "zooms in", "zooms out", "static")

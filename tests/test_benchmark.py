@@ -9,14 +9,14 @@ import pytest
 from standins import write_standins
 from standins_metrics import moving_clip
 
-from icreward_lib import benchmark, samples
-from icreward_lib.benchmark import CODE, Measured, generator_table, measure_generator, open_generator
-from icreward_lib.files import source_hash
+from icreward_lib.generators.others import FinishedVideos
 from icreward_lib.metrics.fvd import frechet_distance
-from icreward_lib.models import ROOT
-from icreward_lib.other_generators import FinishedVideos
+from icreward_lib.poster import generator_table, samples
+from icreward_lib.poster.generator_table import CODE, Measured, generator_table, measure_generator, open_generator
+from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run, start
-from icreward_lib.samples import Sample
+from icreward_lib.run.files import source_hash
+from icreward_lib.run.models import ROOT
 from icreward_lib.video import Video, write_video
 
 COUNTS = {
@@ -104,4 +104,4 @@ def test_missing_videos_and_unknown_generators_are_one_sentence(run, tmp_path) -
 
 
 def test_the_code_that_makes_a_stage_exists() -> None:
-    assert source_hash(*CODE) and benchmark.SCORES[-1] == "dynamic_degree"
+    assert source_hash(*CODE) and generator_table.SCORES[-1] == "dynamic_degree"

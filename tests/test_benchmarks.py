@@ -24,8 +24,8 @@ from benchmarks.scoring import (
     reward_one_at_a_time,
     reward_together,
 )
-from icreward_lib.opensora.transformer import STDiT3
-from icreward_lib.profile import load_profile
+from icreward_lib.generators.opensora.transformer import STDiT3
+from icreward_lib.run.profile import load_profile
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LATENT = (2, 8, 8)

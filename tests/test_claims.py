@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from icreward_lib import claims
+from icreward_lib.poster import claims
 from icreward_lib.run import Run, start
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from icreward_lib import counting
-from icreward_lib.__main__ import main
-from icreward_lib.costs import StageCost, costs, to_markdown
-from icreward_lib.profile import Profile, ProfileError, load_profile
+from icreward_lib.cli import counting
+from icreward_lib.cli.costs import StageCost, costs, to_markdown
+from icreward_lib.cli.main import main
 from icreward_lib.rewards.backbone import LORA_TARGETS
+from icreward_lib.run.profile import Profile, ProfileError, load_profile
 
 TOKENS, WIDTH, CAPTION = 15 * 15 * 27, 1152, 300  # latents 15 x 30 x 53 in patches of 2 x 2
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib import curation, generation
 from icreward_lib.metrics.vbench import Anchors
+from icreward_lib.poster import data_curation, videos
+from icreward_lib.poster.samples import SPLITS, draw_samples
 from icreward_lib.run import Run, start
-from icreward_lib.samples import SPLITS, draw_samples
 from icreward_lib.video import Video
 
 
@@ -40,7 +40,7 @@ def test_labels_and_candidates(run: Run) -> None:
         }
     )
     limits = {"subject": Anchors(0.5, 1.0), "background": Anchors(0.5, 1.0)}
-    labelled = curation.add_labels(run, table, limits)
+    labelled = data_curation.add_labels(run, table, limits)
     assert labelled["label"].tolist() == pytest.approx([0, 0.5, 1, 0, 0.4, 0.4])
     assert labelled["label_subject"].tolist() == pytest.approx([0, 0.5, 1, 0, 0.6, 0.2])
     assert labelled.groupby("sample")["candidate"].sum().tolist() == [2, 2]
@@ -48,16 +48,16 @@ def test_labels_and_candidates(run: Run) -> None:
 
 
 def test_spread_tells_within_from_between() -> None:
-    within, between = curation.spread(np.array([[0.1, 0.3], [0.1, 0.3], [0.1, 0.3]]))
+    within, between = data_curation.spread(np.array([[0.1, 0.3], [0.1, 0.3], [0.1, 0.3]]))
     assert within == pytest.approx(0.2 / 2**0.5) and between == pytest.approx(0)
-    within, between = curation.spread(np.array([[0.1, 0.1], [0.3, 0.3]]))
+    within, between = data_curation.spread(np.array([[0.1, 0.1], [0.3, 0.3]]))
     assert within == pytest.approx(0) and between == pytest.approx(0.2 / 2**0.5)
 
 
 def test_the_reference_of_labels_is_the_mean_first_frame() -> None:
     clips = [Video(np.full((17, 32, 32, 3), value, np.uint8), 8.0) for value in (10, 20, 60)]
     clips[0].frames[1:] = 255
-    reference = generation.as_seen(clips)
+    reference = videos.as_seen(clips)
     assert reference.dtype == np.uint8 and reference.shape == (32, 32, 3)
     assert (reference == 30).all()
 
@@ -66,6 +66,6 @@ def test_departures_leave_the_image() -> None:
     own = Video(np.zeros((17, 8, 8, 3), np.uint8), 8.0)
     other = Video(np.full((17, 8, 8, 3), 200, np.uint8), 8.0)
     for seed in range(8):
-        mixed = curation._departure(own, other, np.random.default_rng(seed)).frames
+        mixed = data_curation._departure(own, other, np.random.default_rng(seed)).frames
         assert (mixed[-1] == 200).all()
         assert (np.diff(mixed[:, 0, 0, 0].astype(int)) >= 0).all()

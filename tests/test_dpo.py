@@ -25,8 +25,8 @@ from icreward_lib.dpo import (
     train,
 )
 from icreward_lib.dpo.training import _batch, evaluation_errors, evaluation_timesteps
-from icreward_lib.opensora.flow import RectifiedFlow
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora.flow import RectifiedFlow
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 CHANNELS, FRAMES, SIZE, TOKENS, TEXT = 2, 3, 4, 3, 8
 

@@ -13,19 +13,17 @@ import torch
 from PIL import Image
 from tiny_vlm import build_vlm
 
-from icreward_lib.exploring import (
+from icreward_lib.beyond import explore_widgets as views_module
+from icreward_lib.beyond.explore import Material, agreement, disagreements, moved_picks, ranking, score_table
+from icreward_lib.beyond.explore_widgets import (
     TITLES,
-    Material,
     PairView,
     SampleView,
-    agreement,
-    disagreements,
-    moved_picks,
-    ranking,
-    score_table,
+    consistency_maps,
+    frame_scores,
+    map_sheet,
+    overlay,
 )
-from icreward_lib.exploring import views as views_module
-from icreward_lib.exploring.views import consistency_maps, frame_scores, map_sheet, overlay
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.video import Video
 

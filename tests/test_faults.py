@@ -19,9 +19,9 @@ from PIL import Image
 from smalldisk import SmallDisk, small_disk
 from standins_metrics import moving_clip
 
-import icreward_lib.__main__ as command_line
-from icreward_lib import files
-from icreward_lib.files import DiskFullError, ReadOnlyError, write_text
+import icreward_lib.cli.main as command_line
+from icreward_lib.run import files
+from icreward_lib.run.files import DiskFullError, ReadOnlyError, write_text
 from icreward_lib.video import Video, write_video
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def icreward(arguments: list[str], printed: Path) -> None:
 def context() -> multiprocessing.context.ForkServerContext:
     """Processes that begin with everything imported, which takes seconds: a kill then finds them at work."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["icreward_lib.networks", "icreward_lib.scoring.batch", "test_faults"])
+    context.set_forkserver_preload(["icreward_lib.poster.networks", "icreward_lib.score.batch", "test_faults"])
     return context
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib import footage, noticing
-from icreward_lib.figures.real_clips import shares_noticed
-from icreward_lib.footage import RANGES, Shot, film, fitted, real_shot
-from icreward_lib.models import CHECKOUT
-from icreward_lib.probing import TRUE
-from icreward_lib.scoring.judges import Verdict, open_judge
+from icreward_lib.beyond import real_clips
+from icreward_lib.beyond.probes import TRUE
+from icreward_lib.beyond.real_clips import RANGES, Shot, film, fitted, real_shot
+from icreward_lib.figures.beyond import shares_noticed
+from icreward_lib.run.models import CHECKOUT
+from icreward_lib.score.judges import Verdict, open_judge
 from icreward_lib.video import Video, read_image, read_video
 
 matplotlib.use("Agg")
@@ -32,10 +32,10 @@ SETTINGS: dict[str, Any] = {"seed": 0, "draws": 200, "level": 0.95}
 def test_a_shot_lasts_about_two_seconds_and_holds_no_cut(name: str) -> None:
     shot = real_shot(name)
     frames, fps = shot.video.frames, shot.video.fps
-    assert len(frames) == footage.FRAMES and max(frames.shape[1:3]) <= footage.SIDE
+    assert len(frames) == real_clips.FRAMES and max(frames.shape[1:3]) <= real_clips.SIDE
     assert not any(side % 2 for side in frames.shape[1:3])
     assert 1.0 <= (len(frames) - 1) / fps <= 2.1
-    assert shot.source == footage.CREDITS[RANGES[name][0]]
+    assert shot.source == real_clips.CREDITS[RANGES[name][0]]
     moved = np.abs(np.diff(frames.astype(float), axis=0)).mean((1, 2, 3))
     assert moved.mean() > 1, "something moves"
     # A cut changes everything at once: by 53 grey levels and more in these films, from one frame to the next.
@@ -95,15 +95,15 @@ SHOTS = [striped("first", 200), striped("second", 120), striped("third", 60)]
 
 
 def test_departures_start_as_the_shot_and_depart_where_they_say() -> None:
-    clips = noticing.departures(SHOTS[0], SHOTS[1], seed=3)
+    clips = real_clips.departures(SHOTS[0], SHOTS[1], seed=3)
     truth = clips[TRUE, 0.0].frames
-    assert len(clips) == 3 + len(noticing.DEPARTED) * len(noticing.SEVERITIES)
+    assert len(clips) == 3 + len(real_clips.DEPARTED) * len(real_clips.SEVERITIES)
     assert all((clip.frames[0] == truth[0]).all() for clip in clips.values())
-    assert (clips[noticing.FROZEN, 1.0].frames == truth[0]).all()
-    cut = clips[noticing.CUT, 1.0].frames
+    assert (clips[real_clips.FROZEN, 1.0].frames == truth[0]).all()
+    cut = clips[real_clips.CUT, 1.0].frames
     assert (cut[:3] == truth[:3]).all() and (cut[3:] == SHOTS[1].video.frames[3:]).all()
-    for name in noticing.DEPARTED:
-        amounts = [np.abs(clips[name, s].frames[-1].astype(float) - truth[-1]).mean() for s in noticing.SEVERITIES]
+    for name in real_clips.DEPARTED:
+        amounts = [np.abs(clips[name, s].frames[-1].astype(float) - truth[-1]).mean() for s in real_clips.SEVERITIES]
         assert min(amounts) > 0, name
         # How far a warped stripe is off says nothing of how far it was moved.
         assert name.endswith("warped") or amounts[-1] > amounts[0], name
@@ -127,24 +127,24 @@ class Closeness:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return noticing.judge_shots([Closeness()], SHOTS, seed=3)
+    return real_clips.judge_shots([Closeness()], SHOTS, seed=3)
 
 
 def test_a_judge_sees_all_departures_and_all_strange_images(table: pd.DataFrame) -> None:
     assert (table.groupby("sample").size() == 33 + 2).all()
     own = table[table["kind"] == TRUE].set_index("sample")["closeness"]
-    strange = table[table["kind"] == noticing.IMAGE].groupby("sample")["closeness"].max()
+    strange = table[table["kind"] == real_clips.IMAGE].groupby("sample")["closeness"].max()
     assert (own > strange).all()
-    assert noticing.told(table, "closeness", [noticing.IMAGE], **SETTINGS).mean == 1
-    assert noticing.told(table, "closeness", [noticing.FROZEN], **SETTINGS).mean == 0
+    assert real_clips.told(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
+    assert real_clips.told(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
 
 
 def test_a_judge_that_measures_the_difference_notices_and_orders_replacements(table: pd.DataFrame) -> None:
     for kind in ("subject replaced", "background replaced"):
-        assert noticing.told(table, "closeness", [kind], **SETTINGS).mean == 1
-        assert noticing.ordered(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.told(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.ordered(table, "closeness", [kind], **SETTINGS).mean == 1
         region, other = ("subject", "background") if kind.startswith("s") else ("background", "subject")
-        falls = noticing.falls(table, "closeness", kind)
+        falls = real_clips.falls(table, "closeness", kind)
         assert len(falls) == len(SHOTS) and (falls[region] > falls[other]).all()
 
 
@@ -152,15 +152,15 @@ def test_shares_by_hand() -> None:
     rows = []
     for sample, scores in {"a": (0.9, 0.8, 0.85, 0.2), "b": (0.5, 0.6, 0.5, 0.4)}.items():
         kinds = (TRUE, "subject warped", "subject warped", "subject warped")
-        severities = (0.0, *noticing.SEVERITIES)
+        severities = (0.0, *real_clips.SEVERITIES)
         rows += [
             {"sample": sample, "kind": kind, "severity": severity, "judge": score}
             for kind, severity, score in zip(kinds, severities, scores, strict=True)
         ]
     hand = pd.DataFrame(rows)
-    told = noticing.told(hand, "judge", ["subject warped"], **SETTINGS)
+    told = real_clips.told(hand, "judge", ["subject warped"], **SETTINGS)
     assert told.mean == pytest.approx((1 + 1.5 / 3) / 2) and told.n == 2
-    ordered = noticing.ordered(hand, "judge", ["subject warped"], **SETTINGS)
+    ordered = real_clips.ordered(hand, "judge", ["subject warped"], **SETTINGS)
     assert ordered.mean == pytest.approx((5 / 6 + 4.5 / 6) / 2)
 
 

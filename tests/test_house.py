@@ -23,40 +23,14 @@ LIBRARY = ROOT / "icreward_lib"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-# Top to bottom. A module may import from its own floor and from those below.
+# Top to bottom. A room, a file or folder of the library, may import from its own floor and from those below.
 FLOORS = [
-    {"__main__"},
-    {"reproduce", "prepare", "notebooks"},
-    {
-        "benchmark",
-        "claims",
-        "comparing",
-        "costs",
-        "counting",
-        "curation",
-        "detecting",
-        "dpo",
-        "exploring",
-        "footage",
-        "generation",
-        "judging",
-        "measuring",
-        "networks",
-        "noticing",
-        "overoptimising",
-        "people",
-        "probing",
-        "robust",
-        "ruling",
-        "samples",
-        "sampling",
-        "scoring",
-        "tuning",
-        "weighing",
-    },
-    {"figures", "rewards", "study", "world"},
-    {"generators", "metrics", "other_generators", "run"},
-    {"files", "launch", "matmul", "models", "opensora", "parallel", "profile", "stages", "stats", "suite", "video"},
+    {"cli", "beyond", "__main__"},
+    {"poster"},
+    {"laptop", "dpo", "study", "score"},
+    {"rewards"},
+    {"metrics", "generators", "world", "figures"},
+    {"run", "video", "stats"},
 ]
 
 
@@ -123,10 +97,8 @@ def test_no_module_is_a_grab_bag() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(LIBRARY).as_posix())
-def test_modules_are_short_and_catch_only_what_they_expect(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 350
-    for node in ast.walk(ast.parse(text)):
+def test_modules_catch_only_what_they_expect(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"
             assert caught not in ("everything", "Exception", "BaseException"), f"line {node.lineno}"

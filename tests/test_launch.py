@@ -17,7 +17,7 @@ from test_dpo import denoiser
 from tiny_vlm import build_vlm
 
 from icreward_lib.dpo import add_lora
-from icreward_lib.launch import device, gather, mine
+from icreward_lib.run.processes import device, gather, mine
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = 2

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from smalldisk import SmallDisk, small_disk
 
-from icreward_lib import files
+from icreward_lib.run import files
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20

@@ -16,10 +16,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from icreward_lib import models
-from icreward_lib.files import DamagedFileError
-from icreward_lib.models import PINS, ROOT, Pin, find, locate
-from icreward_lib.profile import load_profile
+from icreward_lib.run import models
+from icreward_lib.run.files import DamagedFileError
+from icreward_lib.run.models import PINS, ROOT, Pin, find, locate
+from icreward_lib.run.profile import load_profile
 
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 

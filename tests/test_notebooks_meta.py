@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from icreward_lib.notebooks import Notebook
+from icreward_lib.run.notebooks import Notebook
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

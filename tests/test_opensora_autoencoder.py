@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from icreward_lib.opensora.autoencoder import Posterior, VideoAutoencoder, config_from_hub
-from icreward_lib.opensora.temporal_autoencoder import CausalConv3d, TemporalAutoencoder
+from icreward_lib.generators.opensora.autoencoder import Posterior, VideoAutoencoder, config_from_hub
+from icreward_lib.generators.opensora.temporal_autoencoder import CausalConv3d, TemporalAutoencoder
 
 REFERENCE = Path(__file__).parent / "reference" / "opensora"
 INFO = json.loads((REFERENCE / "vae_reference.json").read_text())

@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from standins_opensora import autoencoder_layout, transformer_layout
 
-from icreward_lib.opensora.autoencoder import VideoAutoencoder, config_from_hub
-from icreward_lib.opensora.convert import load_autoencoder, load_transformer
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder, config_from_hub
+from icreward_lib.generators.opensora.public_weights import load_autoencoder, load_transformer
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 REFERENCE = Path(__file__).parent / "reference/opensora"
 STDIT = torch.load(REFERENCE / "stdit3.pt", weights_only=True)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icreward_lib.opensora import blocks
-from icreward_lib.opensora.flow import (
+from icreward_lib.generators.opensora import blocks
+from icreward_lib.generators.opensora.flow import (
     RectifiedFlow,
     add_noise,
     euler_sample,
@@ -15,7 +15,7 @@ from icreward_lib.opensora.flow import (
     sample_masks,
     velocity_error,
 )
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 FOLDER = Path(__file__).parent / "reference/opensora"
 REFERENCE = torch.load(FOLDER / "rflow.pt", weights_only=True)

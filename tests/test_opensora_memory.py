@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import T5Config, T5EncoderModel
 
-from icreward_lib.opensora import memory
-from icreward_lib.opensora.autoencoder import VideoAutoencoder
-from icreward_lib.opensora.memory import GpuMemoryError, Phase, Request
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora import memory
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
+from icreward_lib.generators.opensora.memory import GpuMemoryError, Phase, Request
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 LAYOUT = json.loads((Path(__file__).parent / "reference/opensora/layout.json").read_text())
 TEXT, IMAGE, DENOISER, DECODER = range(4)

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from icreward_lib.opensora.autoencoder import VideoAutoencoder
-from icreward_lib.opensora.flow import RectifiedFlow
-from icreward_lib.opensora.pipeline import OpenSoraPipeline, fit_image, to_frames, to_tensor
-from icreward_lib.opensora.text import add_scores, clean_caption, encode_captions
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
+from icreward_lib.generators.opensora.flow import RectifiedFlow
+from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline, fit_image, to_frames, to_tensor
+from icreward_lib.generators.opensora.text import add_scores, clean_caption, encode_captions
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 REFERENCE = Path(__file__).parent / "reference/opensora"
 IMAGES = torch.load(REFERENCE / "image.pt", weights_only=True)

@@ -20,12 +20,12 @@ from standins_opensora import (
     write_text_encoder,
 )
 
-from icreward_lib import generators
-from icreward_lib.generators import OpenSoraGenerator
-from icreward_lib.opensora.memory import GpuMemoryError
-from icreward_lib.opensora.pipeline import OpenSoraPipeline
-from icreward_lib.opensora.public import load_pipeline, load_text_encoder
-from icreward_lib.profile import Generation
+from icreward_lib.generators import open_sora
+from icreward_lib.generators.open_sora import OpenSoraGenerator
+from icreward_lib.generators.opensora.memory import GpuMemoryError
+from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline
+from icreward_lib.generators.opensora.public_weights import load_pipeline, load_text_encoder
+from icreward_lib.run.profile import Generation
 
 SETTINGS = dict(num_frames=34, height=32, width=48, num_inference_steps=2)
 
@@ -206,7 +206,7 @@ def test_a_small_or_busy_gpu_is_one_sentence(
         generator.generate(picture(0), "a cup", num_videos=2, seed=0)
 
     gpu = type("Properties", (), {"total_memory": 10**9})
-    monkeypatch.setattr(generators.torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(open_sora.torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(OpenSoraPipeline, "_execution_device", torch.device("cuda:0"))
     with pytest.raises(GpuMemoryError, match=r"the GPU has 1\.0 GB"):
         generator.generate(picture(0), "a cup", num_videos=2, seed=0)

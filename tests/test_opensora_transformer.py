@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from icreward_lib.opensora import blocks
-from icreward_lib.opensora.blocks import PositionEmbedding, RotaryEmbedding, rotate, wave_frequencies
-from icreward_lib.opensora.transformer import STDiT3
+from icreward_lib.generators.opensora import blocks
+from icreward_lib.generators.opensora.blocks import PositionEmbedding, RotaryEmbedding, rotate, wave_frequencies
+from icreward_lib.generators.opensora.transformer import STDiT3
 
 REFERENCE = torch.load(Path(__file__).parent / "reference/opensora/stdit3.pt", weights_only=True)
 CASES = REFERENCE["cases"]

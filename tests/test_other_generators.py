@@ -11,7 +11,7 @@ import skimage.data
 from standins_metrics import moving_clip
 from tiny_pipelines import PIPELINES, build
 
-from icreward_lib.other_generators import FPS_NAMES, NAMES, DiffusersGenerator, FinishedVideos, Sampling
+from icreward_lib.generators.others import FPS_NAMES, NAMES, DiffusersGenerator, FinishedVideos, Sampling
 from icreward_lib.video import Video, write_video
 
 IMAGE = skimage.data.chelsea()[:240:4, :360:4]

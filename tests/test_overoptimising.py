@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib.overoptimising import best_of_n, best_of_n_curves, numbers, training_curves, turning_points
+from icreward_lib.beyond.over_optimisation import best_of_n, best_of_n_curves, numbers, training_curves, turning_points
 
 SETTINGS = {"seed": 0, "draws": 200, "level": 0.95}
 

@@ -15,8 +15,8 @@ import yaml
 from standins import write_standins
 from standins_metrics import moving_clip
 
-from icreward_lib.profile import load_profile
-from icreward_lib.suite import curate_images, read_suite
+from icreward_lib.poster.suite import curate_images, read_suite
+from icreward_lib.run.profile import load_profile
 from icreward_lib.video import Video, write_video
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from icreward_lib.parallel import side_by_side
+from icreward_lib.run.processes import side_by_side
 
 
 def test_results_come_in_order_with_their_items() -> None:

@@ -16,17 +16,16 @@ from transformers import (
     VideoMAEImageProcessor,
 )
 
+from icreward_lib.laptop import autoencoder, clip, qwen2_vl_lessons, videomae
+from icreward_lib.laptop.changes import examples
+from icreward_lib.laptop.loop import LoopConfig, degrade, fit
+from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
+from icreward_lib.laptop.tokenizer import build_tokenizer, factors
 from icreward_lib.metrics.features import load_efficientnet_lite0
 from icreward_lib.metrics.video_features import VideoMAEFeatures, videomae_pixels
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
 from icreward_lib.video import Video
 from icreward_lib.world import content
-from icreward_lib.world.pretrain import autoencoder, clip, motion, vlm
-from icreward_lib.world.pretrain.batches import degrade
-from icreward_lib.world.pretrain.changes import examples
-from icreward_lib.world.pretrain.loop import LoopConfig, fit
-from icreward_lib.world.pretrain.text import build_tokenizer, factors
-from icreward_lib.world.pretrain.truth import patch_flow, patch_masks
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
@@ -40,8 +39,8 @@ CLIP = clip.ClipConfig(
     trials=1,
     loop=LOOP,
 )
-MOTION = motion.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
-VLM = vlm.VlmConfig(
+MOTION = videomae.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
+VLM = qwen2_vl_lessons.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
     width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
     tower_batch_size=3, tower=LOOP, loop=LOOP,
@@ -216,13 +215,13 @@ def open_clip_picture(frame: np.ndarray) -> object:
 class TestMotion:
     def test_transformers_and_the_metric_load_it(self, tmp_path: Path) -> None:
         folder = tmp_path / "model"
-        figures = motion.train(tmp_path / "run", folder, MOTION)
+        figures = videomae.train(tmp_path / "run", folder, MOTION)
         assert {"seen_camera", "seen_motion", "unseen_camera", "unseen_motion"} <= set(figures)
         model = VideoMAEForVideoClassification.from_pretrained(folder)
         assert model.dtype == torch.float32
-        assert list(model.config.id2label.values()) == list(motion.LABELS)
+        assert list(model.config.id2label.values()) == list(videomae.LABELS)
         clips = render(sample_scenes(2, seed=4)).frames
-        pixels = motion.to_pixels(clips)
+        pixels = videomae.to_pixels(clips)
         videos = [Video(frames, 8.0) for frames in clips]
         torch.testing.assert_close(videomae_pixels(videos, num_frames=16, size=64), pixels, atol=1e-5, rtol=0)
         processor = VideoMAEImageProcessor.from_pretrained(folder)
@@ -234,15 +233,15 @@ class TestMotion:
 
     def test_labels(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="zooms in", motion="spins", subject="cup")
-        cameras, motions = motion.to_labels([scene, replace(scene, subject=None)])
-        assert [motion.LABELS[i] for i in cameras] == ["the camera zooms in"] * 2
-        assert [motion.LABELS[7 + i] for i in motions] == ["the subject spins", "no subject"]
+        cameras, motions = videomae.to_labels([scene, replace(scene, subject=None)])
+        assert [videomae.LABELS[i] for i in cameras] == ["the camera zooms in"] * 2
+        assert [videomae.LABELS[7 + i] for i in motions] == ["the subject spins", "no subject"]
 
     def test_movements_follow_the_models_token_order(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
                         position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
         config = replace(MOTION, patch_size=8, tubelet_size=4)
-        lesson = motion.Lesson(motion.build(config), config)
+        lesson = videomae.Lesson(videomae.build(config), config)
         flow = lesson._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
         moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
         rows, columns = torch.nonzero(moving.any(0), as_tuple=True)
@@ -254,7 +253,7 @@ class TestVlm:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = tmp_path_factory.mktemp("vlm")
-        figures = vlm.train(path / "run", path / "model", VLM)
+        figures = qwen2_vl_lessons.train(path / "run", path / "model", VLM)
         wanted = {"subject", "first", "second", "motion", "photograph", "camera", "scenery", "change"}
         assert {f"{split}_{name}" for split in ("seen", "unseen") for name in wanted} <= set(figures)
         return path / "model"
@@ -269,15 +268,17 @@ class TestVlm:
     def test_the_processor_and_the_whole_model_agree_with_the_lesson(self, folder: Path) -> None:
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
         processor = Qwen2VLProcessor.from_pretrained(folder)
-        shown = vlm.draw(1, 3, VLM)
-        text = processor.apply_chat_template(vlm.CHANGE_CHAT, add_generation_prompt=True)
+        shown = qwen2_vl_lessons.draw(1, 3, VLM)
+        text = processor.apply_chat_template(qwen2_vl_lessons.CHANGE_CHAT, add_generation_prompt=True)
         video = torch.from_numpy(shown.clips[0]).permute(0, 3, 1, 2)
         picture = torch.from_numpy(shown.pictures[0]).permute(2, 0, 1)
         inputs = processor(text=[text], videos=[video], images=[picture], return_tensors="pt")
         inputs.pop("mm_token_type_ids")
-        lesson = vlm.Lesson(model, VLM)
+        lesson = qwen2_vl_lessons.Lesson(model, VLM)
         with torch.no_grad():
-            embeddings, labels = lesson.embed(vlm.CHANGE_CHAT, [""], *lesson.see(shown.clips, shown.pictures))
+            embeddings, labels = lesson.embed(
+                qwen2_vl_lessons.CHANGE_CHAT, [""], *lesson.see(shown.clips, shown.pictures)
+            )
             positions = torch.arange(embeddings.shape[1]).expand(3, 1, -1)
             mine = model(inputs_embeds=embeddings, position_ids=positions).logits
             theirs = model(**inputs, position_ids=positions).logits
@@ -288,14 +289,16 @@ class TestVlm:
         assert said[0, embeddings.shape[1]] == expected[0] or expected[0] == processor.tokenizer.eos_token_id
 
     def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:
-        lesson = vlm.Lesson(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
-        shown = vlm.draw(2, 5, VLM)
+        lesson = qwen2_vl_lessons.Lesson(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
+        shown = qwen2_vl_lessons.draw(2, 5, VLM)
         answers = ["yes<|im_end|>", "no, the subject is recoloured<|im_end|>"]
         with torch.no_grad():
             videos, pictures = lesson.see(shown.clips, shown.pictures)
-            both = lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, answers, videos, pictures))
+            both = lesson.speak(*lesson.embed(qwen2_vl_lessons.CHANGE_CHAT, answers, videos, pictures))
             one, two = (
-                lesson.speak(*lesson.embed(vlm.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1]))
+                lesson.speak(
+                    *lesson.embed(qwen2_vl_lessons.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1])
+                )
                 for i in range(2)
             )
         torch.testing.assert_close(both, (2 * one + 7 * two) / 9)  # tokens of each answer
@@ -303,13 +306,13 @@ class TestVlm:
     def test_thumbs_stand_at_their_tokens(self) -> None:
         clips = np.zeros((1, 4, 32, 32, 3), np.uint8)
         clips[0, 2:, 16:20, 4:8, 1] = 255  # second group, token in row 1 and column 0, its pixel (0, 1), green
-        thumbs = vlm._thumbs(clips, [[0, 1], [2, 3]], 2).unflatten(1, (2, 2, 2)).unflatten(-1, (3, 4, 4))
+        thumbs = qwen2_vl_lessons._thumbs(clips, [[0, 1], [2, 3]], 2).unflatten(1, (2, 2, 2)).unflatten(-1, (3, 4, 4))
         assert thumbs[0, 1, 1, 0, 1, 0, 1] == 1
         assert (thumbs == -1).sum() == thumbs.numel() - 1
 
     def test_knowledge_is_asked_where_the_subject_is(self) -> None:
-        lesson = vlm.Lesson(vlm.build(VLM), VLM)
-        shown = vlm.draw(2, 5, VLM)
+        lesson = qwen2_vl_lessons.Lesson(qwen2_vl_lessons.build(VLM), VLM)
+        shown = qwen2_vl_lessons.draw(2, 5, VLM)
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             lesson.truth.weight.normal_(generator=torch.Generator().manual_seed(1))

@@ -9,7 +9,7 @@ import pytest
 
 from icreward_lib.video import Video
 from icreward_lib.world import content
-from icreward_lib.world.probes import PROBES, SEVERITIES, Layers, depart
+from icreward_lib.world.departures import PROBES, SEVERITIES, Layers, depart
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 from icreward_lib.world.truth import fidelity
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from icreward_lib.profile import PROFILES, Profile, ProfileError, load_profile, profile_names
+from icreward_lib.run.profile import PROFILES, Profile, ProfileError, load_profile, profile_names
 
 
 def test_shipped_profiles_load_and_laptop_has_the_poster_counts() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from icreward_lib.claims import to_markdown
-from icreward_lib.profile import load_profile
+from icreward_lib.poster.claims import to_markdown
+from icreward_lib.run.profile import load_profile
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "results" / "laptop", ROOT / "figures" / "laptop"

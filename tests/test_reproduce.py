@@ -15,11 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import icreward_lib.__main__ as command_line
-from icreward_lib import reproduce as reproduce_module
-from icreward_lib.files import content_hash
-from icreward_lib.notebooks import Notebook, NotebookError, save_executed
-from icreward_lib.reproduce import reproduce
+import icreward_lib.cli.main as command_line
+from icreward_lib.cli import reproduce as reproduce_module
+from icreward_lib.cli.reproduce import reproduce
+from icreward_lib.run.files import content_hash
+from icreward_lib.run.notebooks import Notebook, NotebookError, save_executed
 
 ROOT = Path(__file__).parents[1]
 START = "from icreward_lib.run import start\nrun = start('{name}', profile, **changes)"

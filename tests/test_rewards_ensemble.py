@@ -12,10 +12,10 @@ import torch
 from tiny_vlm import build_vlm
 
 from icreward_lib.rewards.base import overall_score
-from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.ensemble import Ensemble, cautious
+from icreward_lib.rewards.head import movement, moves
 from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.movement import movement, moves
+from icreward_lib.rewards.prompt import ICRewardConfig
 from icreward_lib.video import Video
 
 CONFIG = ICRewardConfig(

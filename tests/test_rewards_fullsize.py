@@ -21,10 +21,9 @@ from torchvision.transforms.v2.functional import resize
 from transformers import Qwen2Tokenizer
 
 from icreward_lib.rewards.backbone import default_dtype, frame_count
-from icreward_lib.rewards.config import VIDEOREWARD_CONFIG
 from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE
-from icreward_lib.rewards.train import ClipDataset, TrainConfig, train_reward
+from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE, VIDEOREWARD_CONFIG
+from icreward_lib.rewards.training import ClipDataset, TrainConfig, train_reward
 from icreward_lib.rewards.videoreward import VideoReward
 from icreward_lib.video import Video
 

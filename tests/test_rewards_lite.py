@@ -11,15 +11,15 @@ import pytest
 import skimage.data
 import torch
 
+from icreward_lib.laptop import domain_gauge, icreward_lite, train
+from icreward_lib.laptop.loop import LoopConfig
 from icreward_lib.rewards.domain import Domain
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
 from icreward_lib.video import Video
-from icreward_lib.world.pretrain import domain, lite, models
-from icreward_lib.world.pretrain.loop import LoopConfig
 from icreward_lib.world.scenes import render, sample_scenes
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "laptop"
-TINY = lite.LiteTraining(
+TINY = icreward_lite.LiteTraining(
     model=LiteConfig(input_size=64, head_size=8, head_attention=2), batch_size=3, judged=3,
     loop=LoopConfig(steps=2, lr=1e-3, warmup=1, ema=0.5, save_every=1),
 )  # fmt: skip
@@ -87,7 +87,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> No
 
 
 def test_lessons_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> None:
-    first, second = (lite.lessons(60, TINY, seed=5) for _ in range(2))
+    first, second = (icreward_lite.lessons(60, TINY, seed=5) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert first.clips.shape == (60, 4, 64, 64, 3) and first.labels.shape == (60, 4, 2)
     assert (np.diff(first.labels, axis=1) <= 0).all()
@@ -98,9 +98,9 @@ def test_lessons_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> No
 
 
 def test_training_is_resumed_where_it_stopped(tmp_path: Path) -> None:
-    whole = lite.train(tmp_path / "whole", tmp_path / "a", TINY)
-    lite.train(tmp_path / "parts", tmp_path / "b", replace(TINY, loop=replace(TINY.loop, steps=1)))
-    again = lite.train(tmp_path / "parts", tmp_path / "b", TINY)
+    whole = icreward_lite.train(tmp_path / "whole", tmp_path / "a", TINY)
+    icreward_lite.train(tmp_path / "parts", tmp_path / "b", replace(TINY, loop=replace(TINY.loop, steps=1)))
+    again = icreward_lite.train(tmp_path / "parts", tmp_path / "b", TINY)
     assert whole["unseen_mse"] > 0 and set(whole) == set(again)
     log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [1, 2]
@@ -121,14 +121,14 @@ def test_the_gauge_knows_its_own_and_warns_of_photographs() -> None:
 
 
 def test_a_new_gauge_is_fitted_to_its_share_of_false_alarms(tmp_path: Path) -> None:
-    config = domain.DomainConfig(scenes=100, dimensions=8, false_alarms=0.1, judged=100)
-    figures = domain.train(tmp_path / "gauge", config)
+    config = domain_gauge.DomainConfig(scenes=100, dimensions=8, false_alarms=0.1, judged=100)
+    figures = domain_gauge.train(tmp_path / "gauge", config)
     assert 0.01 <= figures["seen_warned"] <= 0.3
     assert torch.isfinite(torch.tensor(Domain.from_pretrained(tmp_path / "gauge").threshold))
 
 
 def test_every_shipped_model_has_a_card() -> None:
-    assert set(models.ABOUT) == set(models.NAMES)
+    assert set(train.ABOUT) == set(train.NAMES)
     for name in ("icreward-lite", "domain"):
         card = (SHIPPED / name / "README.md").read_text(encoding="utf-8")
-        assert models.ABOUT[name].title in card and models.ABOUT[name].limits in card
+        assert train.ABOUT[name].title in card and train.ABOUT[name].limits in card

@@ -11,11 +11,11 @@ import torch
 from tiny_vlm import build_vlm
 
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.head import ConsistencyHead
 from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.rereading import Rereader, read, with_new_head
-from icreward_lib.rewards.train import TrainConfig, predict, train_reward
+from icreward_lib.rewards.prompt import ICRewardConfig
+from icreward_lib.rewards.second_reading import Rereader, read, with_new_head
+from icreward_lib.rewards.training import TrainConfig, predict, train_reward
 from icreward_lib.video import Video
 
 CONFIG = ICRewardConfig(num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4)

@@ -11,11 +11,10 @@ import torch
 from tiny_vlm import build_vlm
 from torch import nn
 
-from icreward_lib.rewards import train as module
-from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards import training as module
+from icreward_lib.rewards.clips import ClipDataset, label_order, pairwise_loss
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
-from icreward_lib.rewards.pairwise import label_order, pairwise_loss
-from icreward_lib.rewards.train import Epoch, TrainConfig, epoch_order, predict, train_reward
+from icreward_lib.rewards.training import Epoch, TrainConfig, epoch_order, predict, train_reward
 from icreward_lib.video import Video
 
 

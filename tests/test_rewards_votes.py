@@ -14,14 +14,13 @@ from test_rewards_train import Line, points
 from tiny_vlm import build_vlm
 
 from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.people import scores, voted_clips
-from icreward_lib.profile import load_profile
-from icreward_lib.rewards import train as train_module
-from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards import training as train_module
+from icreward_lib.rewards.clips import ClipDataset, pairwise_loss, vote_order
 from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.rewards.pairwise import pairwise_loss, vote_order
-from icreward_lib.rewards.train import TrainConfig, predict, train_reward
+from icreward_lib.rewards.preferences import scores, voted_clips
+from icreward_lib.rewards.training import TrainConfig, predict, train_reward
+from icreward_lib.run.profile import load_profile
 from icreward_lib.study.preferences import accuracy
 from icreward_lib.video import Video, write_video
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from icreward_lib import robust
+from icreward_lib.beyond import robust_reward
 from icreward_lib.metrics.vbench import Anchors
+from icreward_lib.poster.samples import SceneSample
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.movement import movement
-from icreward_lib.samples import SceneSample
-from icreward_lib.world.probes import PROBES
+from icreward_lib.rewards.head import movement
+from icreward_lib.world.departures import PROBES
 from icreward_lib.world.scenes import Scene
 
 SCENE = Scene(
@@ -24,12 +24,15 @@ SCENE = Scene(
 
 
 def labels(kind: str, severity: float, scene: Scene = SCENE) -> list[float]:
-    return list(robust.departure_labels(SceneSample(0, "train", scene), kind, severity).values())
+    return list(robust_reward.departure_labels(SceneSample(0, "train", scene), kind, severity).values())
 
 
 def test_what_is_learned_and_what_is_held_out_share_nothing_and_each_breaks_everything() -> None:
-    assert not set(robust.LEARNED) & set(robust.HELD_OUT) and {*robust.LEARNED, *robust.HELD_OUT} == set(PROBES)
-    for kinds in (robust.LEARNED, robust.HELD_OUT):
+    assert not set(robust_reward.LEARNED) & set(robust_reward.HELD_OUT) and {
+        *robust_reward.LEARNED,
+        *robust_reward.HELD_OUT,
+    } == set(PROBES)
+    for kinds in (robust_reward.LEARNED, robust_reward.HELD_OUT):
         assert {part for kind in kinds for part in PROBES[kind].breaks} >= {"subject", "background", "motion", "time"}
 
 
@@ -52,7 +55,7 @@ def test_a_group_stands_still_that_moves_less_than_nearly_all_of_true_clips() ->
         video, torch.ones(1, 2, 2, 3), torch.zeros(100, dtype=torch.long), torch.ones(100), torch.ones(100, 2)
     )
     about = pd.DataFrame({"kind": ["true"] * 90 + ["freeze"] * 10})
-    least = robust.least_movement(clips, about)
+    least = robust_reward.least_movement(clips, about)
     found = movement(video[:90].flatten(2, 3))[:, 1:]
     assert 0 < least < 0.1 and float((found < least).float().mean()) == pytest.approx(0.01, abs=0.005)
 
@@ -63,6 +66,6 @@ def test_conformity_labels_see_a_single_bad_frame() -> None:
     subject, background = {"mean": [1, 0.9], "min": [1, 0.6]}, {"mean": [0.75, 1], "min": [0.5, 1]}
     both = {"subject": subject, "background": background}
     rows = pd.DataFrame({f"{d}_{end}": values for d, ends in both.items() for end, values in ends.items()})
-    found = robust.conformity_labels(curated, rows)
+    found = robust_reward.conformity_labels(curated, rows)
     assert found["subject"].tolist() == pytest.approx([1, (0.8 + 0.2) / 2])
     assert found["background"].tolist() == pytest.approx([0.25, 1])

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib import ruling
+from icreward_lib.beyond import dpo_rules
 from icreward_lib.dpo import DPOConfig, DPOHistory
-from icreward_lib.tuning import Tuned
+from icreward_lib.poster.open_sora_dpo import Tuned
 
 RNG = np.random.default_rng(0)
 SCORES = {name: RNG.random((30, 5)) for name in ("mlp", "icreward", "robust")}
@@ -19,7 +19,7 @@ MOTION = RNG.random((30, 5))
 
 
 def pairs(rule: str) -> pd.DataFrame:
-    return ruling.pairs_by(rule, SCORES, MOTION, subset=3, seed=1).table
+    return dpo_rules.pairs_by(rule, SCORES, MOTION, subset=3, seed=1).table
 
 
 def test_every_rule_prefers_by_its_own_reward() -> None:
@@ -46,7 +46,7 @@ def tuned(win: float, rise: float) -> Tuned:
 def measured(shift: float) -> Any:
     generator = np.random.default_rng(1)
     table = pd.DataFrame({"sample": [3, 4, 5, 6], "unseen": False})
-    for judge in ruling.JUDGES:
+    for judge in dpo_rules.JUDGES:
         table[judge] = generator.random(4) + shift
     return SimpleNamespace(table=table, features=generator.normal(size=(4, 3)) + shift)
 
@@ -56,10 +56,10 @@ def test_a_rule_is_held_against_the_base_generator_image_by_image() -> None:
         seed=lambda *names: 0, profile=SimpleNamespace(stats=SimpleNamespace(bootstrap_draws=200, level=0.95))
     )
     trainings = {"poster": [tuned(1.0, 0.1), tuned(0.5, 0.3)]}
-    clips = {ruling.BASE: [measured(0.0)], "poster": [measured(0.2), measured(0.4)]}
-    scores = {ruling.BASE: [{"mlp": np.zeros(4)}], "poster": [{"mlp": np.ones(4)}, {"mlp": np.zeros(4)}]}
+    clips = {dpo_rules.BASE: [measured(0.0)], "poster": [measured(0.2), measured(0.4)]}
+    scores = {dpo_rules.BASE: [{"mlp": np.zeros(4)}], "poster": [{"mlp": np.ones(4)}, {"mlp": np.zeros(4)}]}
     real = np.random.default_rng(2).normal(size=(20, 3))
-    table = ruling.rule_table(run, trainings, clips, scores, real).set_index("measure")
+    table = dpo_rules.rule_table(run, trainings, clips, scores, real).set_index("measure")
     assert table.loc["label", ["mean", "low", "high"]].tolist() == pytest.approx([0.3] * 3)
     assert table.loc["mlp", "mean"] == 0.5 and table.loc["mlp", "n"] == 4
     assert table.loc["preference_accuracy", "mean"] == 0.75

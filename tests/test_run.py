@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icreward_lib import models
-from icreward_lib import run as run_module
-from icreward_lib.files import (
+from icreward_lib.run import Run, models, start
+from icreward_lib.run import run as run_module
+from icreward_lib.run.files import (
     DamagedFileError,
     DiskFullError,
     atomic,
@@ -35,9 +35,8 @@ from icreward_lib.files import (
     write_checksums,
     write_json,
 )
-from icreward_lib.matmul import measure_gflops
-from icreward_lib.profile import ProfileError
-from icreward_lib.run import Run, start
+from icreward_lib.run.matmul import measure_gflops
+from icreward_lib.run.profile import ProfileError
 
 CODE = ("stages",)
 
@@ -124,7 +123,7 @@ def test_digest_ignores_order_and_sees_every_value(settings: dict[str, object]) 
 
 
 def test_source_hash_sees_code_and_not_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icreward_lib.files.LIBRARY", tmp_path)
+    monkeypatch.setattr("icreward_lib.run.files.LIBRARY", tmp_path)
     (tmp_path / "metrics").mkdir()
     module = tmp_path / "metrics" / "clip.py"
     module.write_text("x = 1\n")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from icreward_lib.sampling import pick, picks, random_picks, sampling_difference, sampling_table
+from icreward_lib.poster.naive_sampling import sampling_difference, sampling_table
+from icreward_lib.rewards.best_of_k import pick, picks, random_picks
 
 SCORES = np.array([[0.1, 0.9, 0.9], [0.5, 0.2, 0.3], [0.0, 0.1, 0.2], [0.3, 0.3, 0.3]])
 CLIPSIM = np.array([[0.1, 0.2, 0.6], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9], [1.0, 0.0, 0.5]])

@@ -20,24 +20,22 @@ from scored import Counting, moving, picture, write_scene
 from tiny_vlm import build_vlm
 
 import icreward_lib
-from icreward_lib.__main__ import main
+from icreward_lib.cli.main import main
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
-from icreward_lib.models import CHECKOUT
-from icreward_lib.rewards.config import ICRewardConfig
 from icreward_lib.rewards.domain import Domain, looks
-from icreward_lib.rewards.ensemble import Ensemble, cautious
+from icreward_lib.rewards.ensemble import ROBUST, Ensemble, cautious
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.robust import ROBUST
-from icreward_lib.scoring import judges as judges_module
-from icreward_lib.scoring.intake import IntakeError
-from icreward_lib.scoring.judges import Judge, Verdict, open_judge
-from icreward_lib.scoring.ranking import rank, ranks
-from icreward_lib.scoring.saved import load_reward
-from icreward_lib.stages import Stage
+from icreward_lib.rewards.prompt import ICRewardConfig
+from icreward_lib.run.models import CHECKOUT
+from icreward_lib.run.stages import Stage
+from icreward_lib.score import judges as judges_module
+from icreward_lib.score.intake import IntakeError
+from icreward_lib.score.judges import Judge, Verdict, load_reward, open_judge
+from icreward_lib.score.ranking import rank, ranks
 from icreward_lib.video import Video, read_video, write_video
 
 SMALL = ICRewardConfig(num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4)
@@ -478,7 +476,7 @@ def test_the_library_refuses_what_it_cannot_score(tmp_path: Path, rewards: dict[
 
 
 def test_importing_the_library_loads_nothing() -> None:
-    code = "import sys, icreward_lib; print(sorted({'torch', 'numpy', 'icreward_lib.scoring'} & set(sys.modules)))"
+    code = "import sys, icreward_lib; print(sorted({'torch', 'numpy', 'icreward_lib.score'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from scored import Counting, moving, picture, write_scene
 
-from icreward_lib.__main__ import main
-from icreward_lib.files import DiskFullError
-from icreward_lib.scoring.batch import BatchError, Line, read_table, score_table
-from icreward_lib.scoring.intake import Limits
-from icreward_lib.scoring.judges import Judge, open_judge
+from icreward_lib.cli.main import main
+from icreward_lib.run.files import DiskFullError
+from icreward_lib.score.batch import BatchError, Line, read_table, score_table
+from icreward_lib.score.intake import Limits
+from icreward_lib.score.judges import Judge, open_judge
 from icreward_lib.video import write_video
 
 LIMITS = Limits()

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from icreward_lib.scoring.intake import Clip, IntakeError, Limits, Picture, framed, read_clip, read_picture
+from icreward_lib.score.intake import Clip, IntakeError, Limits, Picture, framed, read_clip, read_picture
 from icreward_lib.video import Video, read_video, write_video
 
 FUZZ = sorted(path for path in (Path(__file__).parent / "fuzz").iterdir() if path.suffix != ".md")
@@ -201,7 +201,7 @@ def test_frames_are_kept_evenly_in_time_not_in_number(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from([0, 0, 1, 1, 2, 7, 40]), min_size=1, max_size=60), st.integers(2, 40))
 def test_kept_frames_are_the_nearest_to_even_instants(gaps: list[int], kept: int) -> None:
-    from icreward_lib.scoring.intake import _evenly_spaced
+    from icreward_lib.score.intake import _evenly_spaced
 
     times = np.cumsum([0, *gaps]).astype(float)
     chosen = _evenly_spaced(times, kept)

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 from skimage import data
 
-from icreward_lib.scoring import report
-from icreward_lib.scoring.intake import Clip, Picture
-from icreward_lib.scoring.judges import Verdict
-from icreward_lib.scoring.ranking import Entry, Ranking
-from icreward_lib.scoring.report import write_report
+from icreward_lib.score import report
+from icreward_lib.score.intake import Clip, Picture
+from icreward_lib.score.judges import Verdict
+from icreward_lib.score.ranking import Entry, Ranking
+from icreward_lib.score.report import write_report
 from icreward_lib.video import Video, read_video
 
 NASTY = """out/<script>alert("1")</script> & 'so on'.mp4"""

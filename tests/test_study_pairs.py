@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from standins_study import ARMS, clip, make_pairs, shown
 
-from icreward_lib.__main__ import main
-from icreward_lib.comparing import new_clips, picked_clips
-from icreward_lib.files import DiskFullError
+from icreward_lib.cli.main import main
+from icreward_lib.poster.human_study import picked_clips
+from icreward_lib.poster.open_sora_dpo import new_clips
+from icreward_lib.run.files import DiskFullError
 from icreward_lib.study.clips import alike, corrupted
 from icreward_lib.study.pairs import PairsError, Shown, build_pairs, from_folders, read_pairs
 from icreward_lib.study.protocol import StudyConfig, StudyError, items

@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 from test_study import ARMS, SMALL, votes, with_more
 
-from icreward_lib.study.analysis import counts
-from icreward_lib.study.feedback import frequent_terms, quotes, tag_counts, themes
-from icreward_lib.study.quality import Exclusion, attention_pass_rate, consistency, exclude, per_rater, side_bias
-from icreward_lib.study.ranking import bradley_terry
-from icreward_lib.study.votes import VotesError
+from icreward_lib.study.analysis import counts, frequent_terms, quotes, tag_counts, themes
+from icreward_lib.study.preferences import bradley_terry
+from icreward_lib.study.votes import (
+    Exclusion,
+    VotesError,
+    attention_pass_rate,
+    consistency,
+    exclude,
+    per_rater,
+    side_bias,
+)
 
 
 def test_side_bias_by_hand():

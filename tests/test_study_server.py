@@ -12,7 +12,7 @@ import pytest
 from standins_study import ARMS, make_pairs
 from starlette.testclient import TestClient
 
-from icreward_lib.__main__ import main
+from icreward_lib.cli.main import main
 from icreward_lib.study import server
 from icreward_lib.study.pairs import read_pairs
 from icreward_lib.study.protocol import StudyConfig, StudyError, items

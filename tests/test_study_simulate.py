@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 from test_study import ARMS, SMALL
 
-from icreward_lib.study.analysis import counts, summarise, win_rate
-from icreward_lib.study.feedback import themes
-from icreward_lib.study.quality import attention_pass_rate, consistency, side_bias
+from icreward_lib.study.analysis import counts, summarise, themes, win_rate
 from icreward_lib.study.simulate import FIDELITIES, RaterModel, simulate_votes
-from icreward_lib.study.votes import trials
+from icreward_lib.study.votes import attention_pass_rate, consistency, side_bias, trials
 
 QUIET = RaterModel(noise=0.0, noise_spread=0.0, side_bias=0.0, side_bias_spread=0.0, lapse=0.0, feedback=0.0)
 

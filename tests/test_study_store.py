@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 from standins_study import imagined
 
-from icreward_lib.__main__ import main
-from icreward_lib.files import DiskFullError
+from icreward_lib.cli.main import main
+from icreward_lib.run.files import DiskFullError
 from icreward_lib.study.export import COLUMNS, export, votes_table
 from icreward_lib.study.protocol import Question, StudyConfig, StudyError
 from icreward_lib.study.store import Rater, RefusedError, Store

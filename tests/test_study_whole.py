@@ -12,9 +12,8 @@ from icreward_lib.study.analysis import counted, summarise
 from icreward_lib.study.export import export
 from icreward_lib.study.preferences import from_votes
 from icreward_lib.study.protocol import StudyConfig
-from icreward_lib.study.quality import Exclusion
 from icreward_lib.study.store import Store
-from icreward_lib.study.votes import read_votes
+from icreward_lib.study.votes import Exclusion, read_votes
 
 ARMS = ("arm0", "arm1")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from standins_metrics import write_suite
 
-from icreward_lib.suite import (
+from icreward_lib.poster.suite import (
     KINDS,
     SuiteImage,
     count_kinds,

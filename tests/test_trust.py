@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from standins_metrics import write_i3d
 
-from icreward_lib import networks
-from icreward_lib.files import DamagedFileError
 from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures
+from icreward_lib.poster import networks
 from icreward_lib.run import Run
-from icreward_lib.scoring.intake import IntakeError, read_clip
-from icreward_lib.stages import Stage
+from icreward_lib.run.files import DamagedFileError
+from icreward_lib.run.stages import Stage
+from icreward_lib.score.intake import IntakeError, read_clip
 from icreward_lib.video import Video, write_video
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from icreward_lib.dpo import DPOConfig, DPOHistory
-from icreward_lib.stages import Stage
-from icreward_lib.tuning import Tuned, accuracy_curve, running_share
+from icreward_lib.poster.open_sora_dpo import Tuned, accuracy_curve, running_share
+from icreward_lib.run.stages import Stage
 
 
 def tuned(wins: list[float]) -> Tuned:

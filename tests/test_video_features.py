@@ -8,13 +8,7 @@ import torch
 from standins_metrics import write_i3d
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
-from icreward_lib.metrics.video_features import (
-    I3D_FILE,
-    I3DFeatures,
-    VideoMAEFeatures,
-    i3d_pixels,
-    videomae_pixels,
-)
+from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures, VideoMAEFeatures, i3d_pixels, videomae_pixels
 from icreward_lib.video import Video
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib.weighing import detection_sweep, weight_sweep, weighted
+from icreward_lib.beyond.dimension_weights import detection_sweep, weight_sweep, weighted
 
 
 def test_the_weight_of_the_subject_decides_what_is_kept() -> None:

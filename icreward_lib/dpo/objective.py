@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from icreward_lib.dpo.pairs import PairData
-from icreward_lib.opensora.flow import flow_losses
+from icreward_lib.generators.opensora.flow import flow_losses
 
 # The attention projections of STDiT3's blocks, and not the patch embedding, which is called "proj" too.
 LORA_TARGETS = r".*attn\.(qkv|proj|q_linear|kv_linear)"

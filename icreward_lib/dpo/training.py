@@ -22,9 +22,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from icreward_lib.dpo.objective import dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData
-from icreward_lib.files import atomic
-from icreward_lib.launch import gather, meet, processes, rank
-from icreward_lib.opensora.flow import RectifiedFlow
+from icreward_lib.generators.opensora.flow import RectifiedFlow
+from icreward_lib.run.files import atomic
+from icreward_lib.run.processes import gather, meet, processes, rank
 from icreward_lib.stats import bootstrap_mean
 
 Row = dict[str, float]
@@ -288,7 +288,7 @@ def _generator(*key: int) -> torch.Generator:
 def _digest(pairs: PairData) -> str:
     digest = hashlib.sha256()
     for tensor in (pairs.sample, pairs.winner, pairs.loser, pairs.text, pairs.text_mask):
-        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy())  # NumPy has no bfloat16
+        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
     return digest.hexdigest()
 
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.neighbors import NearestNeighbors
 
-from icreward_lib.files import atomic
 from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 
 SIDE = 64  # pixels: the laptop's models see everything at this size

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icreward_lib.files import atomic, write_json
 from icreward_lib.rewards.base import Array, Image, Scores
 from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
+
+ROBUST = "gated"  # the recipe whose trainings are the members of the robust reward
 
 
 def cautious(scores: npt.NDArray[np.floating[Any]], caution: float) -> Array:

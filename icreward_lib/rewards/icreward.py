@@ -15,15 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
-from icreward_lib.files import atomic, write_json
-from icreward_lib.rewards.backbone import (
-    add_lora,
-    default_dtype,
-    load_backbone,
-    load_lora,
-    read_line,
-    sample_frames,
-)
+from icreward_lib.rewards.backbone import add_lora, default_dtype, load_backbone, load_lora, read_line, sample_frames
 from icreward_lib.rewards.base import (
     Array,
     Image,
@@ -34,11 +26,10 @@ from icreward_lib.rewards.base import (
     to_frames,
     to_scores,
 )
-from icreward_lib.rewards.config import ICRewardConfig
-from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
-from icreward_lib.rewards.movement import with_motion
-from icreward_lib.rewards.prompt import REWARD_TOKENS, read_template
+from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens, with_motion
+from icreward_lib.rewards.prompt import REWARD_TOKENS, ICRewardConfig, read_template
 from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpoint, read_out
+from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
 
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from icreward_lib.files import atomic, write_json
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.rewards.base import Array, Image, Scores, check_weights, to_frames, to_scores
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
+from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
 
 _LEVELS = {2: 40, 3: 112, 4: 320}  # timm's feature levels at 1/8, 1/16 and 1/32 of the input -> their channels

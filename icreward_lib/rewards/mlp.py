@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from icreward_lib.files import atomic, write_json
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.rewards.base import (
     DIMENSIONS,
@@ -23,6 +22,7 @@ from icreward_lib.rewards.base import (
     resolve_model,
     to_scores,
 )
+from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
 
 

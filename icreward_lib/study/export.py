@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from icreward_lib.files import atomic, write_text
+from icreward_lib.run.files import atomic, write_text
 from icreward_lib.study.protocol import StudyConfig
-from icreward_lib.study.quality import SETTINGS
 from icreward_lib.study.store import Answer, Store
-from icreward_lib.study.votes import CORRUPTED
+from icreward_lib.study.votes import CORRUPTED, SETTINGS
 
 COLUMNS = {
     "rater": "number of the rater; names are not known",

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icreward_lib.files import atomic
+from icreward_lib.run.files import atomic
 from icreward_lib.study.clips import alike, corrupted, save_clip, save_image
 from icreward_lib.study.votes import CORRUPTED
 from icreward_lib.video import Video, read_image, read_video

@@ -16,10 +16,9 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from icreward_lib.profile import Count, Group, Share
+from icreward_lib.run.profile import Count, Group, Share
 from icreward_lib.study.pairs import Pair
-from icreward_lib.study.quality import Exclusion
-from icreward_lib.study.votes import CORRUPTED
+from icreward_lib.study.votes import CORRUPTED, Exclusion
 
 Kind = Literal["practice", "trial", "attention", "repeat"]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]

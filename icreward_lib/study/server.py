@@ -28,8 +28,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from icreward_lib.files import DiskFullError
-from icreward_lib.profile import Group
+from icreward_lib.run.files import DiskFullError
+from icreward_lib.run.profile import Group
 from icreward_lib.study.export import votes_table
 from icreward_lib.study.pairs import Pair
 from icreward_lib.study.protocol import Screen, StudyError

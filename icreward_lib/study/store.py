@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import icreward_lib
-from icreward_lib.files import DiskFullError, digest
+from icreward_lib.run.files import DiskFullError, digest
 from icreward_lib.study.protocol import Clip, Item, Screen, StudyConfig, StudyError, draw
 
 _SCHEMA = """

@@ -1,0 +1,156 @@
+"""Fine-tunings of the generator on pairs that different rules prefer, and what becomes of its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from icreward_lib.dpo import DPOConfig, Pairs, at_random, best_over_worst, build_pairs, motion_matched
+from icreward_lib.metrics.fvd import bootstrap_fvd
+from icreward_lib.poster import open_sora_dpo
+from icreward_lib.poster.data_curation import Curated
+from icreward_lib.poster.measure import Measured
+from icreward_lib.poster.open_sora_dpo import HELD_OUT, Preferences, Tuned, at_most, config_of, generate_new, tune
+from icreward_lib.poster.samples import Sample
+from icreward_lib.run import Run
+from icreward_lib.stats import bootstrap_mean
+from icreward_lib.world.truth import FIDELITIES
+
+RULES = {
+    "poster": "ICReward's pick over the MLP's",
+    "best_over_worst": "ICReward's best over its worst",
+    "random": "one of two, by a coin",
+    "supervised": "ICReward's picks, supervised",
+    "motion_matched": "ICReward, pairs that move alike",
+    "robust": "robust ICReward's best over its worst",
+}
+BASE = "base"
+JUDGES = (*FIDELITIES, "label", "dynamic_degree")
+
+
+def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *, subset: int, seed: int) -> Pairs:
+    """The pairs of a rule.
+
+    Args:
+        rule: a key of `RULES`.
+        scores: of the rewards mlp, icreward and robust, (S, K) each.
+        motion: dynamic degrees (S, K).
+        subset: as of `build_pairs`, for the poster's rule.
+        seed: for the coin.
+    """
+    if rule in ("poster", "supervised"):
+        return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=subset)
+    if rule == "random":
+        return at_random(scores["icreward"], seed=seed)
+    if rule == "motion_matched":
+        return motion_matched(scores["icreward"], motion)
+    return best_over_worst(scores["robust" if rule == "robust" else "icreward"])
+
+
+def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
+    """Fine-tune the generator on a rule's pairs of the training images, once a seed.
+
+    Args:
+        run: whose profile says how.
+        curated: the videos.
+        rule: a key of `RULES`.
+        matrices: reward -> split -> scores, "samples videos".
+    """
+
+    def preferred(splits: Sequence[str]) -> Preferences:
+        samples = [sample for split in splits for sample in curated.of(split)]
+        scores = {name: np.concatenate([values[split] for split in splits]) for name, values in matrices.items()}
+        motion = np.concatenate([curated.matrix("dynamic_degree", split) for split in splits])
+        seed = run.seed("coin", *splits)
+        return Preferences(pairs_by(rule, scores, motion, subset=run.profile.dpo.subset, seed=seed), samples)
+
+    training = preferred(["train"])
+    held_out = at_most(preferred(HELD_OUT), run.profile.rules.held_out_pairs, seed=run.seed("held out"))
+    configs = [rule_config(run, rule, seed) for seed in range(run.profile.rules.seeds)]
+    return [tune(run, curated, training, held_out, config) for config in configs]
+
+
+def rule_config(run: Run, rule: str, seed: int) -> DPOConfig:
+    """Settings of one fine-tuning under a rule: those of Flow-DPO, but shorter."""
+    settings = run.profile.rules
+    return replace(
+        config_of(run, seed),
+        steps=settings.steps,
+        warmup=settings.steps // 5,
+        eval_every=settings.steps,
+        eval_timesteps=settings.eval_timesteps,
+        objective="supervised" if rule == "supervised" else "preference",
+    )
+
+
+def new_images(run: Run, curated: Curated) -> list[Sample]:
+    """Test images, evenly spread, from which every generator makes a new clip."""
+    test = curated.of("test")
+    return [test[i] for i in np.linspace(0, len(test) - 1, run.profile.rules.new_samples).round().astype(int)]
+
+
+def measure_all(
+    run: Run, curated: Curated, samples: Sequence[Sample], tuned: Mapping[str, Sequence[Tuned]]
+) -> dict[str, list[Measured]]:
+    """Measure a new clip of every sample from the base generator (`BASE`) and from each fine-tuned one."""
+    generators: dict[str, Sequence[Tuned | None]] = {BASE: [None], **tuned}
+    return {
+        rule: [open_sora_dpo.measure_new(run, curated, generate_new(run, samples, each)) for each in several]
+        for rule, several in generators.items()
+    }
+
+
+def rule_table(
+    run: Run,
+    tuned: Mapping[str, Sequence[Tuned]],
+    measured: Mapping[str, Sequence[Measured]],
+    scores: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    real: np.ndarray,
+) -> pd.DataFrame:
+    """What each rule came to.
+
+    Args:
+        run: for seeds, and the level of intervals.
+        tuned: rule -> its trainings.
+        measured: of `measure_all`.
+        scores: rule, or `BASE` -> for each of its generators, reward -> scores (N,) of those clips.
+        real: features (M, D) of real clips, for FVD.
+
+    Returns:
+        Columns rule, measure, mean, low, high, n; intervals are over images, the trainings of an image together.
+        `preference_accuracy` is the share of held-out pairs that training came to prefer. `winner_error` and
+        `loser_error` are how much the velocity error of either side rose, from the least to the most of the trainings.
+        All else is of new clips, less that of the base generator's: the judges, the rewards and `fvd`.
+    """
+    seed, level, draws = run.seed("rules"), run.profile.stats.level, run.profile.stats.bootstrap_draws
+    (base,), (base_scores,) = measured[BASE], scores[BASE]
+    before = base.table.assign(**base_scores)
+    rows = []
+
+    def add(rule: str, measure: str, values: pd.Series) -> None:
+        interval = bootstrap_mean(values, clusters=values.index, seed=seed, draws=draws, level=level)
+        rows.append({"rule": rule, "measure": measure, **interval.as_dict()})
+
+    for rule, trainings in tuned.items():
+        outcomes = pd.concat([pd.DataFrame(each.history.outcomes) for each in trainings])
+        last = outcomes[outcomes["step"] == outcomes["step"].max()]
+        add(rule, "preference_accuracy", last.set_index("sample")["win"])
+        after = pd.concat([each.table.assign(**own) for each, own in zip(measured[rule], scores[rule], strict=True)])
+        judges = [*JUDGES, *base_scores]
+        gain = after.set_index("sample")[judges] - before.set_index("sample").loc[after["sample"], judges]
+        for judge in judges:
+            add(rule, judge, gain[judge])
+        for side in ("winner", "loser"):
+            last_bins = [[row for row in each.history.bins if row["step"] == each.config.steps] for each in trainings]
+            rises = [float(np.mean([row["d_" + side] for row in bins])) for bins in last_bins]
+            spread = {"mean": float(np.mean(rises)), "low": min(rises), "high": max(rises), "n": len(rises)}
+            rows.append({"rule": rule, "measure": f"{side}_error", **spread})
+        images = after["sample"].to_numpy()
+        new = np.concatenate([each.features for each in measured[rule]])
+        own = np.tile(base.features, (len(trainings), 1))
+        rise = bootstrap_fvd(real, new, images=images, minus=own, seed=seed, draws=min(draws, 200), level=level)
+        rows.append({"rule": rule, "measure": "fvd", **rise.as_dict()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,203 @@
+"""Over-optimisation: what happens to judges that had no part in a reward when clips are picked, or made, by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import gammaln
+
+from icreward_lib.poster.data_curation import Curated
+from icreward_lib.poster.measure import Measured, SampleClips, measure_clips
+from icreward_lib.poster.networks import open_sora, open_sora_files
+from icreward_lib.poster.samples import Sample
+from icreward_lib.poster.videos import compared_with, item_of
+from icreward_lib.run import Run
+from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.stages import Stage
+from icreward_lib.stats import bootstrap_mean
+from icreward_lib.video import Video, read_video, write_video
+
+FloatArray = NDArray[np.float64]
+CODE = ("overoptimising", "generation", "generators", "opensora", "samples")
+AT_A_TIME = 8  # clips sampled together; the seed of a clip depends on it
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Many videos of each of some images, the curated ones among them."""
+
+    samples: list[Sample]
+    curated: Curated
+    more: Stage  # what was generated beside the curated videos, a folder a sample
+    size: int  # videos of an image
+
+    def of(self, sample: Sample) -> list[Video]:
+        """All videos of a sample, the curated ones first."""
+        own = self.curated.videos.of(sample.id)
+        folder = self.more.path(item_of(sample.id))
+        return own + [read_video(folder / f"{k:03d}.mp4") for k in range(len(own), self.size)]
+
+
+def many_videos(run: Run, curated: Curated) -> Pool:
+    """Generate more videos of test images, evenly spread, until there are as many as the profile says."""
+    settings, shape = run.profile.pool, run.profile.generation
+    test = curated.of("test")
+    samples = [test[i] for i in np.linspace(0, len(test) - 1, settings.images).round().astype(int)]
+    first = run.profile.data.videos_per_sample
+    with run.stage(
+        "many_videos",
+        code=CODE,
+        model=open_sora_files(run),
+        samples=[sample.account() for sample in samples],
+        generation=shape,
+        numbers=[first, settings.videos],
+        seed=run.profile.seed,
+    ) as stage:
+        if not stage.done:
+            generator = open_sora(run)
+
+            def sampled(sample: Sample) -> list[Video]:
+                image, made = sample.image(shape.height, shape.width), list[Video]()
+                while len(made) < settings.videos - first:
+                    count = min(AT_A_TIME, settings.videos - first - len(made))
+                    seed = run.seed("many videos", sample.id, len(made))
+                    made += generator.generate(image, sample.prompt, num_videos=count, seed=seed)
+                return made
+
+            missing = [sample for sample in mine(samples) if not stage.has(item_of(sample.id))]
+            for sample, videos in side_by_side(sampled, missing):
+                with stage.write(item_of(sample.id)) as folder:
+                    folder.mkdir()
+                    for k, video in enumerate(videos, start=first):
+                        write_video(folder / f"{k:03d}.mp4", video, lossless=True)
+    return Pool(samples, curated, stage, settings.videos)
+
+
+def measure_pool(run: Run, pool: Pool) -> Measured:
+    """Measure all videos of a pool; the column `video` numbers those of a sample."""
+    shape = run.profile.generation
+
+    def clips(sample: Sample) -> SampleClips:
+        videos = pool.of(sample)
+        seen = compared_with(run, sample, pool.curated.videos)
+        return SampleClips(videos, sample.image(shape.height, shape.width), seen, {"video": range(len(videos))})
+
+    return measure_clips(
+        run, "pool", pool.curated, pool.samples, clips, code=CODE, videos=pool.curated.videos.stage, more=pool.more
+    )
+
+
+def numbers(size: int) -> list[int]:
+    """The n of a best-of-n curve: 1, 2, 4 and so on up to the size of the pool."""
+    return [2**k for k in range(int(np.log2(size)) + 1)]
+
+
+def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> FloatArray:
+    """What a judge is expected to say of the best of n clips by some score: (S, N), (S, N) -> (S,).
+
+    The expectation over all choices of n of a sample's N clips, without drawing any: the clip of rank i from below is
+    the best of C(i - 1, n - 1) of the C(N, n) choices. Equal scores share their ranks. ValueError unless 1 <= n <= N.
+    """
+    scores, judged = np.asarray(scores, np.float64), np.asarray(judged, np.float64)
+    size = scores.shape[1]
+    if scores.shape != judged.shape or not 1 <= n <= size:
+        raise ValueError(f"best of {n} needs scores and judgements of one shape and 1 <= n <= {size}")
+    below = np.arange(size)  # clips of a lower rank
+
+    def log_choices(total: NDArray[np.int64] | int, chosen: int) -> FloatArray:
+        possible = np.maximum(total, chosen)
+        logs: FloatArray = gammaln(possible + 1) - gammaln(chosen + 1) - gammaln(possible - chosen + 1)
+        return logs
+
+    chance = np.where(below >= n - 1, np.exp(log_choices(below, n - 1) - log_choices(size, n)), 0.0)
+    expected = np.empty(len(scores))
+    for row, (own, said) in enumerate(zip(scores, judged, strict=True)):
+        order = np.argsort(own, kind="stable")
+        _, level = np.unique(own[order], return_inverse=True)
+        shared = np.bincount(level, chance) / np.bincount(level)
+        expected[row] = (shared[level] * said[order]).sum()
+    return expected
+
+
+def best_of_n_curves(
+    scores: Mapping[str, ArrayLike], judges: Mapping[str, ArrayLike], *, seed: int, draws: int, level: float
+) -> pd.DataFrame:
+    """How far each judge's value of the best of n lies above its mean over all clips, for every score that picks.
+
+    Args:
+        scores: what picks, (S, N) each; with the judge `itself` the score judges its own picks, in units of its
+            standard deviation within a sample.
+        judges: (S, N) each.
+        seed: of the bootstrap over samples; draws: of it; level: of its intervals.
+
+    Returns:
+        Columns pick, judge, n, mean, low, high, samples: the gain over n = 1.
+    """
+    rows = []
+    for pick, values in scores.items():
+        own = np.asarray(values, np.float64)
+        spread = np.sqrt(own.var(1).mean()) or 1.0
+        for judge, said in {"itself": own / spread, **judges}.items():
+            first = best_of_n(own, said, 1)
+            for n in numbers(own.shape[1]):
+                gain = bootstrap_mean(best_of_n(own, said, n) - first, seed=seed, draws=draws, level=level)
+                rows.append({"pick": pick, "judge": judge, "n": n, **_named(gain.as_dict())})
+    return pd.DataFrame(rows)
+
+
+def turning_points(
+    scores: Mapping[str, ArrayLike], judges: Mapping[str, ArrayLike], *, seed: int, draws: int, level: float
+) -> pd.DataFrame:
+    """Where over-optimisation starts: the n at which each judge is content most, and its loss from there to the last n.
+
+    Returns:
+        Columns pick, judge, best_n, mean, low, high, samples: the value at the last n minus that at `best_n`. The
+        loss is one that counts where `high` is below 0; `best_n` was chosen on the same clips, so that the loss is
+        somewhat overstated.
+    """
+    rows = []
+    for pick, values in scores.items():
+        for judge, said in judges.items():
+            found = {n: best_of_n(values, said, n) for n in numbers(np.shape(values)[1])}
+            best = max(found, key=lambda n: float(found[n].mean()))
+            loss = bootstrap_mean(found[max(found)] - found[best], seed=seed, draws=draws, level=level)
+            rows.append({"pick": pick, "judge": judge, "best_n": best, **_named(loss.as_dict())})
+    return pd.DataFrame(rows)
+
+
+def training_curves(
+    judged: pd.DataFrame, judges: Sequence[str], *, seed: int, draws: int, level: float
+) -> pd.DataFrame:
+    """How far new clips of a generator in training lie above those of the same seeds before it, by each judge.
+
+    Args:
+        judged: columns sample, step and one a judge; step 0 is the generator before its training.
+        judges: those columns.
+        seed: of the bootstrap over samples; draws: of it; level: of its intervals.
+
+    Returns:
+        Columns judge, step, mean, low, high, samples.
+    """
+    rows = []
+    for judge in judges:
+        table = judged.pivot(index="sample", columns="step", values=judge)
+        for step in table:
+            gain = bootstrap_mean(table[step] - table[0], seed=seed, draws=draws, level=level)
+            rows.append({"judge": judge, "step": step, **_named(gain.as_dict())})
+    return pd.DataFrame(rows)
+
+
+def _named(interval: dict[str, float | int]) -> dict[str, float | int]:
+    return {"samples" if name == "n" else name: value for name, value in interval.items()}
+
+
+def matrix(measured: Measured, values: ArrayLike) -> FloatArray:
+    """Values (N,) of measured clips as "samples videos"."""
+    table = measured.table[["sample", "video"]].assign(value=np.asarray(values))
+    wide = table.pivot(index="sample", columns="video", values="value")
+    found: FloatArray = wide.loc[measured.table["sample"].drop_duplicates()].to_numpy(np.float64)
+    return found

@@ -1,0 +1,123 @@
+"""Probes: true clips and their departures, measured by everything and scored by the rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from icreward_lib.poster.data_curation import Curated
+from icreward_lib.poster.measure import METRICS, Measured, SampleClips, measure_clips, reward_scores
+from icreward_lib.poster.reward_models import Trained
+from icreward_lib.poster.samples import Sample, SceneSample
+from icreward_lib.run import Run
+from icreward_lib.video import Video
+from icreward_lib.world.content import UNSEEN_MOVES
+from icreward_lib.world.departures import PROBES, SEVERITIES, depart, moving_scenes
+
+TRUE = "true"  # the kind of a clip that does not depart
+CODE = ("probing", "world.probes", "world.scenes", "world.content")
+#: What notebook 07 shows: `dynamic_degree` is higher for a clip that moves more, all others for one that is better.
+SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_degree")
+
+
+def probed_scenes(run: Run) -> list[SceneSample]:
+    """Moving scenes of their own, as many as the profile says, half of them with held-out content.
+
+    They are scenes of the sticker world, whose truth is known, beside an image suite as well. Each has about forty
+    clips.
+    """
+    return _moving_scenes(run, "probed scenes, second draw", run.profile.probes.scenes, first=0)
+
+
+def frozen_scenes(run: Run) -> list[SceneSample]:
+    """Further such scenes, for the frozen first frame alone: two clips each, so that there can be many."""
+    probes = run.profile.probes
+    return _moving_scenes(run, "frozen scenes", probes.frozen_scenes, first=probes.scenes)
+
+
+def _moving_scenes(run: Run, draw: str, count: int, *, first: int) -> list[SceneSample]:
+    """`count` scenes numbered from `first` on, of a draw of that name."""
+    unseen = count // 2
+    scenes = moving_scenes(count - unseen, seed=run.seed(draw, "seen"))
+    scenes += moving_scenes(unseen, seed=run.seed(draw, "unseen"), split="unseen")
+    return [SceneSample(first + number, "test", scene) for number, scene in enumerate(scenes)]
+
+
+def content_of(sample: Sample) -> str:
+    """Which of its content a sample holds out from all training: seen, unseen content, or unseen content and moves."""
+    if not sample.is_unseen:
+        return "seen"
+    scene = sample.scene if isinstance(sample, SceneSample) else None
+    moves = scene is not None and scene.subject is not None and (scene.camera, scene.motion) in UNSEEN_MOVES
+    return "unseen content and moves" if moves else "unseen content"
+
+
+def departures(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+    """A sample's true clip (`TRUE`, severity 0) and all departures from it that fit its scene."""
+    kinds = [kind for kind, probe in PROBES.items() if probe.fits(sample.scene)]
+    return clips_of(run, sample, [(TRUE, 0.0), *((kind, severity) for kind in kinds for severity in SEVERITIES)])
+
+
+def frozen(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+    """A sample's true clip, and its first frame in place of all others."""
+    return clips_of(run, sample, [(TRUE, 0.0), ("freeze", 1.0)])
+
+
+def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Video]:
+    """The true clip of a sample (kind `TRUE`), or departures from it, by kind and severity; square."""
+    shape = run.profile.generation
+    size = {"num_frames": shape.num_frames, "size": shape.height}
+    clips = {}
+    for kind, severity in wanted:
+        if kind == TRUE:
+            clips[kind, severity] = sample.real_clip(shape.model_copy(update={"width": shape.height}))
+        else:
+            made = depart(sample.scene, kind, severity, seed=run.seed("probes", sample.id), **size)
+            clips[kind, severity] = Video(made.frames[0], shape.fps)
+    return clips
+
+
+def probe(run: Run, curated: Curated, samples: Sequence[SceneSample]) -> Measured:
+    """Measure the true clips and all departures of scenes against the true clip's first frame."""
+    return _measure(run, "probes", curated, samples, departures)
+
+
+def probe_frozen(run: Run, curated: Curated, samples: Sequence[SceneSample]) -> Measured:
+    """Measure the true clips of scenes and their frozen first frames, likewise."""
+    return _measure(run, "frozen", curated, samples, frozen)
+
+
+def _measure(
+    run: Run,
+    name: str,
+    curated: Curated,
+    samples: Sequence[SceneSample],
+    made: Callable[[Run, SceneSample], Mapping[tuple[str, float], Video]],
+) -> Measured:
+    def clips(sample: Sample) -> SampleClips:
+        assert isinstance(sample, SceneSample)
+        return sample_clips(made(run, sample))
+
+    return measure_clips(run, name, curated, samples, clips, code=CODE, seed=run.profile.seed)
+
+
+def sample_clips(clips: Mapping[tuple[str, float], Video]) -> SampleClips:
+    """Departures as `measure_clips` takes them: the first of them, the true clip, gives the image."""
+    videos = list(clips.values())
+    kinds, severities = zip(*clips, strict=True)
+    image = videos[0].frames[0]
+    return SampleClips(videos, image, image, {"kind": kinds, "severity": severities})
+
+
+def scored(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:
+    """The table of measured clips with the rewards' columns.
+
+    Of each reward `<name>`, the scores of its first training, and `<name>_seeds`, the mean over all of them.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, trained in rewards.items():
+        scores = reward_scores(run, measured, trained)[..., 0]
+        columns |= {name: scores[0], f"{name}_seeds": scores.mean(0)}
+    return measured.table.assign(**columns)

@@ -1,0 +1,307 @@
+"""A better ICReward, step by step, each a new head on the body of the poster's.
+
+The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
+examples; and a gate for what does not move, so that stillness is no virtue. The robust reward is the last one as a
+cautious ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icreward_lib.beyond.probes import CODE as PROBE_CODE
+from icreward_lib.beyond.probes import TRUE, clips_of
+from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
+from icreward_lib.poster import networks
+from icreward_lib.poster.data_curation import Curated
+from icreward_lib.poster.measure import Measured
+from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
+from icreward_lib.poster.samples import SceneSample
+from icreward_lib.poster.videos import item_of
+from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.ensemble import ROBUST, cautious
+from icreward_lib.rewards.head import movement, moves
+from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.second_reading import Rereader, read, with_new_head
+from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
+from icreward_lib.run import Run
+from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.stages import Stage
+from icreward_lib.video import fit_clip
+from icreward_lib.world.departures import PROBES, moving_scenes
+
+#: The kinds of departure that a reward may learn from. All others are for testing what it makes of kinds unknown to it.
+LEARNED = ("subject_swapped", "subject_colour", "background_replaced", "style_drift", "hard_cut", "freeze")
+HELD_OUT = tuple(kind for kind in PROBES if kind not in LEARNED)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train a new head on the body of the poster's ICReward."""
+
+    title: str
+    conformity: bool  # labels of mean and least conformity, instead of VBench++'s score
+    departures: bool  # true clips and their departures, of the kinds `LEARNED`, beside the generated ones
+
+
+POSTER = "poster"  # the reward of notebook 03, whose body all recipes share
+RECIPES = {
+    "head": Recipe("a new head on its body", conformity=False, departures=False),
+    "conformity": Recipe("+ mean and least conformity", conformity=True, departures=False),
+    "departures": Recipe("+ departures to learn from, without those labels", conformity=False, departures=True),
+}
+STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
+CODE = ("robust", "rewards", "judging", *PROBE_CODE)  # of all stages here
+
+
+def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels that see slow drift and single bad frames: half the mean, half the least conformity, by dimension.
+
+    On the label's own scale: 0 is another image's video and 1 a frozen copy.
+    """
+    ends = ("_mean", "_min")
+    alone = {d: {other: float(other == d) for other in DIMENSIONS} for d in DIMENSIONS}
+    return pd.DataFrame(
+        {
+            d: np.mean(
+                [
+                    ic_label(
+                        {other: rows[other + end].to_numpy() for other in DIMENSIONS},
+                        {other: curated.anchors[other + end] for other in DIMENSIONS},
+                        alone[d],
+                    )
+                    for end in ends
+                ],
+                axis=0,
+            )
+            for d in DIMENSIONS
+        }
+    )
+
+
+def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[str, float]:
+    """What a departure's dimensions deserve: 1 less its severity where its kind breaks them, 1 elsewhere.
+
+    A scene without a subject is all background.
+    """
+    breaks = () if kind == TRUE else PROBES[kind].breaks
+    labels = {d: 1.0 - severity * (d in breaks) for d in DIMENSIONS}
+    if sample.scene.subject is None:
+        labels["subject"] = labels["background"]
+    return labels
+
+
+def departing_scenes(run: Run, split: str) -> list[SceneSample]:
+    """Moving scenes to learn from, or to validate on, beyond the curated set's; none has held-out content."""
+    count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
+    scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
+    return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
+
+
+def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
+    """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
+
+    Returns:
+        The clips as ICReward reads them; and columns sample, kind, severity.
+    """
+    samples = departing_scenes(run, split)
+    generated = curated.videos.of(curated.of("train")[0].id)[0]
+    # A generator may make videos of another size than the image's; these have to fit beside them.
+    size = {"height": generated.height, "width": generated.width}
+    with run.stage(
+        "departed_clips",
+        code=CODE,
+        split=split,
+        generation=run.profile.generation,
+        icreward=asdict(networks.icreward_config(run)),
+        models=networks.icreward_files(run),
+        settings=[run.profile.robust.scenes, run.profile.robust.departures, size],
+        seed=run.profile.seed,
+    ) as stage:
+        if not stage.done:
+            reward = networks.new_icreward(run, seed=0)
+
+            def read(sample: SceneSample) -> dict[str, np.ndarray]:
+                rng = np.random.default_rng(run.seed("departures", split, sample.id))
+                fitting = [kind for kind in LEARNED if PROBES[kind].fits(sample.scene)]
+                kinds = rng.choice(fitting, min(run.profile.robust.departures, len(fitting)), replace=False)
+                severities = rng.uniform(0.2, 1, len(kinds))
+                chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
+                clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
+                labels = [departure_labels(sample, *key) for key in clips]
+                shape = run.profile.generation
+                videos = [fit_clip(clip, shape.model_copy(update=size)) for clip in clips.values()]
+                return {
+                    "kind": np.array([kind for kind, _ in clips]),
+                    "severity": np.array([severity for _, severity in clips]),
+                    "labels": np.array([[each[d] for d in DIMENSIONS] for each in labels], np.float32),
+                    "image_tokens": reward.encode_images([fit_clip(clips[TRUE, 0.0], shape).frames[0]])[0].numpy(),
+                    "video_tokens": reward.encode_videos(videos).numpy(),
+                }
+
+            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            for sample, values in side_by_side(read, missing):
+                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+    place = np.repeat(np.arange(len(samples)), [len(values["kind"]) for values in found])
+    labels = torch.from_numpy(np.concatenate([values["labels"] for values in found]))
+    clips = ClipDataset(
+        torch.from_numpy(np.concatenate([values["video_tokens"] for values in found])),
+        torch.from_numpy(np.stack([values["image_tokens"] for values in found])),
+        torch.from_numpy(place),
+        labels @ torch.tensor(networks.icreward_config(run).weights),
+        labels,
+    )
+    about = pd.DataFrame({key: np.concatenate([values[key] for values in found]) for key in ("kind", "severity")})
+    return clips, about.assign(sample=np.array([sample.id for sample in samples])[place])
+
+
+def labelled(
+    run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
+) -> ClipDataset:
+    """What a recipe learns from, or is validated on.
+
+    Args:
+        run: whose profile says what subject and background count.
+        curated: for the labels of generated clips.
+        recipe: one of `RECIPES`.
+        generated: all clips of the curated set, in its order.
+        departed: those of `departed_clips` of the split.
+        split: train or val.
+    """
+    rows = curated.rows
+    data = generated.part(torch.from_numpy(np.flatnonzero(rows["split"] == split)))
+    if recipe.conformity:
+        own = rows[rows["split"] == split].reset_index(drop=True)
+        labels = torch.tensor(conformity_labels(curated, own).to_numpy(np.float32))
+        weights = torch.tensor(networks.icreward_config(run).weights)
+        data = replace(data, dimension_labels=labels, labels=labels @ weights)
+    return data.joined(departed) if recipe.departures else data
+
+
+def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
+    """Train every recipe of `RECIPES`, one new head on the body of each training of the poster's ICReward.
+
+    A body reads all clips once. With them comes `ROBUST`.
+    """
+    settings = run.profile.robust
+    config = TrainConfig(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=run.profile.icreward.lr,
+        decay=run.profile.icreward.weight_decay,
+    )
+    generated = dataset(curated, vision_tokens(run, curated))
+    found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
+    departed = {split: clips for split, (clips, _) in found.items()}
+    seeds = range(len(poster.folders))
+    with run.stage(
+        "recipes",
+        code=CODE,
+        body=poster.stage,
+        data=[data.digest() for data in (generated, *departed.values())],
+        anchors={name: asdict(limits) for name, limits in curated.anchors.items()},
+        config=asdict(config),
+        seed=run.profile.seed,
+    ) as stage:
+        for number in seeds:
+            missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
+            if not missing:
+                continue
+            heads = _train_heads(
+                run, curated, poster.folders[number], generated, departed, config, stage, missing, number
+            )
+            for name, reward, history, scores in heads:
+                save_trained(stage, f"{name}_{number}", reward, history, scores)
+    trained = {
+        name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
+        for name in RECIPES
+    }
+    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, least_movement(*found["train"]))}
+
+
+def least_movement(departed: ClipDataset, about: pd.DataFrame) -> float:
+    """How little a frame group of a true clip moves: the quantile `STILL`, of clips of moving scenes."""
+    true = departed.video[torch.from_numpy(np.flatnonzero(about["kind"] == TRUE))]
+    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL))
+
+
+def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, moving: float) -> Trained:
+    """The trainings of a recipe with motion as a third dimension, the gate of `rewards.base.overall_score`."""
+    items = [str(number) for number in range(len(trained.folders))]
+    with run.stage(ROBUST, code=CODE, trained=trained.stage, data=generated.digest(), moving=moving) as stage:
+        motion = moves(generated.video.flatten(2, 3), moving).mean(1).numpy()
+        for number, item in enumerate(items):
+            if not stage.has(f"{item}.npz"):
+                reward = ICReward.from_pretrained(trained.folders[number], device=run.device)
+                reward.config = replace(reward.config, moving=moving)
+                save_trained(stage, item, reward, trained.histories[number], trained.scores[number] * motion)
+    return finished(run, curated, stage, f"icreward_{ROBUST}", items)
+
+
+def _train_heads(
+    run: Run,
+    curated: Curated,
+    folder: Path,
+    generated: ClipDataset,
+    departed: Mapping[str, ClipDataset],
+    config: TrainConfig,
+    stage: Stage,
+    missing: Sequence[str],
+    number: int,
+) -> Iterator[tuple[str, ICReward, History, np.ndarray]]:
+    """Train heads by the recipes `missing` on the body in a folder.
+
+    Gives name, reward, history, and scores of all generated clips.
+    """
+    bodies = {name: ICReward.from_pretrained(folder, device=run.device) for name in missing}
+    first = bodies[missing[0]]
+    states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
+
+    heads = {}  # before any training: they are drawn one after the other from the one global generator
+    for name in missing:
+        reward = with_new_head(bodies[name], seed=run.seed("recipe", name, number))
+        heads[name] = Rereader(reward, generated)
+
+    def trained(name: str) -> tuple[History, np.ndarray]:
+        head, seed = heads[name], run.seed("recipe", name, number)
+        data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
+        working = stage.folder / f"training_{name}_{number}"
+        history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
+        return history, predict(head, states).overall
+
+    # The longest first, so that all cores are done at one time.
+    for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
+        yield name, bodies[name], history, scores
+
+
+def recipe_scores(
+    run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
+) -> dict[str, np.ndarray]:
+    """What `measuring.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
+    with run.stage(
+        "recipe_scores", code=(*CODE, "measuring"), clips=measured.stage, recipes=recipes[ROBUST].stage
+    ) as stage:
+        for number, folder in enumerate(poster.folders):
+            missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
+            if missing:
+                states = read(ICReward.from_pretrained(folder, device=run.device), measured.tokens)
+            for name in missing:
+                own = ICReward.from_pretrained(recipes[name].folders[number], device=run.device)
+                found = predict(Rereader(own, measured.tokens), states)
+                values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
+                stage.save_npz(f"{name}_{number}.npz", scores=values)
+    seeds = range(len(poster.folders))
+    return {name: np.stack([stage.load_npz(f"{name}_{number}.npz")["scores"] for number in seeds]) for name in recipes}
+
+
+def robust_matrix(run: Run, trained: Trained, split: str) -> np.ndarray:
+    """What the robust reward says of the generated videos of a split, "samples videos"."""
+    members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
+    return cautious(members, run.profile.robust.caution)

@@ -1,0 +1,1 @@
+"""The command line: `icreward reproduce`, `prepare`, `score`, `study` and `costs`."""

@@ -1,0 +1,131 @@
+"""The command line: `icreward reproduce`, `prepare`, `costs`, `study` and `score`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from icreward_lib.cli.reproduce import reproduce
+from icreward_lib.cli.score import add_command
+from icreward_lib.cli.study import add_commands
+from icreward_lib.run.files import DiskFullError
+from icreward_lib.run.models import ROOT
+from icreward_lib.run.profile import load_profile
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted.
+
+    A command may give a code of its own: `score` 3, if some of its files could not be scored.
+    """
+    chosen = _parser().parse_args(arguments)
+    try:
+        if models := getattr(chosen, "models", None):
+            if not models.is_dir():
+                raise FileNotFoundError(f"--models: there is no folder {models}")
+            os.environ[ROOT] = str(models.resolve())  # kernels inherit it
+        code: int | None = chosen.command(chosen)
+    except (ValueError, DiskFullError, FileNotFoundError, MemoryError) as error:
+        print(f"icreward: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nicreward: interrupted; the same command goes on from what has been written", file=sys.stderr)
+        return 130
+    return code or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="icreward", description="Image-to-video consistency rewards.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    profile = argparse.ArgumentParser(add_help=False)
+    profile.add_argument(
+        "--profile", default="laptop", help="laptop (default), smoke, paper, or the path of a YAML file"
+    )
+    models = argparse.ArgumentParser(add_help=False)
+    models.add_argument(
+        "--models", type=Path, metavar="DIR",
+        help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
+    )  # fmt: skip
+
+    run = commands.add_parser(
+        "reproduce", parents=[profile, models], help="run the notebooks, regenerate figures and results"
+    )
+    run.set_defaults(command=_reproduce)
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--from", dest="first", metavar="NN", help="begin with this notebook (default: 01)")
+    which.add_argument("--only", metavar="NN", help="run this notebook only")
+    run.add_argument("--force", action="store_true", help="run notebooks that are up to date, too")
+    run.add_argument(
+        "-p", dest="parameters", action="append", default=[], type=_setting, metavar="name=value",
+        help="set a parameter of the notebooks that have it; may be given several times",
+    )  # fmt: skip
+    run.add_argument("--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies")
+
+    ahead = commands.add_parser(
+        "prepare",
+        parents=[profile, models],
+        help="make what takes long, on several GPUs",
+        description="Makes all stages of the notebooks, which then find them finished. On several GPUs: "
+        "accelerate launch -m icreward_lib prepare --profile paper",
+    )
+    ahead.set_defaults(command=_prepare)
+    ahead.add_argument(
+        "--changes", type=_changes, default={}, metavar="{name: value}",
+        help="settings to change, by their dotted names, as the notebooks' parameter 'changes'",
+    )  # fmt: skip
+
+    costs = commands.add_parser(
+        "costs", parents=[profile], help="expected GPU memory, disk and GPU-hours of every stage of the public models"
+    )
+    costs.set_defaults(command=_costs)
+
+    add_commands(commands)
+    add_command(commands, models)
+    return parser
+
+
+def _reproduce(chosen: argparse.Namespace) -> None:
+    reproduce(
+        chosen.profile,
+        first=chosen.first,
+        only=chosen.only,
+        force=chosen.force,
+        parameters=dict(chosen.parameters),
+        save_notebooks=chosen.save_notebooks,
+        program="python -m icreward_lib" if sys.argv[0].endswith("__main__.py") else sys.argv[0],
+    )
+
+
+def _prepare(chosen: argparse.Namespace) -> None:
+    from icreward_lib.cli.prepare import prepare  # here and below: all frameworks, which take seconds
+
+    prepare(chosen.profile, chosen.changes)
+
+
+def _costs(chosen: argparse.Namespace) -> None:
+    from icreward_lib.cli import costs
+
+    print(costs.to_markdown(costs.costs(load_profile(chosen.profile))))
+
+
+def _changes(text: str) -> dict[str, object]:
+    changes = yaml.safe_load(text)
+    if not isinstance(changes, dict):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form {{name: value}}")
+    return changes
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

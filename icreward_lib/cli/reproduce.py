@@ -1,0 +1,188 @@
+"""`icreward reproduce`: the numbered notebooks in order, each in a fresh process, if not up to date."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from icreward_lib.run.files import content_hash, digest, make_folder, notebook_hash, only_one, source_hash, write_json
+from icreward_lib.run.matmul import measure_gflops
+from icreward_lib.run.models import CHECKOUT, ROOT, find
+from icreward_lib.run.notebooks import LiveLine, Notebook, NotebookError, execute, save_executed
+from icreward_lib.run.profile import Profile, load_profile
+from icreward_lib.run.run import Run, installed_versions, output_root
+
+NOTEBOOKS = CHECKOUT / "notebooks"
+# glibc gives the memory of every large tensor back, and gets it again page by page: keeping it saves a training
+# step of the laptop's generator 4 to 10 % of its time. Other allocators do not read these.
+KEEP_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**28),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
+
+
+def reproduce(
+    profile_name: str,
+    *,
+    first: str | None = None,
+    only: str | None = None,
+    force: bool = False,
+    parameters: Mapping[str, str] | None = None,
+    save_notebooks: bool = False,
+    notebooks: Path = NOTEBOOKS,
+    program: str = "icreward",
+) -> None:
+    """Run the notebooks from number 01 (or `first`) on, or `only` one, under a profile.
+
+    One whose code, library, parameters, profile, models and predecessors are as they were when it last ran,
+    and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the executed notebooks
+    replace those in the folder. Raises `NotebookError`, `ProfileError`, or what `files.atomic` raises.
+    """
+    profile = load_profile(profile_name)
+    if profile_name.endswith((".yaml", ".yml")):
+        profile_name = str(Path(profile_name).resolve())
+    raw = dict(parameters or {})
+    every = [Notebook.read(path) for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))]
+    if not every:
+        raise NotebookError(f"there are no numbered notebooks in {notebooks}: run from a clone of the repository")
+    selected = _select(every, first, only)
+    _check_parameters(selected, raw)
+    if save_notebooks and (raw or any(book.defaults.get("profile") != profile_name for book in selected)):
+        raise NotebookError("--save-notebooks goes with the notebooks' own parameters and profile only")
+
+    cache = output_root() / ".cache" / profile.name
+    state_file = cache / "reproduce.json"
+    # Kernels inherit these. A profile chosen here goes before one set outside, and the kernel is this Python.
+    os.environ["ICREWARD_PROFILE"] = profile_name
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    for name, value in KEEP_MEMORY.items():
+        os.environ.setdefault(name, value)
+    with only_run(cache):
+        state = _read_state(state_file)
+        keys = _keys(every, profile, raw)
+        ran = False
+        for position, book in enumerate(selected, start=1):
+            if not force and _up_to_date(state.get(book.name), keys[book.name]):
+                print(f"{book.name}: up to date")
+                continue
+            resume = [program, "reproduce", "--profile", profile_name]
+            resume += ["--models", os.environ[ROOT]] if os.environ.get(ROOT) else []
+            resume += ["--only" if only else "--from", book.name[:2]]
+            resume += [word for name, text in raw.items() for word in ("-p", f"{name}={text}")]
+            live = LiveLine(f"[{position}/{len(selected)}] {book.name}")
+            chosen = {"profile": profile_name, **book.parse(raw)}
+            state.pop(book.name, None)
+            account = execute(book, chosen, cache, live=live, resume=shlex.join(resume))
+            state[book.name] = {"key": keys[book.name], **account}
+            write_json(state_file, state)
+            if save_notebooks:
+                save_executed(cache / "notebooks" / book.path.name, book.path)
+            ran = True
+        if ran and not raw:
+            _write_timing(profile, every, state, keys)
+    _print_table(selected, state)
+
+
+def _select(every: Sequence[Notebook], first: str | None, only: str | None) -> list[Notebook]:
+    wanted = only or first or "01"
+    number = wanted[:2] if wanted[:2].isdecimal() and len(wanted) > 1 else wanted.zfill(2)
+    if (only or first) and number not in {book.name[:2] for book in every}:
+        known = ", ".join(book.name for book in every)
+        raise NotebookError(f"there is no notebook {wanted}; there are {known}")
+    return [book for book in every if (book.name[:2] == number if only else book.name[:2] >= number)]
+
+
+def _check_parameters(selected: Sequence[Notebook], raw: Mapping[str, str]) -> None:
+    """Refuse what papermill would pass on without a word: names that no notebook has."""
+    known = sorted({name for book in selected for name in book.defaults} - {"profile"})
+    for name in raw:
+        if name == "profile":
+            raise NotebookError("-p profile=...: choose the profile with --profile")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known) or 'none'}"
+            if "." in name and "changes" in known:
+                hint = f"for a setting of the profile write -p 'changes={{{name}: {raw[name]}}}'"
+            raise NotebookError(f"-p {name}: no selected notebook has this parameter ({hint})")
+
+
+def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -> dict[str, str]:
+    """One hash per notebook of all that its outputs follow from, its predecessors (from 01 on) included."""
+    folders = [find(name) for name in profile.models.model_dump().values()]
+    common = [source_hash(), profile, installed_versions(), folders]
+    keys, previous = {}, digest(common)
+    for book in every:
+        keys[book.name] = digest([previous, book.name, notebook_hash(book.path), book.parse(raw)])
+        if book.name[:2] != "00":  # it makes checkpoints, whose content counts already
+            previous = keys[book.name]
+    return keys
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What earlier runs left; nothing counts as done if that cannot be read."""
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state
+
+
+def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
+    if entry is None or entry["key"] != key:
+        return False
+    paths = {output_root() / name: sha for name, sha in entry["outputs"].items()}
+    return all(path.is_file() and content_hash(path) == sha for path, sha in paths.items())
+
+
+def only_run(cache: Path) -> AbstractContextManager[None]:
+    """Refuse a second run of the same profile, whose cache this is."""
+    make_folder(cache)
+    return only_one(cache / "lock", NotebookError(f"another run of the profile {cache.name} is at work: wait for it"))
+
+
+def _write_timing(
+    profile: Profile, every: Sequence[Notebook], state: Mapping[str, Any], keys: Mapping[str, str]
+) -> None:
+    """Write `timing.json` once every notebook from 01 on stands: what all of it takes from nothing.
+
+    A stage that was found finished counts with the seconds that it took when this notebook made it.
+    """
+    books = [book.name for book in every if book.name[:2] != "00"]
+    if any(name not in state or state[name]["key"] != keys[name] for name in books):
+        return
+    notebooks, stages, peaks = dict[str, float](), dict[str, float](), [0.0]
+    for name in books:
+        own = dict[str, dict[str, Any]]()
+        for stage in state[name]["stages"]:
+            if stage["notebook"] == name:
+                # A notebook may open a stage several times; only the first tells whether it was found finished.
+                own.setdefault(stage["key"], stage)
+        earlier = sum(stage["seconds"] for stage in own.values() if stage["reused"])
+        notebooks[name] = round(state[name]["seconds"] + earlier, 2)
+        peaks += [made.get("peak_rss_gb", 0.0) for made in (state[name], *own.values())]
+        for stage in own.values():
+            label = f"{name}/{stage['stage']}"
+            stages[label] = round(stages.get(label, 0.0) + stage["seconds"], 2)
+    gflops = {"fp32": measure_gflops("float32"), "bf16": measure_gflops("bfloat16")}
+    timing = {
+        "total_seconds": round(sum(notebooks.values()), 2),
+        "peak_rss_gb": max(peaks),
+        "matmul_gflops": {name: speed for name, (speed, _) in gflops.items()},
+        "matmul_missing": {name: why for name, (_, why) in gflops.items() if why},
+        "notebooks": notebooks,
+        "stages": stages,
+    }
+    Run("reproduce", profile, {}).record("timing.json", timing)
+
+
+def _print_table(selected: Sequence[Notebook], state: Mapping[str, Any]) -> None:
+    print("\nnotebook                  seconds")
+    for book in selected:
+        print(f"{book.name:<25}{state[book.name]['seconds']:>8.1f}")

@@ -1,0 +1,1 @@
+"""Image-to-video generators: Open-Sora 1.2, and others of diffusers."""

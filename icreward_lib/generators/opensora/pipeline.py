@@ -1,0 +1,242 @@
+"""Open-Sora 1.2 as a diffusers pipeline: an image and a prompt become videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
+from icreward_lib.generators.opensora.flow import CHUNK_LATENTS, RectifiedFlow, euler_sample, guided
+from icreward_lib.generators.opensora.text import add_scores, encode_captions
+from icreward_lib.generators.opensora.transformer import STDiT3
+
+IMAGE_FPS = 120.0  # the frame rate by which the model knows single images
+
+
+@dataclass
+class OpenSoraOutput(BaseOutput):
+    """Generated videos.
+
+    Attributes:
+        frames: uint8 (n, t, h, w, 3), RGB; h and w are cut to a multiple of the autoencoder's factor.
+        latents: float32 (n, c, t', h', w').
+    """
+
+    frames: np.ndarray
+    latents: Tensor
+
+
+def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale an image, uint8 (h, w, 3), until it covers (height, width), bicubic, and crop its middle."""
+    rows, columns = image.shape[:2]
+    factor = max(height / rows, width / columns)
+    size = (max(width, round(columns * factor)), max(height, round(rows * factor)))
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    scaled = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(scaled.crop((left, top, left + width, top + height)))
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """uint8 (t, h, w, 3) -> float32 (3, t, h, w) in [-1, 1]."""
+    return (torch.from_numpy(frames.copy()).permute(3, 0, 1, 2).float() / 255 - 0.5) / 0.5
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """(n, 3, t, h, w), limited to [-1, 1] -> uint8 (n, t, h, w, 3)."""
+    pixels = (video.float().clamp(-1, 1) + 1) / 2 * 255 + 0.5
+    return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+class OpenSoraPipeline(DiffusionPipeline):
+    """Text and image to video. Every component is saved and loaded in its own folder.
+
+    With `enable_model_cpu_offload` one model at a time is on the GPU. The weights may be of any dtype; latents
+    stay float32 between the steps.
+
+    Raises:
+        ValueError: if the file of the autoencoder or the transformer lacked some of its weights.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+
+    def __init__(
+        self,
+        text_encoder: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        vae: VideoAutoencoder,
+        transformer: STDiT3,
+        scheduler: RectifiedFlow,
+    ) -> None:
+        super().__init__()
+        for name, model in (("vae", vae), ("transformer", transformer)):
+            # diffusers only warns of these and leaves them without values.
+            missing = [key for key, value in model.state_dict().items() if value.is_meta]
+            if missing:
+                raise ValueError(f"the weights of the {name} lack {', '.join(missing)}: restore that folder")
+        self.register_modules(
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            vae=vae,
+            transformer=transformer,
+            scheduler=scheduler,
+        )
+
+    @torch.no_grad()
+    def encode_image(self, image: np.ndarray, height: int, width: int) -> Tensor:
+        """Latent of one image, uint8 (h, w, 3) of any size, as a single frame: (1, c, 1, h', w').
+
+        The posterior's mean, not a draw from it, so that all videos of an image start from the same latent.
+        """
+        pixels = to_tensor(fit_image(image, height, width)[None])[None]
+        pixels = pixels.to(self._execution_device, self.vae.dtype)
+        latent: Tensor = self.vae.encode(pixels, sample_posterior=False)
+        return latent.float()
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """T5 features (1, 1, n, d) and mask (1, n) of a prompt. Under offload T5 leaves the GPU afterwards."""
+        length = self.transformer.config.model_max_length
+        features, mask = encode_captions(self.text_encoder, self.tokenizer, [prompt], length)
+        # T5 is by far the largest part, and without this it would stay until the transformer comes.
+        self.maybe_free_model_hooks()
+        return features.to(self._execution_device), mask.to(self._execution_device)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        image: np.ndarray | None,
+        prompt: str,
+        *,
+        last_image: np.ndarray | None = None,
+        aesthetic: float | None = None,
+        motion: float | None = None,
+        num_videos: int = 1,
+        num_frames: int = 51,
+        height: int = 240,
+        width: int = 426,
+        fps: float = 24,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 7.0,
+        generator: torch.Generator | Sequence[torch.Generator],
+    ) -> Tensor:
+        """As `__call__`, without decoding: float32 (num_videos, c, t', h', w') on the pipeline's device."""
+        device = self._execution_device
+        generators = one_per_video(generator, num_videos)
+        timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
+        size = self.vae.latent_size((num_frames, height, width))
+        if min(size) < 1:
+            raise ValueError(f"a video of {height} x {width} pixels is too small for this autoencoder")
+        held = {} if image is None else {0: image}
+        if last_image is not None:
+            held[_place_of_last_image(size[0])] = last_image
+        features, text_mask = self.encode_prompt(add_scores(prompt, aesthetic=aesthetic, motion=motion))
+        features = features.repeat(num_videos, 1, 1, 1)
+        shape = (self.transformer.config.in_channels, *size)
+        # Drawn on the CPU, each video from its own generator: the same everywhere and in any company.
+        z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+        mask = torch.ones(num_videos, size[0], device=device)
+        for place, picture in held.items():
+            mask[:, place] = 0
+            z[:, :, place : place + 1] = self.encode_image(picture, height, width)
+        self.maybe_free_model_hooks()  # the autoencoder leaves the GPU as well, until it decodes
+        rate = IMAGE_FPS if num_frames == 1 else fps
+        rates, heights, widths = (torch.tensor([float(v)], device=device) for v in (rate, height, width))
+
+        def velocity_of(latents: Tensor, t: Tensor, x_mask: Tensor | None, y: Tensor) -> Tensor:
+            predicted: Tensor = self.transformer(
+                latents, t, y, text_mask, x_mask, fps=rates, height=heights, width=widths
+            )
+            return predicted
+
+        null = self.transformer.null_captions(num_videos).to(features)
+        velocity = guided(velocity_of, features, null, guidance_scale)
+        return euler_sample(velocity, z, timesteps, mask if held else None)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, num_frames: int) -> np.ndarray:
+        """Latents (n, c, t', h', w') -> uint8 (n, num_frames, h, w, 3), one at a time to bound memory."""
+        latents = latents.to(self._execution_device, self.vae.dtype)
+        return np.concatenate([to_frames(self.vae.decode(z, num_frames)) for z in latents.split(1)])
+
+    def __call__(
+        self,
+        image: np.ndarray | None,
+        prompt: str,
+        *,
+        last_image: np.ndarray | None = None,
+        aesthetic: float | None = None,
+        motion: float | None = None,
+        num_videos: int = 1,
+        num_frames: int = 51,
+        height: int = 240,
+        width: int = 426,
+        fps: float = 24,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 7.0,
+        generator: torch.Generator | Sequence[torch.Generator],
+    ) -> OpenSoraOutput:
+        """Generate videos that start with an image. Defaults are upstream's 240p, two seconds.
+
+        Args:
+            image: uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video.
+            prompt: cleaned before use.
+            last_image: like `image`; where the video shall end. As upstream, it stands for the first frame of the
+                last chunk of 17, the only latent frame there that means a single picture: frame 34 of 51.
+            aesthetic, motion: scores to add to the prompt, see `text.add_scores`; None: not added. The public
+                model knows them, and upstream generates with an aesthetic score of 6.5.
+            num_videos: how many, all of one image and prompt.
+            num_frames: 1 (an image) or at least 17; multiples of 17 are what the model was trained on.
+            height, width: nominal size in pixels.
+            fps: frames per second that the motion is meant for.
+            num_inference_steps: Euler steps.
+            guidance_scale: classifier-free guidance; 1 is none and halves the work.
+            generator: on the CPU. One per video, or one from which each video in turn gets its own: a video
+                depends on its generator and its place alone, not on how many are made with it.
+
+        Raises:
+            ValueError: for sizes and generators that do not fit.
+        """
+        latents = self.sample_latents(
+            image,
+            prompt,
+            last_image=last_image,
+            aesthetic=aesthetic,
+            motion=motion,
+            num_videos=num_videos,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            fps=fps,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+        )
+        frames = self.decode_latents(latents, num_frames)
+        self.maybe_free_model_hooks()
+        return OpenSoraOutput(frames=frames, latents=latents)
+
+
+def _place_of_last_image(latent_frames: int) -> int:
+    place = (latent_frames - 1) // CHUNK_LATENTS * CHUNK_LATENTS
+    if place == 0:
+        raise ValueError("a last image needs a video of two chunks: set num_frames to 34 or more")
+    return place
+
+
+def one_per_video(generator: torch.Generator | Sequence[torch.Generator], num_videos: int) -> Sequence[torch.Generator]:
+    """`num_videos` generators, one of its own for each video: drawn from a single one, or those that are given."""
+    if isinstance(generator, torch.Generator):
+        # One number each, one after the other: how many follow does not change the first ones.
+        seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(num_videos)]
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+    if len(generator) != num_videos:
+        raise ValueError(f"got {len(generator)} generators for {num_videos} videos: give one or as many")
+    return generator

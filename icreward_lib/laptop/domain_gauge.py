@@ -1,0 +1,55 @@
+"""What the sticker world looks like, for the gauge that warns of pictures unlike it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from icreward_lib.laptop.loop import EVALUATION_SEED, degrade
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.rewards.domain import SIDE, Domain, looks
+from icreward_lib.world.scenes import render, sample_scenes
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """How many scenes the gauge remembers, in how many dimensions, and which share of its own it may warn of."""
+
+    scenes: int = 2000
+    dimensions: int = 64
+    false_alarms: float = 0.01
+    judged: int = 500  # new scenes behind the threshold, and as many behind each of the final figures
+
+
+def train(out: Path, config: DomainConfig = DomainConfig()) -> dict[str, float]:  # noqa: B008
+    """Fit the gauge, save it to `out`, and give the share of new scenes that it warns of, by split."""
+    seen = _scenes(config.scenes, seed=0, split="seen")
+    pca = PCA(config.dimensions, whiten=True, random_state=0).fit(seen)
+    basis = pca.components_ / np.sqrt(pca.explained_variance_)[:, None]
+    gauge = Domain(pca.mean_, basis, pca.transform(seen), threshold=np.inf)
+    distances = gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED, split="seen"))
+    gauge.threshold = float(np.quantile(distances, 1 - config.false_alarms))
+    gauge.save_pretrained(out)
+    gauge = Domain.from_pretrained(out)
+    return {
+        f"{split}_warned": float(
+            (gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED + 1, split=split)) > gauge.threshold).mean()
+        )
+        for split in ("seen", "unseen")
+    }
+
+
+def _scenes(count: int, *, seed: int, split: Literal["seen", "unseen"]) -> np.ndarray:
+    """What new scenes look like, (count, D): each at a frame of its own, as it is or as a video model would show it."""
+    features = EfficientNetLite0Features()
+    rows = []
+    for start in range(0, count, 100):
+        frames = render(sample_scenes(100, seed=seed * 1009 + start, split=split), size=SIDE).frames
+        rng = np.random.default_rng([seed, start])
+        chosen = frames[np.arange(100), rng.integers(frames.shape[1], size=100)]
+        rows.append(looks(features, degrade(chosen[:, None], rng)[:, 0]))
+    return np.concatenate(rows)[:count]

@@ -1,0 +1,271 @@
+"""The curated set: images, their generated videos, VBench++ scores, labels, candidates and low-score additions.
+
+Each function is a stage that resumes where it was interrupted; `curate` runs through all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from icreward_lib.metrics.motion import dynamic_degree, dynamic_degrees
+from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
+from icreward_lib.poster.networks import backbone, consistency_scorer, open_sora, open_sora_files
+from icreward_lib.poster.samples import Sample, draw_samples
+from icreward_lib.poster.videos import Videos, compared_with, generate, item_of
+from icreward_lib.run import Run
+from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.video import Video
+from icreward_lib.world.truth import FIDELITIES
+
+SCORE_CODE = (
+    *("metrics.vbench", "metrics.features", "metrics.vbench_features", "metrics.motion"),
+    *("world.truth", "samples", "curation"),
+)
+#: The VBench++ score of each dimension, and its frames' mean and least conformity.
+CONSISTENCY = tuple(d + end for d in DIMENSIONS for end in ("", "_mean", "_min"))
+FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
+
+
+def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
+    """Raw scores of every video: VBench++ consistency, motion, and what simulated raters see.
+
+    Returns:
+        One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
+        conformity; dynamic_degree; the three fidelities.
+    """
+    with run.stage("scores", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
+        if not stage.done:
+            scorer = consistency_scorer(run)
+
+            def scored(sample: Sample) -> dict[str, np.ndarray]:
+                clips = videos.of(sample.id)
+                values = scorer.score(compared_with(run, sample, videos), clips)
+                values["dynamic_degree"] = dynamic_degrees(clips)
+                return values | sample.fidelity(clips, values)
+
+            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            for sample, values in side_by_side(scored, missing):
+                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+    columns = [*CONSISTENCY, "dynamic_degree", *FIDELITIES]
+    rows = []
+    for sample in samples:
+        values = stage.load_npz(f"{item_of(sample.id)}.npz")
+        common = {
+            "sample": sample.id,
+            "split": sample.split,
+            "unseen": sample.is_unseen,
+            "prompt": sample.prompt,
+        }
+        rows += [
+            {**common, "video": k, **{name: float(values[name][k]) for name in columns}}
+            for k in range(len(values["subject"]))
+        ]
+    return pd.DataFrame(rows)
+
+
+def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, Anchors]:
+    """What label 0 and 1 mean, measured on the training split, by dimension and by `<dimension>_mean` and `_min`.
+
+    0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
+    """
+    train = [sample for sample in samples if sample.split == "train"]
+    with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
+        if stage.lacks("scores.npz"):
+            scorer = consistency_scorer(run)
+
+            def mismatch(sample: Sample) -> dict[str, np.ndarray]:
+                other = train[(train.index(sample) + 1) % len(train)]
+                return scorer.score(compared_with(run, other, videos), [videos.first(sample.id)])
+
+            mismatched = [scores for _, scores in side_by_side(mismatch, train)]
+            frozen = [
+                scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
+                for image in (compared_with(run, sample, videos) for sample in train[:FROZEN_COPIES])
+            ]
+            arrays = {
+                f"{kind}_{name}": np.concatenate([scores[name] for scores in found])
+                for kind, found in (("mismatched", mismatched), ("frozen", frozen))
+                for name in CONSISTENCY
+            }
+            stage.save_npz("scores.npz", **arrays)
+    found = stage.load_npz("scores.npz")
+    return {name: fit_anchors(found[f"mismatched_{name}"], found[f"frozen_{name}"]) for name in CONSISTENCY}
+
+
+def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.DataFrame:
+    """Add `label` and `label_<dimension>`, all in [0, 1], and `candidate`.
+
+    The candidates of a sample are its videos of lowest and highest label, then the next extremes.
+    """
+    settings = run.profile.labels
+    weights = {"subject": settings.subject_weight, "background": settings.background_weight}
+    scores = {d: table[d].to_numpy() for d in DIMENSIONS}
+    table = table.assign(label=ic_label(scores, limits, weights))
+    for d in DIMENSIONS:
+        alone = {other: float(other == d) for other in DIMENSIONS}
+        table[f"label_{d}"] = ic_label(scores, limits, alone)
+    rank = table.groupby("sample")["label"].rank(method="first")
+    size = table.groupby("sample")["label"].transform("size")
+    extreme = (rank - 1).where(rank - 1 < size - rank, size - rank)
+    order = extreme.groupby(table["sample"]).rank(method="first")
+    return table.assign(candidate=order <= run.profile.data.candidates)
+
+
+def low_scores(
+    run: Run, samples: Sequence[Sample], videos: Videos, limits: dict[str, Anchors]
+) -> tuple[pd.DataFrame, list[Video]]:
+    """Additional training videos whose label is low, as the poster adds about 30 by hand.
+
+    They begin as a training sample's own video and then cut, or dissolve, into another sample's: departures of a kind
+    and degree that the generator seldom shows. The first ones whose label falls below the limit are kept.
+
+    Returns:
+        A table like that of `add_labels`, with `video` counted from the sample's own videos on, and the clips.
+    """
+    data, labels = run.profile.data, run.profile.labels
+    train = [sample for sample in samples if sample.split == "train"]
+    with run.stage(
+        "low_scores",
+        code=SCORE_CODE,
+        videos=videos.stage,
+        labels=labels.model_dump(),
+        data=data.model_dump(),
+        seed=run.profile.seed,
+    ) as stage:
+        if stage.lacks("clips.npz"):
+            scorer = consistency_scorer(run)
+            rng = np.random.default_rng(run.seed("low scores"))
+            kept: list[np.ndarray] = []
+            rows: list[dict[str, float]] = []
+            for first, second in zip(rng.permutation(len(train)), rng.permutation(len(train)), strict=True):
+                if len(kept) == data.low_score_additions:
+                    break
+                if first == second:
+                    continue
+                sample, other = train[first], train[second]
+                own = videos.of(sample.id)
+                clip = _departure(own[0], videos.first(other.id), rng)
+                scored = scorer.score(compared_with(run, sample, videos), [clip])
+                row = {name: float(scored[name][0]) for name in CONSISTENCY}
+                row |= {
+                    "sample": sample.id,
+                    "video": data.videos_per_sample,
+                    "dynamic_degree": dynamic_degree(clip),
+                }
+                row |= {name: float(value[0]) for name, value in sample.fidelity([clip], scored).items()}
+                label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
+                if label < data.low_score_below:
+                    kept.append(clip.frames)
+                    rows.append(row)
+            stage.save_json("rows.json", rows)
+            stage.save_npz("clips.npz", frames=np.stack(kept) if kept else np.empty(0, np.uint8))
+    rows = stage.load_json("rows.json")
+    if not rows:
+        return pd.DataFrame(), []
+    table = add_labels(run, pd.DataFrame(rows), limits)
+    known = {sample.id: sample for sample in samples}
+    table = table.assign(
+        split="train", candidate=False, unseen=False, prompt=[known[i].prompt for i in table["sample"]]
+    )
+    clips = [Video(frames, run.profile.generation.fps) for frames in stage.load_npz("clips.npz")["frames"]]
+    return table, clips
+
+
+def _departure(own: Video, other: Video, rng: np.random.Generator) -> Video:
+    """Own clip, then another one: by a cut at the start or early on, or by a dissolve over the whole clip."""
+    t = own.num_frames
+    share = np.zeros(t)
+    if rng.random() < 0.5:
+        share[rng.integers(0, max(1, t // 3)) :] = 1.0
+    else:
+        share = np.linspace(rng.uniform(0.2, 0.6), 1.0, t)
+    mixed = own.frames * (1 - share)[:, None, None, None] + other.frames * share[:, None, None, None]
+    return Video(mixed.round().astype(np.uint8), own.fps)
+
+
+@dataclass(frozen=True)
+class Curated:
+    """The curated set in memory. Videos are read from disk when asked for."""
+
+    samples: Sequence[Sample]
+    videos: Videos
+    anchors: dict[str, Anchors]
+    table: pd.DataFrame  # one row per generated video
+    additions: pd.DataFrame  # one row per low-score addition
+    added_clips: list[Video]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Generated videos and additions, in the order in which `clips` gives them: by sample, additions last."""
+        return pd.concat([self.table, self.additions], ignore_index=True)
+
+    def matrix(self, column: str, split: str | None = None) -> np.ndarray:
+        """A column of the generated videos as "samples videos", of one split or of all."""
+        part = self.table if split is None else self.table[self.table["split"] == split]
+        return part.pivot(index="sample", columns="video", values=column).to_numpy()
+
+    def of(self, split: str) -> list[Sample]:
+        """The samples of a split."""
+        return [sample for sample in self.samples if sample.split == split]
+
+
+def curate(run: Run) -> Curated:
+    """All stages from images to labels; what is cached is read."""
+    samples = draw_samples(run)
+    videos = generate(run, samples)
+    limits = anchors(run, samples, videos)
+    table = add_labels(run, score(run, samples, videos), limits)
+    additions, clips = low_scores(run, samples, videos, limits)
+    return Curated(samples, videos, limits, table, additions, clips)
+
+
+def spread(labels: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of the label within an image, and of the images' means, of labels "samples videos"."""
+    return float(np.sqrt(labels.var(1, ddof=1).mean())), float(labels.mean(1).std(ddof=1))
+
+
+def some_of_test(curated: Curated) -> list[Sample]:
+    """About forty test samples, evenly spread."""
+    samples = curated.of("test")
+    return samples[:: max(1, len(samples) // 40)]
+
+
+def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
+    """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
+
+    Returns:
+        One row per sample, for each dimension: `true_<d>`, the true clip against its image; `blurred_<d>`, the
+        autoencoded clip against the image; `autoencoded_<d>`, the same against its own first frame, as labels do.
+    """
+    settings = run.profile.generation
+    with run.stage(
+        "autoencoded",
+        code=SCORE_CODE,
+        model=open_sora_files(run),
+        samples=[sample.account() for sample in samples],
+        generation=settings.model_dump(),
+        backbone=backbone(run),
+    ) as stage:
+        if stage.lacks("rows.json"):
+            generator = open_sora(run)
+            scorer = consistency_scorer(run)
+            rows = []
+            for sample in samples:
+                clip = sample.real_clip(settings)
+                blurred = generator.autoencode(clip)
+                scored = {
+                    "true": scorer.score(clip.frames[0], [clip]),
+                    "blurred": scorer.score(clip.frames[0], [blurred]),
+                    "autoencoded": scorer.score(blurred.frames[0], [blurred]),
+                }
+                rows.append(
+                    {"sample": sample.id, "unseen": sample.is_unseen}
+                    | {f"{kind}_{d}": float(found[d][0]) for kind, found in scored.items() for d in DIMENSIONS}
+                )
+            stage.save_json("rows.json", rows)
+    return pd.DataFrame(stage.load_json("rows.json"))

@@ -1,0 +1,106 @@
+"""The pretrained networks that a profile names, on the run's device, and what stages that use them depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from icreward_lib.generators.open_sora import OpenSoraGenerator
+from icreward_lib.metrics.clip import ClipSim
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.metrics.vbench import ConsistencyScorer
+from icreward_lib.metrics.vbench_features import VBenchFeatures
+from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures, VideoFeatures, VideoMAEFeatures
+from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.prompt import VIDEOREWARD_CONFIG, ICRewardConfig
+from icreward_lib.run import Run
+from icreward_lib.run.files import CHECKSUMS, DamagedFileError, content_hash
+from icreward_lib.run.models import DINO, DREAMSIM, locate
+
+I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # of StyleGAN-V's file
+
+
+def open_sora_files(run: Run) -> list[Path]:
+    """The folders of the generator: a pipeline's, or those of the public denoiser, autoencoder and text encoder."""
+    roles = ("generator", "autoencoder", "text_encoder") if run.profile.models.autoencoder else ("generator",)
+    return [run.model(role) for role in roles]
+
+
+def open_sora(run: Run) -> OpenSoraGenerator:
+    """The generator."""
+    return OpenSoraGenerator.from_pretrained(*open_sora_files(run), settings=run.profile.generation, device=run.device)
+
+
+def clip(run: Run) -> ClipSim:
+    """The CLIP model of the baseline and of CLIPSim."""
+    return ClipSim(run.model("clip"), device=run.device)
+
+
+def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICReward:
+    """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`.
+
+    `config` is `icreward_config` unless given.
+    """
+    start = run.model("videoreward") if run.profile.models.videoreward else None
+    reward = ICReward.create(
+        str(run.model("vlm")), config or icreward_config(run), seed=seed, videoreward=start, device=run.device
+    )
+    if start:
+        reward.checkpoint_gradients()
+    return reward
+
+
+def icreward_files(run: Run) -> list[Path]:
+    """The folders that `new_icreward` reads."""
+    return [run.model(role) for role in ("vlm", "videoreward") if getattr(run.profile.models, role)]
+
+
+def icreward_config(run: Run) -> ICRewardConfig:
+    """ICReward's settings. VideoReward's weights come with its text and its size of frames."""
+    settings, labels = run.profile.icreward, run.profile.labels
+    return replace(
+        VIDEOREWARD_CONFIG if run.profile.models.videoreward else ICRewardConfig(),
+        num_frames=settings.num_frames,
+        fps=None,
+        lora_rank=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        weights=(labels.subject_weight, labels.background_weight),
+    )
+
+
+def consistency_scorer(run: Run) -> ConsistencyScorer:
+    """VBench++'s scores on the backbone of the labels: its own networks, or EfficientNet-Lite0."""
+    settings = run.profile.labels
+    if run.profile.models.labels == "efficientnet-lite0":
+        # More frames at a time no longer fit a core's cache.
+        return ConsistencyScorer(EfficientNetLite0Features(settings.input_size, device=run.device), batch_size=16)
+    features = VBenchFeatures.from_pretrained(
+        locate(DINO), locate(DREAMSIM), antialias=settings.antialias, device=run.device
+    )
+    return ConsistencyScorer(features)
+
+
+def backbone(run: Run) -> dict[str, object]:
+    """What the scores of `consistency_scorer` depend on."""
+    settings, name = run.profile.labels, run.profile.models.labels
+    own = {"input_size": settings.input_size} if name == "efficientnet-lite0" else {"antialias": settings.antialias}
+    return {"name": name, "reference": settings.reference, **own}
+
+
+def video_features(run: Run) -> VideoFeatures:
+    """The features of FVD: I3D's if the folder holds its TorchScript file, else VideoMAE's.
+
+    TorchScript files hold code. One that is not the published file is refused with `DamagedFileError`, unless its
+    owner vouches for it in the folder's `SHA256SUMS`.
+    """
+    folder = run.model("fvd")  # which compares it with `SHA256SUMS`
+    file, sums = folder / I3D_FILE, folder / CHECKSUMS
+    if not file.is_file():
+        return VideoMAEFeatures(folder, device=run.device)
+    sha = content_hash(file)
+    if sha != I3D_SHA256 and not (sums.is_file() and sha in sums.read_text(encoding="utf-8")):
+        raise DamagedFileError(
+            f"{file} is not the published I3D, and TorchScript files hold code: get it again, or, if you trust this "
+            f"one, run 'sha256sum {I3D_FILE} > {CHECKSUMS}' beside it"
+        )
+    return I3DFeatures(folder, device=run.device)

@@ -1,0 +1,265 @@
+"""Samples: a reference image and its prompt each, of the sticker world or of the VBench++ suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from icreward_lib.poster.suite import SuiteImage, crop_folder, curate_images, image_files, read_suite
+from icreward_lib.run import Run
+from icreward_lib.run.files import content_hash
+from icreward_lib.run.models import locate
+from icreward_lib.run.profile import Generation
+from icreward_lib.video import Video, fit_clip, read_image, read_video
+from icreward_lib.world.scenes import Scene, render, sample_scenes
+from icreward_lib.world.truth import FIDELITIES, fidelity
+
+SPLITS = ("train", "val", "test")
+INDEX, CROPS, REAL = "vbench2_i2v_full_info.json", "crop", "real"  # in a suite's folder
+REAL_SUFFIXES = (".mp4", ".webm", ".avi", ".mov")
+
+
+class Sample(Protocol):
+    """One reference image, its prompt and its split."""
+
+    @property
+    def id(self) -> int:
+        """Its number, from 0."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """One of `SPLITS`."""
+        ...
+
+    @property
+    def prompt(self) -> str:
+        """The text that the generator is given."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """A short name for figures."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What sort of image it is."""
+        ...
+
+    @property
+    def dimension(self) -> str:
+        """What VBench++ scores it by: `subject` or `background`."""
+        ...
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether its content is held out from all training, that of the pretrained models too."""
+        ...
+
+    def image(self, height: int, width: int) -> np.ndarray:
+        """The reference image, uint8 RGB (height, width, 3)."""
+        ...
+
+    def real_clip(self, shape: Generation) -> Video:
+        """A real clip of that shape to hold generated ones against; samples of the test split have one each."""
+        ...
+
+    def account(self) -> dict[str, object]:
+        """What it is, for the keys of stages."""
+        ...
+
+    def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What simulated raters see of K videos: the `FIDELITIES`, (K,) in [0, 1] each.
+
+        Args:
+            videos: K of one size and length.
+            scores: what `ConsistencyScorer.score` says of them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SceneSample:
+    """A scene of the sticker world, whose true continuation is known."""
+
+    id: int
+    split: str
+    scene: Scene
+
+    @property
+    def prompt(self) -> str:
+        """The scene's caption."""
+        return self.scene.caption
+
+    @property
+    def title(self) -> str:
+        """Its subject, or its photograph."""
+        return self.scene.subject or self.scene.photograph
+
+    @property
+    def kind(self) -> str:
+        """`subject` or `scenery`."""
+        return "scenery" if self.scene.subject is None else "subject"
+
+    @property
+    def dimension(self) -> str:
+        """Its background, if it has no subject."""
+        return "background" if self.scene.subject is None else "subject"
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether a glyph, a photograph or the movements are held out."""
+        return self.scene.is_unseen
+
+    def image(self, height: int, width: int) -> np.ndarray:
+        """The first frame of the scene's true clip; scenes are square."""
+        if height != width:
+            raise ValueError(f"Scenes of the sticker world are square, not {height}x{width}.")
+        return render([self.scene], num_frames=1, size=height).frames[0, 0]
+
+    def real_clip(self, shape: Generation) -> Video:
+        """The clip that the prompt asks for, rendered."""
+        return _rendered([self.scene], shape)[0]
+
+    def account(self) -> dict[str, object]:
+        """The scene."""
+        return asdict(self.scene)
+
+    def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """How far each video is from the true clip; no score has a part in it."""
+        del scores
+        return fidelity(self.scene, videos)
+
+
+@dataclass(frozen=True)
+class SuiteSample:
+    """An image of the VBench++ suite."""
+
+    id: int
+    split: str
+    entry: SuiteImage
+    path: Path
+    real: Path | None  # a real video
+
+    @property
+    def prompt(self) -> str:
+        """The image's own prompt."""
+        return self.entry.prompt
+
+    @property
+    def title(self) -> str:
+        """The beginning of the prompt."""
+        return self.entry.prompt if len(self.entry.prompt) <= 24 else self.entry.prompt[:23].rstrip() + "…"
+
+    @property
+    def kind(self) -> str:
+        """Its category in the suite."""
+        return self.entry.kind
+
+    @property
+    def dimension(self) -> str:
+        """As the suite's index has it."""
+        return self.entry.dimension
+
+    @property
+    def is_unseen(self) -> bool:
+        """Nobody knows what the public models have seen: False."""
+        return False
+
+    def image(self, height: int, width: int) -> np.ndarray:
+        """The cropped picture, resized."""
+        picture = Image.fromarray(read_image(self.path))
+        return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+    def real_clip(self, shape: Generation) -> Video:
+        """A real video, of whatever content."""
+        if self.real is None:
+            raise ValueError(
+                f"Sample {self.id} of the split {self.split} has no real clip: only those of the test split."
+            )
+        return fit_clip(read_video(self.real), shape)
+
+    def account(self) -> dict[str, object]:
+        """Prompt, and the picture's content."""
+        return {"prompt": self.entry.prompt, "image": content_hash(self.path)}
+
+    def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """No truth is known: the mean likeness of the frames to the image, which is no part of the label."""
+        values = (scores["subject_mean"], scores["background_mean"], np.ones(len(videos)))
+        return dict(zip(FIDELITIES, values, strict=True))
+
+
+def draw_samples(run: Run) -> Sequence[Sample]:
+    """The samples of a profile, those of the suite with an equal share of every kind in each split.
+
+    In the sticker world the test split has its share of unseen content, the others have none.
+    """
+    data = run.profile.data
+    if data.suite:
+        return _suite_samples(run)
+    unseen = round(data.test * data.unseen_share)
+    seen = sample_scenes(data.samples - unseen, seed=run.seed("scenes", "seen"))
+    scenes = seen + sample_scenes(unseen, seed=run.seed("scenes", "unseen"), split="unseen")
+    splits = [split for split in SPLITS for _ in range(getattr(data, split))]
+    return [SceneSample(i, split, scene) for i, (split, scene) in enumerate(zip(splits, scenes, strict=True))]
+
+
+def _suite_samples(run: Run) -> list[SuiteSample]:
+    data, settings = run.profile.data, run.profile.generation
+    folder = locate(data.suite)
+    left = curate_images(read_suite(folder / INDEX), data.samples, seed=run.seed("suite"))
+    parts = []
+    for split in SPLITS:
+        count = getattr(data, split)
+        part = curate_images(left, count, seed=run.seed("suite", split)) if count < len(left) else left
+        taken = {image.prompt for image in part}
+        left = [image for image in left if image.prompt not in taken]
+        parts += [(split, image) for image in part]
+    crops = crop_folder(folder / CROPS, settings.height, settings.width)
+    files = image_files([image for _, image in parts], crops)
+    real = _real_files(folder, data.test)
+    samples = []
+    for i, ((split, image), path) in enumerate(zip(parts, files, strict=True)):
+        clip = real[i - data.train - data.val] if split == "test" else None
+        samples.append(SuiteSample(i, split, image, path, clip))
+    return samples
+
+
+def other_real_clips(run: Run) -> list[Video]:
+    """Real clips beyond those of the test samples: in the sticker world twice as many, with their share of unseen.
+
+    Beside the suite: all the others in the folder `real`.
+    """
+    data, shape = run.profile.data, run.profile.generation
+    if data.suite:
+        return [fit_clip(read_video(path), shape) for path in _real_files(locate(data.suite), data.test)[data.test :]]
+    unseen = round(2 * data.test * data.unseen_share)
+    scenes = sample_scenes(2 * data.test - unseen, seed=run.seed("real", "seen"))
+    return _rendered(scenes + sample_scenes(unseen, seed=run.seed("real", "unseen"), split="unseen"), shape)
+
+
+def real_folder(run: Run) -> Path | None:
+    """Where real clips are read from; None in the sticker world, which renders them."""
+    suite = run.profile.data.suite
+    return locate(suite) / REAL if suite else None
+
+
+def _rendered(scenes: list[Scene], shape: Generation) -> list[Video]:
+    return [Video(clip, shape.fps) for clip in render(scenes, num_frames=shape.num_frames, size=shape.height).frames]
+
+
+def _real_files(suite: Path, test: int) -> list[Path]:
+    """Real videos: one for each test sample, and twice as many to say how far real clips are from each other."""
+    found = sorted(path for path in (suite / REAL).glob("*") if path.suffix.lower() in REAL_SUFFIXES)
+    if len(found) < 3 * test:
+        raise FileNotFoundError(
+            f"{suite / REAL} holds {len(found)} real videos; FVD of {test} test images needs {3 * test} (mp4, "
+            "webm, avi or mov): put any videos of real scenes there, such as a part of Kinetics or of OpenVid."
+        )
+    return found

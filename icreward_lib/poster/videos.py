@@ -1,0 +1,89 @@
+"""The videos that the generator makes of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from icreward_lib.poster.networks import open_sora, open_sora_files
+from icreward_lib.poster.samples import Sample
+from icreward_lib.run import Run
+from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.stages import Stage
+from icreward_lib.video import Video, read_video, write_video
+
+CODE = ("generators", "opensora", "samples", "world.scenes", "world.content", "video", "generation", "parallel")
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Generated videos on disk: one folder a sample, with a lossless file a video and the latents of all."""
+
+    stage: Stage
+
+    def of(self, sample: int) -> list[Video]:
+        """The K videos of a sample."""
+        folder = self.stage.path(item_of(sample))
+        return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
+
+    def first(self, sample: int) -> Video:
+        """The first of them."""
+        return read_video(self.stage.path(item_of(sample)) / "0.mp4")
+
+    def latents(self, sample: int) -> np.ndarray:
+        """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
+        return np.load(self.stage.path(item_of(sample)) / "latents.npy")
+
+
+def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
+    """What labels compare a sample's videos with, uint8 RGB (H, W, 3): the image, or the image `as_seen`."""
+    shape = run.profile.generation
+    if run.profile.labels.reference == "image":
+        return sample.image(shape.height, shape.width)
+    return as_seen(videos.of(sample.id))
+
+
+def as_seen(videos: Sequence[Video]) -> np.ndarray:
+    """The image of some videos as the generator sees it, uint8 RGB (H, W, 3).
+
+    A small autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all are
+    decoded from the image's own latent and differ only by what the decoder's norms mix in.
+    """
+    return np.stack([video.frames[0] for video in videos]).mean(0).round().astype(np.uint8)
+
+
+def item_of(sample: int) -> str:
+    """Name of a sample's item in a stage."""
+    return f"{sample:04d}"
+
+
+def generate(run: Run, samples: Sequence[Sample]) -> Videos:
+    """Generate the videos of every sample from its image and prompt."""
+    settings = run.profile.generation
+    inputs = {"samples": [sample.account() for sample in samples], "k": run.profile.data.videos_per_sample}
+    with run.stage(
+        "videos",
+        code=CODE,
+        model=open_sora_files(run),
+        generation=settings.model_dump(),
+        seed=run.profile.seed,
+        **inputs,
+    ) as stage:
+        if not stage.done:
+            generator = open_sora(run)
+
+            def sampled(sample: Sample) -> tuple[list[Video], torch.Tensor]:
+                image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample
+                return generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
+
+            missing = [sample for sample in mine(samples) if not stage.has(item_of(sample.id))]
+            for sample, (clips, latents) in side_by_side(sampled, missing):
+                with stage.write(item_of(sample.id)) as folder:
+                    folder.mkdir()
+                    for k, clip in enumerate(clips):
+                        write_video(folder / f"{k}.mp4", clip, lossless=True)
+                    np.save(folder / "latents.npy", latents.numpy())
+    return Videos(stage)

@@ -1,0 +1,54 @@
+"""People's preferences as the rewards read them: clips of a preference table, to train on and to be judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+
+from icreward_lib.rewards.clips import ClipDataset
+from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.mlp import MLPReward
+from icreward_lib.rewards.training import predict
+from icreward_lib.run.profile import Generation
+from icreward_lib.video import fit_clip, read_image, read_video
+
+
+def voted_clips(
+    reward: MLPReward | ICReward, preferences: pd.DataFrame, folder: Path, shape: Generation
+) -> tuple[ClipDataset, list[str]]:
+    """The clips of a preference table with its votes and without labels, and their ids.
+
+    Args:
+        reward: decides what is kept of a clip; not trained here.
+        preferences: a table of `study.preferences` whose references and videos are files in `folder`.
+        folder: where they lie.
+        shape: what clips and images are fitted to, the same as those with labels.
+    """
+    size = (shape.width, shape.height)
+    references, named = pd.factorize(preferences["reference"])
+    by_video: dict[str, int] = {}
+    for side in ("video1", "video2"):
+        by_video |= dict(zip(preferences[side], references.tolist(), strict=True))
+    images = [
+        np.array(ImageOps.fit(Image.fromarray(read_image(folder / name)), size, Image.Resampling.LANCZOS))
+        for name in named
+    ]
+    clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in by_video]
+    data = ClipDataset(
+        video=torch.cat(clips),
+        references=torch.cat([reward.encode_images([image]) for image in images]),
+        sample=torch.tensor(list(by_video.values())),
+        labels=torch.full((len(clips),), torch.nan),
+        dimension_labels=torch.full((len(clips), len(reward.weights)), torch.nan),
+    )
+    videos = list(by_video)
+    return data.voted(videos, preferences), videos
+
+
+def scores(reward: MLPReward | ICReward, data: ClipDataset, videos: list[str]) -> pd.DataFrame:
+    """The reward's scores of those clips, as `study.preferences.accuracy` takes them."""
+    return pd.DataFrame({reward.name: predict(reward, data).overall}, index=videos)

@@ -1,0 +1,232 @@
+"""Files that are written whole or not at all, and hashes that tell whether they are still the same."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+LIBRARY = Path(__file__).parents[1]
+CHECKSUMS = "SHA256SUMS"
+SHOWN = 3  # of many names, those that an error lists
+LARGE = 10**8  # bytes of a file whose hash is worth remembering
+_TEMPORARY = ".tmp-"
+
+
+class DiskFullError(OSError):
+    """No room was left while a file was being written; nothing half-written stays behind."""
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was once written; the message says how to get it back."""
+
+
+class ReadOnlyError(ValueError):
+    """Nothing can be written to a folder."""
+
+
+@contextmanager
+def reporting_full_disk(path: Path) -> Iterator[None]:
+    """Turn the system's error about a full disk into a sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"no room left to write {path}: free some and run the same again") from error
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to, if it is not there. Raises `ReadOnlyError` or `DiskFullError`."""
+    with reporting_full_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        if not os.access(folder, os.W_OK):
+            raise ReadOnlyError(
+                f"nothing can be written to {folder}: make it writable, or choose another folder (for runs: "
+                "ICREWARD_OUTPUT) and run the same again"
+            )
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, to be written as a file or a folder, then moved into its place.
+
+    On an error, or if the process dies, `path` is what it was before. The temporary name keeps the suffix.
+    Raises `DiskFullError` when there is no room, and `ReadOnlyError`.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with reporting_full_disk(path):
+            yield temporary
+            if path.is_dir():  # os.replace moves onto files only
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+    finally:
+        remove(temporary)
+
+
+@contextmanager
+def only_one(lock: Path, refusal: Exception) -> Iterator[None]:
+    """Hold the file `lock`, or raise `refusal` while another process does; it lets go however it ends.
+
+    Raises `OSError` if the file cannot be made, `DiskFullError` where that is why.
+    """
+    with reporting_full_disk(lock):
+        file = lock.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise refusal from error
+        yield
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files under `folder` of processes that died while writing."""
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        pid = path.name.removeprefix(_TEMPORARY).split("-")[0]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            remove(path)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, whole. Takes NumPy values and pydantic models; NaN and infinity raise `ValueError`."""
+    try:
+        text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}; write null where a number is missing") from error
+    write_text(path, text + "\n")
+
+
+def _plain(value: object) -> Any:
+    """What `json` does not know: pydantic models, NumPy values, and paths by what they hold."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return content_hash(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
+
+
+def digest(value: object) -> str:
+    """A short hash of settings; a `Path` counts by the content of its file or folder."""
+    text = json.dumps(value, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents in a folder (without model cards and checksums)."""
+    if path.is_dir():
+        return hashlib.sha256(json.dumps(folder_hashes(path)).encode()).hexdigest()
+    status = path.stat()
+    if status.st_size < LARGE:
+        return _file_hash(path)
+    return _large_file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _large_file_hash(path: Path, size: int, modified: int) -> str:
+    """Once in a process, as long as the file is not touched: gigabytes of weights go into the key of many stages."""
+    return _file_hash(path)
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder by its name, without model cards, checksums and hidden files."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    kept = [name for name in names if not name.startswith(".") and not name.endswith((".md", CHECKSUMS))]
+    return {name: content_hash(folder / name) for name in kept}
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS` into a folder of weights, in the form that `sha256sum --check` reads."""
+    write_text(folder / CHECKSUMS, "".join(f"{sha}  {name}\n" for name, sha in folder_hashes(folder).items()))
+
+
+def verify_checksums(folder: Path) -> dict[str, str]:
+    """Hashes of the files in a folder of weights, after a comparison with its `SHA256SUMS`, if it has one.
+
+    Raises `DamagedFileError` for a file that is missing or differs.
+    """
+    found = folder_hashes(folder)
+    sums = folder / CHECKSUMS
+    if sums.is_file():
+        for line in sums.read_text(encoding="utf-8").splitlines():
+            sha, name = line.split("  ", 1)
+            if found.get(name) != sha:
+                state = "damaged" if name in found else "missing"
+                raise DamagedFileError(f"{folder / name} is {state}: restore it, such as with git checkout")
+    return found
+
+
+def source_hash(*modules: str) -> str:
+    """Hash of the code of some modules or packages of this library (`"dpo"`, `"metrics.clip"`, `"opensora"`).
+
+    Without a name, of all of it. Comments and layout do not count.
+    """
+    sources: list[Path] = []
+    for name in modules or ("",):
+        path = LIBRARY.joinpath(*name.split("."))
+        found = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+        if not found or not found[0].is_file():
+            raise ValueError(f"there is no module icreward_lib.{name}")
+        sources += found
+    texts = {path.relative_to(LIBRARY).as_posix(): path.read_text(encoding="utf-8") for path in sources}
+    return digest({name: ast.dump(ast.parse(text)) for name, text in texts.items()})
+
+
+def notebook_hash(path: Path) -> str:
+    """Hash of the code cells of a notebook; prose and outputs do not count."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return digest(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first few of many names, for an error."""
+    return ", ".join(repr(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

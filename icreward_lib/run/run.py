@@ -1,0 +1,257 @@
+"""Where a run reads and writes: root, seeds, device, stages that resume, results with their provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icreward_lib.run.files import (
+    atomic,
+    digest,
+    notebook_hash,
+    remove_leftovers,
+    source_hash,
+    verify_checksums,
+    write_json,
+    write_text,
+)
+from icreward_lib.run.models import CHECKOUT, locate
+from icreward_lib.run.processes import device, meet, rank
+from icreward_lib.run.profile import Profile, load_profile
+from icreward_lib.run.stages import Stage
+
+if TYPE_CHECKING:  # neither is needed to run the command line, which has to start quickly
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    Payload = Mapping[str, Any] | list[dict[str, Any]] | pd.DataFrame | str
+
+SOURCES = ("icreward_lib", "checkpoints", "pyproject.toml", "constraints.txt")  # what results follow from
+
+
+def output_root() -> Path:
+    """The folder that `results`, `figures` and `.cache` lie in: `ICREWARD_OUTPUT`, or else the checkout."""
+    return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
+
+
+def peak_rss_gb() -> float:
+    """The most memory that this process has held so far, in 10^9 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there and KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)
+
+
+@dataclass
+class Run:
+    """One execution of one notebook under one profile; made by `start`."""
+
+    notebook: str
+    profile: Profile
+    changes: dict[str, object]
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _outputs: list[str] = field(default_factory=list)
+    _stages: list[dict[str, object]] = field(default_factory=list)
+    _models: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Results of a changed profile lie apart, so that trying something never overwrites what is published.
+        self.name = self.profile.name + ("-changed" if self.changes else "")
+        self.root = output_root()
+        self.cache = self.root / ".cache" / self.profile.name
+        self.results = self.root / "results" / self.name
+        self.figures = self.root / "figures" / self.name
+        self._log = self.cache / "runs" / f"{self.notebook}.json"
+
+    def __repr__(self) -> str:
+        versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
+        return f"{self.notebook} under the profile {self.name} (seed {self.profile.seed}; {versions})"
+
+    @property
+    def device(self) -> str:
+        """As of `launch.device`."""
+        return device()
+
+    def seed(self, *names: str | int) -> int:
+        """A seed in [0, 2^31) for one random draw, from the profile's seed and the draw's own name."""
+        text = json.dumps([self.profile.seed, *names])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+    def model(self, role: str) -> Path:
+        """The folder of a model of the profile, its files verified: a field of `profile.Models` but `labels`.
+
+        Raises `FileNotFoundError` or `DamagedFileError` with what to do; both as of `models.locate`.
+        """
+        name: str = getattr(self.profile.models, role)
+        try:
+            folder = locate(name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"models.{role} of the profile {self.profile.name}: {error}") from error
+        self._models[role] = {"id": name, "files": verify_checksums(folder)}
+        return folder
+
+    @contextmanager
+    def stage(self, stage: str, *, code: Sequence[str], **inputs: object) -> Iterator[Stage]:
+        """Open a stage; leaving the block without an error marks it as finished.
+
+        `inputs` is all that its content depends on: settings, seeds, other stages, paths (by their content),
+        and `code` the library modules that make it. Another value gives another folder. Inside, make what is
+        `missing`; if the stage is `done` there is nothing to do. Do not open one inside another.
+        """
+        inputs = {name: value.key if isinstance(value, Stage) else value for name, value in inputs.items()}
+        key = digest({"stage": stage, "code": source_hash(*code), "inputs": inputs})
+        folder = self.cache / stage / key
+        folder.mkdir(parents=True, exist_ok=True)
+        if rank() == 0:  # one looks first, and deletes what is damaged
+            remove_leftovers(folder)
+            Stage(stage, key, folder)
+        meet()
+        opened = Stage(stage, key, folder)
+        reused, resumed, begin = opened.done, opened.started, time.perf_counter()
+        meet()  # all have seen what was there before anyone adds to it
+        yield opened
+        meet()
+        if not reused and rank() == 0:
+            opened.finish(
+                {
+                    "stage": stage,
+                    "key": key,
+                    "notebook": self.notebook,
+                    "seconds": round(time.perf_counter() - begin, 2),
+                    "peak_rss_gb": peak_rss_gb(),
+                    "resumed": resumed,  # then the seconds are those after the resumption
+                    "inputs": inputs,
+                }
+            )
+        meet()
+        self._stages.append({**opened.account(), "reused": reused})
+        self._write_log()
+
+    def record(self, name: str, payload: Payload) -> None:
+        """Write `results/<profile>/<name>`: JSON with its provenance, a table as CSV, or text.
+
+        In a JSON list every entry carries the provenance; beside a CSV it lies in `<name>.provenance.json`.
+        """
+        path = self.results / name
+        provenance = self.provenance()
+        if isinstance(payload, str):
+            write_text(path, payload)
+        elif isinstance(payload, Mapping):
+            write_json(path, {**payload, "provenance": provenance})
+        elif isinstance(payload, list):
+            write_json(path, [{**entry, "provenance": provenance} for entry in payload])
+        else:
+            write_text(path, payload.to_csv(index=False, lineterminator="\n"))
+            beside = path.with_suffix(".provenance.json")
+            write_json(beside, provenance)
+            self._wrote(beside)
+        self._wrote(path)
+
+    def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
+        """Write `figures/<profile>/<name>` as PNG and PDF, and as CSV the numbers that it shows."""
+        path = self.figures / name
+        # Without the dates that matplotlib puts in, equal figures are equal files.
+        formats: dict[str, dict[str, Any]] = {".png": {}, ".pdf": {"metadata": {"CreationDate": None}}}
+        for suffix, options in formats.items():
+            with atomic(path.with_name(name + suffix)) as temporary:
+                figure.savefig(temporary, dpi=150, bbox_inches="tight", **options)
+            self._wrote(path.with_name(name + suffix))
+        write_text(path.with_name(name + ".csv"), data.to_csv(index=False, lineterminator="\n"))
+        self._wrote(path.with_name(name + ".csv"))
+
+    @cached_property
+    def _code(self) -> dict[str, object]:
+        """The code that runs. Asked for once, as what changes later is not what was imported."""
+        notebook = CHECKOUT / "notebooks" / f"{self.notebook}.ipynb"
+        return {
+            "versions": installed_versions(),
+            "git": _git(),
+            "source": {
+                "library": source_hash(),
+                "notebook": notebook_hash(notebook) if notebook.is_file() else None,
+            },
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What the results of this run follow from, and when it ran."""
+        return {
+            "notebook": self.notebook,
+            "profile": self.profile.name,
+            "changes": self.changes,
+            "parameters": self.profile.model_dump(),
+            "seed": self.profile.seed,
+            "models": self._models,
+            **self._code,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "start": self.started.isoformat(timespec="seconds"),
+            "end": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _wrote(self, path: Path) -> None:
+        name = Path(os.path.relpath(path, self.root)).as_posix()
+        if name not in self._outputs:
+            self._outputs.append(name)
+        self._write_log()
+
+    def _write_log(self) -> None:
+        """What `icreward reproduce` reads: the files that the notebook wrote, and where its time went."""
+        if rank() > 0:
+            return
+        log = {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()}
+        write_json(self._log, log)
+
+
+def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:
+    """Begin a run of `notebooks/<notebook>.ipynb` under a profile (a name, or the path of a YAML file).
+
+    `changes` replaces settings of the profile by their dotted names: `start("03_icreward", "laptop",
+    **{"icreward.epochs": 3})`. The environment variable `ICREWARD_PROFILE` goes before `profile`, so that the
+    committed notebooks, which say `laptop`, can be tested under `smoke`. Raises `ProfileError`.
+    """
+    name = os.environ.get("ICREWARD_PROFILE") or profile
+    wanted = load_profile(name, changes)
+    run = Run(notebook, wanted, changes if wanted != load_profile(name) else {})
+    for folder in (run.results, run.figures):
+        remove_leftovers(folder)
+    run._write_log()
+    return run
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of this project's direct dependencies, as installed."""
+    try:
+        needed = metadata.requires("icreward") or []
+    except metadata.PackageNotFoundError as error:
+        raise RuntimeError("icreward is not installed: run 'pip install -c constraints.txt -e .'") from error
+    names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in needed if "extra ==" not in line]
+    return {name: metadata.version(name) for name in sorted(names)}
+
+
+def _git() -> dict[str, object]:
+    """The commit that ran, and whether any source differed from it; nulls outside a git checkout."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", "-C", CHECKOUT, *arguments], capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    if ask("rev-parse", "--show-toplevel") != str(CHECKOUT):
+        return {"commit": None, "dirty": None}
+    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", *SOURCES))}

@@ -1,0 +1,131 @@
+"""Stages: folders of cached items that survive a kill and notice damage."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icreward_lib.run.files import DamagedFileError, atomic, content_hash, remove, write_json
+from icreward_lib.run.processes import rank
+
+_ACCOUNT = ".done.json"
+
+
+class Stage:
+    """A folder of items that were made from the same inputs. An item is a file or a folder.
+
+    Items are written whole, with a checksum, one by one: a run that was killed goes on with the first item
+    that is missing, and an item damaged since is made again.
+    """
+
+    def __init__(self, name: str, key: str, folder: Path) -> None:
+        self.name, self.key, self.folder = name, key, folder
+        # One for each process: on a disk that several machines share, what they append to one file can get lost.
+        self._journal = folder / f".journal-{rank()}"
+        self._sums: dict[str, set[str]] = {}
+        for journal in sorted(folder.glob(".journal-*")):
+            for line in journal.read_text(encoding="utf-8").splitlines():
+                if entry := re.fullmatch(r"(\w{64}|discarded) (.+)", line):
+                    self._note(*entry.groups())
+        #: Whether anything was written before, and whether all of it was, and is still intact.
+        self.started = bool(self._sums)
+        self.done = _ACCOUNT in self._sums and not self.missing(list(self._sums))
+
+    def path(self, item: str) -> Path:
+        """Where an item lies, or will."""
+        return self.folder / item
+
+    def has(self, item: str) -> bool:
+        """Whether an item is there and intact. A damaged one is deleted, and said so."""
+        path = self.path(item)
+        if not path.exists():
+            return False
+        if content_hash(path) in self._sums.get(item, ()):
+            return True
+        print(f"{self.name}: the cached {item} is damaged and will be made again", file=sys.stderr)
+        remove(path)
+        return False
+
+    def lacks(self, item: str) -> bool:
+        """Whether this process has to make an item that is made as a whole: it is missing, and this process leads."""
+        return rank() == 0 and not self.has(item)
+
+    def missing(self, items: Iterable[str]) -> list[str]:
+        """The items that are still to be made."""
+        return [item for item in items if not self.has(item)]
+
+    @contextmanager
+    def write(self, item: str) -> Iterator[Path]:
+        """Give a temporary path to write an item to (a file, or a folder); it becomes the item at the end."""
+        with atomic(self.path(item)) as temporary:
+            yield temporary
+            # The checksum goes first: a kill between the two leaves the old item, whose checksum stands too.
+            self._append(content_hash(temporary), item)
+
+    def discard(self, item: str) -> None:
+        """Delete an item that is no longer needed, such as the state of a finished training."""
+        self._append("discarded", item)
+        remove(self.path(item))
+
+    def save_npz(self, item: str, **arrays: np.ndarray) -> None:
+        """Write arrays as one `.npz` item; equal arrays give equal bytes."""
+        with self.write(item) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
+
+    def load_npz(self, item: str) -> dict[str, np.ndarray]:
+        """Read the arrays of an item. Raises `DamagedFileError` or `FileNotFoundError`."""
+        try:
+            with np.load(self._present(item)) as arrays:
+                return dict(arrays)
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            raise self._damaged(item) from error
+
+    def save_json(self, item: str, value: object) -> None:
+        """Write a JSON item."""
+        with self.write(item) as temporary:
+            write_json(temporary, value)
+
+    def load_json(self, item: str) -> Any:
+        """Read a JSON item. Raises `DamagedFileError` or `FileNotFoundError`."""
+        try:
+            return json.loads(self._present(item).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise self._damaged(item) from error
+
+    def finish(self, account: Mapping[str, object]) -> None:
+        """Mark the stage as finished, with an account of how it was made."""
+        self.save_json(_ACCOUNT, account)
+        self.done = True
+
+    def account(self) -> dict[str, Any]:
+        """The account of a finished stage."""
+        account: dict[str, Any] = self.load_json(_ACCOUNT)
+        return account
+
+    def _present(self, item: str) -> Path:
+        path = self.path(item)
+        if not path.exists():
+            raise FileNotFoundError(f"stage {self.name} has no {item}: run the notebook that makes it again")
+        return path
+
+    def _damaged(self, item: str) -> DamagedFileError:
+        return DamagedFileError(f"{self.path(item)} is damaged: delete it and run the same notebook again")
+
+    def _append(self, sha: str, item: str) -> None:
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(f"\n{sha} {item}\n")  # the leading newline keeps a line torn by a full disk apart
+        self._note(sha, item)
+
+    def _note(self, sha: str, item: str) -> None:
+        if sha == "discarded":
+            self._sums.pop(item, None)
+        else:
+            self._sums.setdefault(item, set()).add(sha)

@@ -1,0 +1,338 @@
+"""Many pictures and videos from one CSV file, a JSON line each as they are scored; an interrupted batch goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from icreward_lib.run.files import DiskFullError, content_hash, digest, only_one, reporting_full_disk, write_text
+from icreward_lib.score.intake import IntakeError, Limits, Picture, read_picture
+from icreward_lib.score.judges import Judge
+from icreward_lib.score.ranking import TOGETHER, Entry, Progress, assess, ranks, rates_differ
+
+COLUMNS = ("image", "video")  # and "group", if there is one
+Line = dict[str, Any]
+
+
+class BatchError(ValueError):
+    """A table that cannot be read, or results that cannot be written; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: paths as they are written there, and where the files are."""
+
+    image: str
+    video: str
+    group: str
+    folder: Path
+    line: int
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What it is called, in the table and in results."""
+        return self.image, self.video, self.group
+
+    @property
+    def lacking(self) -> list[str]:
+        """The columns that have to have a value, and have none."""
+        return [name for name in COLUMNS if not getattr(self, name)]
+
+
+def read_table(path: Path) -> list[Row]:
+    """Read a CSV file with columns image, video and, if wanted, group; paths are relative to its folder.
+
+    Raises BatchError for a file that is no such table, or has no rows.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [name.strip() for name in reader.fieldnames or []]
+            if missing := [name for name in COLUMNS if name not in header]:
+                present = ", ".join(header) or "none"
+                raise BatchError(
+                    f"{path} has no column {' and no column '.join(missing)}: its first line has to name the columns "
+                    f"image, video and, if wanted, group, with commas between them (it has: {present})"
+                )
+            reader.fieldnames = header
+            rows = []
+            for found in reader:
+                image, video, group = ((found.get(name) or "").strip() for name in (*COLUMNS, "group"))
+                rows.append(Row(image, video, group, path.parent, reader.line_num))
+    except FileNotFoundError as error:
+        raise BatchError(f"there is no table {path}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BatchError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+    if not rows:
+        raise BatchError(f"{path} has a header but no rows")
+    return rows
+
+
+def score_table(
+    rows: Sequence[Row],
+    judges: Sequence[Judge],
+    limits: Limits,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[Line]:
+    """Score all rows, in their order.
+
+    With `out` every result is a line of that file as soon as it is known, and rows that have theirs, of the same
+    files, judges and limits, are not scored again. However often a batch is interrupted, its file ends up the same.
+    Memory is bounded by `TOGETHER` clips.
+
+    Args:
+        rows: of `read_table`.
+        judges: at least one, of different names; the first one's scores are those of the line itself.
+        limits: on what is read.
+        out: a .jsonl file.
+        progress: told how many of the rows are done, after each.
+
+    Returns:
+        A line for every row: image, video, group, then as in `Entry.to_json`, without a rank; `fps`; and `key`, of
+        all that the result follows from.
+
+    Raises:
+        BatchError: if `out` cannot be written, holds something else, or another batch is writing it.
+        DiskFullError: when there is no room.
+    """
+    if out is None:
+        return [line for _, line in _scored(rows, {}, judges, limits, progress)]
+    busy = BatchError(f"another batch is writing {out}: wait for it, or name another file")
+    with ExitStack() as held:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_one(out.with_name(f".{out.name}.lock"), busy))
+        known = _resumed(out, rows, judges, limits)
+        for place, line in _scored(rows, known, judges, limits, progress):
+            with writing(out), out.open("a", encoding="utf-8") as file:  # closing it writes, too
+                file.write(_text(line))
+                file.flush()
+                os.fsync(file.fileno())
+            known[place] = line
+        lines = [known[place] for place in range(len(rows))]
+        _rewrite(out, lines)  # what an older table left may stand in another order
+        return lines
+
+
+def _scored(
+    rows: Sequence[Row],
+    known: Mapping[int, Line],
+    judges: Sequence[Judge],
+    limits: Limits,
+    progress: Progress,
+) -> Iterator[tuple[int, Line]]:
+    """The lines of rows that are not known, by their place."""
+    done = len(known)
+    previous: tuple[str, Picture | IntakeError] | None = None
+    for image, run in itertools.groupby(range(len(rows)), key=lambda place: rows[place].image):
+        # Parts depend on the table alone, so that a part that was interrupted gives the same numbers when scored again.
+        places = list(run)
+        for part in (places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)):
+            if all(place in known for place in part):
+                continue
+            if previous is None or previous[0] != image:
+                previous = image, _picture(rows[part[0]], limits)
+            found = _assessed([rows[place] for place in part], previous[1], judges, limits)
+            for place, entry in zip(part, found, strict=True):
+                if place not in known:
+                    done += 1
+                    progress(done, len(rows))
+                    yield place, _line(rows[place], entry, judges, limits)
+
+
+def _picture(row: Row, limits: Limits) -> Picture | IntakeError:
+    try:
+        return read_picture(row.folder / row.image, limits)
+    except IntakeError as error:
+        return error
+
+
+def _assessed(
+    rows: Sequence[Row], picture: Picture | IntakeError, judges: Sequence[Judge], limits: Limits
+) -> list[Entry]:
+    """Entries of rows of one image."""
+    failed = {
+        place: f"line {row.line} of the table has no {' and no '.join(row.lacking)}"
+        for place, row in enumerate(rows)
+        if row.lacking
+    }
+    if isinstance(picture, IntakeError):
+        failed = {place: failed.get(place, str(picture)) for place in range(len(rows))}
+    else:
+        whole = [row.folder / row.video for place, row in enumerate(rows) if place not in failed]
+        entries = iter(assess(picture, whole, judges, limits))
+        warnings = tuple(f"reference: {text}" for text in picture.warnings)
+    return [
+        Entry(row.video, None, {}, None, failed[place])
+        if place in failed
+        else replace(entry := next(entries), warnings=(*warnings, *entry.warnings))
+        for place, row in enumerate(rows)
+    ]
+
+
+def _line(row: Row, entry: Entry, judges: Sequence[Judge], limits: Limits) -> Line:
+    found = entry.to_json(judges[0].name)
+    known = {name: value for name, value in found.items() if name not in ("path", "rank")}
+    rate = {} if entry.rate is None else {"fps": round(entry.rate, 3)}
+    names = dict(zip((*COLUMNS, "group"), row.name, strict=True))
+    return {**names, **known, **rate, "key": _key(row, judges, limits)}
+
+
+def _key(row: Row, judges: Sequence[Judge], limits: Limits) -> str:
+    """Of all that the result of a row follows from."""
+    contents = [_content(row.folder / name) for name in (row.image, row.video)]
+    judged = [[judge.name, judge.identity] for judge in judges]
+    return digest([row.name, row.line if row.lacking else None, contents, judged, asdict(limits)])
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return content_hash(path) if path.is_file() else None
+    except (OSError, ValueError):  # no file can be called so, or this one may not be read
+        return None
+
+
+# The file of results
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a file that cannot be written into `BatchError` or `DiskFullError`."""
+    try:
+        with reporting_full_disk(path):
+            yield
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise BatchError(f"{path} cannot be written ({error.strerror}): name another place") from error
+
+
+def _resumed(out: Path, rows: Sequence[Row], judges: Sequence[Judge], limits: Limits) -> dict[int, Line]:
+    """What an earlier batch left of these rows, by their place; the file then holds that and nothing else."""
+    lines = {line["key"]: line for line in _read(out)}
+    names = {(line["image"], line["video"], line["group"]) for line in lines.values()}
+    keys = {place: _key(row, judges, limits) for place, row in enumerate(rows) if row.name in names}
+    known = {place: lines[key] for place, key in keys.items() if key in lines}
+    _rewrite(out, [known[place] for place in sorted(known)])
+    return known
+
+
+def _read(out: Path) -> list[Line]:
+    """The whole lines of a file of results; one that a kill has torn is left out."""
+    try:
+        *whole, _torn = out.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BatchError(f"{out} cannot be read ({error.strerror}): name another file") from error
+    try:
+        lines = [json.loads(line) for line in whole]
+        if not all(isinstance(line[name], str) for line in lines for name in (*COLUMNS, "group", "key")):
+            raise ValueError("a name is no text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BatchError(f"{out} holds something other than results of a batch: name another file") from error
+    return lines
+
+
+def _rewrite(out: Path, lines: Sequence[Line]) -> None:
+    text = "".join(map(_text, lines))
+    if not out.is_file() or out.read_bytes() != text.encode("utf-8"):
+        with writing(out):
+            write_text(out, text)
+
+
+def _text(line: Line) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_text(ranking: Mapping[str, Any]) -> str:
+    """A ranking, as of `Ranking.to_json`, as aligned columns, and below them every warning once with its files."""
+    scored = [video for video in ranking["videos"] if "error" not in video]
+    columns: dict[str, list[float | None]] = {
+        name: [video[name] for video in scored] for name in ("overall", "subject", "background")
+    }
+    for video in scored:
+        for judge in video.get("scores", {}):
+            if judge != ranking["reward"]:
+                columns.setdefault(judge, [each["scores"][judge]["overall"] for each in scored])
+    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    lines = [["rank", *columns, "video"]]
+    for place, video in enumerate(scored):
+        values = ["" if (value := column[place]) is None else f"{value:.3f}" for column in columns.values()]
+        lines.append([str(video["rank"]), *values, printable(video["path"])])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines] if scored else []
+    group = f" ({ranking['group']})" if ranking.get("group") else ""
+    title = f"{printable(ranking['reference'])}{printable(group)}, ranked by {printable(ranking['reward'])}"
+    return "\n".join([title, *table, *_warnings(scored)])
+
+
+def _warnings(videos: Sequence[Mapping[str, Any]]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for video in videos:
+        for text in video["warnings"]:
+            found.setdefault(text, []).append(printable(video["path"]))
+    return [
+        f"! {text}" + (f" ({', '.join(paths)})" if len(paths) < len(videos) or len(videos) == 1 else " (all videos)")
+        for text, paths in found.items()
+    ]
+
+
+def printable(text: str) -> str:
+    """A name without what a terminal would obey, or cannot show."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def rankings(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of each image and group as a ranking, as of `Ranking.to_json` with its `group`; in order of the table.
+
+    `judges` are their names.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["image"], line["group"]), []).append(line)
+    return [
+        {"reference": image, "group": group, "reward": judges[0], "videos": _ranked(members, judges)}
+        for (image, group), members in groups.items()
+    ]
+
+
+def _ranked(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
+    warning = rates_differ([line.get("fps") for line in lines], judges)
+    videos = []
+    for line, place in zip(lines, ranks([line.get("overall") for line in lines]), strict=True):
+        kept = {name: value for name, value in line.items() if name not in ("image", "video", "group", "fps", "key")}
+        if place is not None:
+            kept["warnings"] = [*kept["warnings"], *([warning] if warning else [])]
+            kept = {"rank": place, **kept}
+        videos.append({"path": line["video"], **kept})
+    return sorted(videos, key=lambda video: video.get("rank", len(lines) + 1))
+
+
+def write_csv(out: Path, ranked: Sequence[dict[str, Any]]) -> None:
+    """Write rankings as one CSV table, whole: a row for every video, best first within its image and group.
+
+    Raises OSError if it cannot be written.
+    """
+    scored = [(each, video) for each in ranked for video in each["videos"]]
+    others = list(dict.fromkeys(name for _, video in scored for name in video.get("scores", {})))
+    names = ["image", "group", "rank", "video", "overall", "subject", "background", *others, "warnings", "error"]
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for each, video in scored:
+        own = {name: scores["overall"] for name, scores in video.get("scores", {}).items()}
+        warnings = "; ".join(video.get("warnings", []))
+        where = {"image": each["reference"], "group": each["group"], "video": video["path"]}
+        table.writerow({**video, **own, **where, "warnings": warnings})
+    write_text(out, buffer.getvalue())
