@@ -80,9 +80,7 @@ def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarra
         Of groups of frames, float32 (S, K, G, 2), and of the tokens in them, (S, K, G, h, w, 2).
     """
     features = vision_tokens(run, curated)
-    with run.stage(
-        "consistency", code=("rewards", "exploring.material"), reward=trained.stage, features=features.stage
-    ) as stage:
+    with run.stage("consistency", code=consistency, reward=trained.stage, features=features.stage) as stage:
         if stage.lacks("test.npz"):
             reward = ICReward.from_pretrained(trained.folders[0], device=run.device)
             data = dataset(curated, features, "test")

@@ -22,7 +22,6 @@ from icreward_lib.stats import bootstrap_mean
 from icreward_lib.video import Video, read_video, write_video
 
 FloatArray = NDArray[np.float64]
-CODE = ("overoptimising", "generation", "generators", "opensora", "samples")
 AT_A_TIME = 8  # clips sampled together; the seed of a clip depends on it
 
 
@@ -50,7 +49,7 @@ def many_videos(run: Run, curated: Curated) -> Pool:
     first = run.profile.data.videos_per_sample
     with run.stage(
         "many_videos",
-        code=CODE,
+        code=many_videos,
         model=open_sora_files(run),
         samples=[sample.account() for sample in samples],
         generation=shape,
@@ -87,7 +86,7 @@ def measure_pool(run: Run, pool: Pool) -> Measured:
         return SampleClips(videos, sample.image(shape.height, shape.width), seen, {"video": range(len(videos))})
 
     return measure_clips(
-        run, "pool", pool.curated, pool.samples, clips, code=CODE, videos=pool.curated.videos.stage, more=pool.more
+        run, "pool", pool.curated, pool.samples, clips, videos=pool.curated.videos.stage, more=pool.more
     )
 
 

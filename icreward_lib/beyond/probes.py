@@ -17,7 +17,6 @@ from icreward_lib.world.content import UNSEEN_MOVES
 from icreward_lib.world.departures import PROBES, SEVERITIES, depart, moving_scenes
 
 TRUE = "true"  # the kind of a clip that does not depart
-CODE = ("probing", "world.probes", "world.scenes", "world.content")
 #: What notebook 07 shows: `dynamic_degree` is higher for a clip that moves more, all others for one that is better.
 SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_degree")
 
@@ -100,7 +99,7 @@ def _measure(
         assert isinstance(sample, SceneSample)
         return sample_clips(made(run, sample))
 
-    return measure_clips(run, name, curated, samples, clips, code=CODE, seed=run.profile.seed)
+    return measure_clips(run, name, curated, samples, clips, code=[made], seed=run.profile.seed)
 
 
 def sample_clips(clips: Mapping[tuple[str, float], Video]) -> SampleClips:

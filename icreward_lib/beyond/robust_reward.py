@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icreward_lib.beyond.probes import CODE as PROBE_CODE
 from icreward_lib.beyond.probes import TRUE, clips_of
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.poster import networks
@@ -57,7 +56,6 @@ RECIPES = {
     "departures": Recipe("+ departures to learn from, without those labels", conformity=False, departures=True),
 }
 STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
-CODE = ("robust", "rewards", "judging", *PROBE_CODE)  # of all stages here
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +114,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
     size = {"height": generated.height, "width": generated.width}
     with run.stage(
         "departed_clips",
-        code=CODE,
+        code=departed_clips,
         split=split,
         generation=run.profile.generation,
         icreward=asdict(networks.icreward_config(run)),
@@ -203,7 +201,7 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
     seeds = range(len(poster.folders))
     with run.stage(
         "recipes",
-        code=CODE,
+        code=train_recipes,
         body=poster.stage,
         data=[data.digest() for data in (generated, *departed.values())],
         anchors={name: asdict(limits) for name, limits in curated.anchors.items()},
@@ -235,7 +233,7 @@ def least_movement(departed: ClipDataset, about: pd.DataFrame) -> float:
 def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, moving: float) -> Trained:
     """The trainings of a recipe with motion as a third dimension, the gate of `rewards.base.overall_score`."""
     items = [str(number) for number in range(len(trained.folders))]
-    with run.stage(ROBUST, code=CODE, trained=trained.stage, data=generated.digest(), moving=moving) as stage:
+    with run.stage(ROBUST, code=gated, trained=trained.stage, data=generated.digest(), moving=moving) as stage:
         motion = moves(generated.video.flatten(2, 3), moving).mean(1).numpy()
         for number, item in enumerate(items):
             if not stage.has(f"{item}.npz"):
@@ -285,9 +283,7 @@ def recipe_scores(
     run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
 ) -> dict[str, np.ndarray]:
     """What `measuring.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
-    with run.stage(
-        "recipe_scores", code=(*CODE, "measuring"), clips=measured.stage, recipes=recipes[ROBUST].stage
-    ) as stage:
+    with run.stage("recipe_scores", code=recipe_scores, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
         for number, folder in enumerate(poster.folders):
             missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
             if missing:

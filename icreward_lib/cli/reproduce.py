@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from icreward_lib.run.files import content_hash, digest, make_folder, notebook_hash, only_one, source_hash, write_json
+from icreward_lib.run.code import notebook_code_hash
+from icreward_lib.run.files import content_hash, digest, make_folder, only_one, output_root, write_json
 from icreward_lib.run.matmul import measure_gflops
 from icreward_lib.run.models import CHECKOUT, ROOT, find
 from icreward_lib.run.notebooks import LiveLine, Notebook, NotebookError, execute, save_executed
 from icreward_lib.run.profile import Profile, load_profile
-from icreward_lib.run.run import Run, installed_versions, output_root
+from icreward_lib.run.run import Run, installed_versions
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 # glibc gives the memory of every large tensor back, and gets it again page by page: keeping it saves a training
@@ -41,9 +42,10 @@ def reproduce(
 ) -> None:
     """Run the notebooks from number 01 (or `first`) on, or `only` one, under a profile.
 
-    One whose code, library, parameters, profile, models and predecessors are as they were when it last ran,
-    and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the executed notebooks
-    replace those in the folder. Raises `NotebookError`, `ProfileError`, or what `files.atomic` raises.
+    One whose code, with all that it reaches in the library, parameters, profile, models and predecessors are as they
+    were when it last ran, and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the
+    executed notebooks replace those in the folder. Raises `NotebookError`, `ProfileError`, or what `files.atomic`
+    raises.
     """
     profile = load_profile(profile_name)
     if profile_name.endswith((".yaml", ".yml")):
@@ -116,10 +118,10 @@ def _check_parameters(selected: Sequence[Notebook], raw: Mapping[str, str]) -> N
 def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -> dict[str, str]:
     """One hash per notebook of all that its outputs follow from, its predecessors (from 01 on) included."""
     folders = [find(name) for name in profile.models.model_dump().values()]
-    common = [source_hash(), profile, installed_versions(), folders]
+    common = [profile, installed_versions(), folders]
     keys, previous = {}, digest(common)
     for book in every:
-        keys[book.name] = digest([previous, book.name, notebook_hash(book.path), book.parse(raw)])
+        keys[book.name] = digest([previous, book.name, notebook_code_hash(book.path), book.parse(raw)])
         if book.name[:2] != "00":  # it makes checkpoints, whose content counts already
             previous = keys[book.name]
     return keys

@@ -22,10 +22,6 @@ from icreward_lib.run.processes import mine, side_by_side
 from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
-SCORE_CODE = (
-    *("metrics.vbench", "metrics.features", "metrics.vbench_features", "metrics.motion"),
-    *("world.truth", "samples", "curation"),
-)
 #: The VBench++ score of each dimension, and its frames' mean and least conformity.
 CONSISTENCY = tuple(d + end for d in DIMENSIONS for end in ("", "_mean", "_min"))
 FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up to rounding
@@ -38,7 +34,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
         One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
         conformity; dynamic_degree; the three fidelities.
     """
-    with run.stage("scores", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
+    with run.stage("scores", code=score, videos=videos.stage, backbone=backbone(run)) as stage:
         if not stage.done:
             scorer = consistency_scorer(run)
 
@@ -74,7 +70,7 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
     0: the median score of a clip against another sample's reference. 1: that of a frozen copy of the reference.
     """
     train = [sample for sample in samples if sample.split == "train"]
-    with run.stage("anchors", code=SCORE_CODE, videos=videos.stage, backbone=backbone(run)) as stage:
+    with run.stage("anchors", code=anchors, videos=videos.stage, backbone=backbone(run)) as stage:
         if stage.lacks("scores.npz"):
             scorer = consistency_scorer(run)
 
@@ -131,7 +127,7 @@ def low_scores(
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage(
         "low_scores",
-        code=SCORE_CODE,
+        code=low_scores,
         videos=videos.stage,
         labels=labels.model_dump(),
         data=data.model_dump(),
@@ -245,7 +241,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     settings = run.profile.generation
     with run.stage(
         "autoencoded",
-        code=SCORE_CODE,
+        code=autoencoded_gap,
         model=open_sora_files(run),
         samples=[sample.account() for sample in samples],
         generation=settings.model_dump(),

@@ -24,7 +24,6 @@ from icreward_lib.run.models import find, locate
 from icreward_lib.run.processes import mine
 from icreward_lib.stats import bootstrap_mean
 
-CODE = ("benchmark", "other_generators", "samples", "metrics", "video")
 SCORES = (*(d + end for d in DIMENSIONS for end in ("", "_mean", "_min")), "dynamic_degree")
 
 
@@ -62,7 +61,7 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
         finished.require(prompts, k)
     with run.stage(
         "generator",
-        code=CODE,
+        code=measure_generator,
         # A hub id says what a pipeline is; finished videos count by their content.
         source=[finished.paths[prompt][:k] for prompt in prompts] if finished else source,
         samples=[sample.account() for sample in samples],

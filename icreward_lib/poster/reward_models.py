@@ -24,8 +24,6 @@ from icreward_lib.run import Run
 from icreward_lib.run.processes import meet, mine, rank, side_by_side
 from icreward_lib.run.stages import Stage
 
-CODE = ("rewards", "metrics.clip", "judging")
-
 
 @dataclass(frozen=True)
 class Features:
@@ -73,7 +71,7 @@ def _features(
     shape = run.profile.generation
     with run.stage(
         name,
-        code=CODE,
+        code=[_features, extractor],
         videos=curated.videos.stage,
         added=curated.additions.to_dict("list"),
         models=models,
@@ -233,7 +231,7 @@ def _train(
     data = {split: dataset(curated, features, split) for split in ("train", "val")}
     with run.stage(
         f"reward_{name}",
-        code=CODE,
+        code=[_train, build],
         features=features.stage,
         config=asdict(config),
         shape=asdict(shape),

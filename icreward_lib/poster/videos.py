@@ -15,8 +15,6 @@ from icreward_lib.run.processes import mine, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import Video, read_video, write_video
 
-CODE = ("generators", "opensora", "samples", "world.scenes", "world.content", "video", "generation", "parallel")
-
 
 @dataclass(frozen=True)
 class Videos:
@@ -66,7 +64,7 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
     inputs = {"samples": [sample.account() for sample in samples], "k": run.profile.data.videos_per_sample}
     with run.stage(
         "videos",
-        code=CODE,
+        code=generate,
         model=open_sora_files(run),
         generation=settings.model_dump(),
         seed=run.profile.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import fcntl
 import hashlib
@@ -10,8 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,16 @@ import numpy as np
 from pydantic import BaseModel
 
 LIBRARY = Path(__file__).parents[1]
+CHECKOUT = LIBRARY.parent
 CHECKSUMS = "SHA256SUMS"
 SHOWN = 3  # of many names, those that an error lists
-LARGE = 10**8  # bytes of a file whose hash is worth remembering
+LARGE = 10**7  # bytes of a file whose hash is worth remembering
 _TEMPORARY = ".tmp-"
+
+
+def output_root() -> Path:
+    """The folder that `results`, `figures` and `.cache` lie in: `ICREWARD_OUTPUT`, or else the checkout."""
+    return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
 
 
 class DiskFullError(OSError):
@@ -163,7 +167,7 @@ def content_hash(path: Path) -> str:
     status = path.stat()
     if status.st_size < LARGE:
         return _file_hash(path)
-    return _large_file_hash(path, status.st_size, status.st_mtime_ns)
+    return _remembered_hash(path, status.st_size, status.st_mtime_ns)
 
 
 def _file_hash(path: Path) -> str:
@@ -171,10 +175,23 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def _large_file_hash(path: Path, size: int, modified: int) -> str:
-    """Once in a process, as long as the file is not touched: gigabytes of weights go into the key of many stages."""
-    return _file_hash(path)
+def _remembered_hash(path: Path, size: int, modified: int) -> str:
+    """Once on a machine, as long as the file is not touched: gigabytes of weights go into the key of many stages."""
+    memory, key = output_root() / ".cache" / "hashes.json", f"{path.resolve()} {size} {modified}"
+    known = _read_hashes(memory)
+    if key not in known:
+        known = {**_read_hashes(memory), key: _file_hash(path)}
+        with suppress(ReadOnlyError, DiskFullError):  # then it is hashed again next time
+            write_json(memory, known)
+    return known[key]
+
+
+def _read_hashes(memory: Path) -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads(memory.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
@@ -203,28 +220,6 @@ def verify_checksums(folder: Path) -> dict[str, str]:
                 state = "damaged" if name in found else "missing"
                 raise DamagedFileError(f"{folder / name} is {state}: restore it, such as with git checkout")
     return found
-
-
-def source_hash(*modules: str) -> str:
-    """Hash of the code of some modules or packages of this library (`"dpo"`, `"metrics.clip"`, `"opensora"`).
-
-    Without a name, of all of it. Comments and layout do not count.
-    """
-    sources: list[Path] = []
-    for name in modules or ("",):
-        path = LIBRARY.joinpath(*name.split("."))
-        found = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-        if not found or not found[0].is_file():
-            raise ValueError(f"there is no module icreward_lib.{name}")
-        sources += found
-    texts = {path.relative_to(LIBRARY).as_posix(): path.read_text(encoding="utf-8") for path in sources}
-    return digest({name: ast.dump(ast.parse(text)) for name, text in texts.items()})
-
-
-def notebook_hash(path: Path) -> str:
-    """Hash of the code cells of a notebook; prose and outputs do not count."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return digest(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"])
 
 
 def first_few(names: Sequence[str]) -> str:

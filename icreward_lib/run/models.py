@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icreward_lib.run.files import LIBRARY, DamagedFileError, content_hash, reporting_full_disk
+from icreward_lib.run.files import CHECKOUT, DamagedFileError, content_hash, reporting_full_disk
 
-CHECKOUT = LIBRARY.parent
 DINO, DREAMSIM = "dino", "dreamsim"  # folders of VBench++'s networks, which are not on the hub
 ROOT = "ICREWARD_MODELS"  # the environment variable that names a folder of models
 

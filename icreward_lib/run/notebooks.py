@@ -16,8 +16,7 @@ from typing import Any
 
 import yaml
 
-from icreward_lib.run.files import atomic, content_hash, reporting_full_disk
-from icreward_lib.run.run import output_root
+from icreward_lib.run.files import atomic, content_hash, output_root, reporting_full_disk
 
 _START_SECONDS = 600  # for a kernel to answer, on a machine that does much else
 

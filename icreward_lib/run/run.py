@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,12 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icreward_lib.run.code import code_hash, notebook_code_hash
 from icreward_lib.run.files import (
     atomic,
     digest,
-    notebook_hash,
+    output_root,
     remove_leftovers,
-    source_hash,
     verify_checksums,
     write_json,
     write_text,
@@ -42,11 +42,6 @@ if TYPE_CHECKING:  # neither is needed to run the command line, which has to sta
     Payload = Mapping[str, Any] | list[dict[str, Any]] | pd.DataFrame | str
 
 SOURCES = ("icreward_lib", "checkpoints", "pyproject.toml", "constraints.txt")  # what results follow from
-
-
-def output_root() -> Path:
-    """The folder that `results`, `figures` and `.cache` lie in: `ICREWARD_OUTPUT`, or else the checkout."""
-    return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
 
 
 def peak_rss_gb() -> float:
@@ -95,24 +90,34 @@ class Run:
 
         Raises `FileNotFoundError` or `DamagedFileError` with what to do; both as of `models.locate`.
         """
-        name: str = getattr(self.profile.models, role)
+        return self.weights(role, getattr(self.profile.models, role))
+
+    def weights(self, role: str, name: str) -> Path:
+        """The folder of a model by hub id or name, likewise; `role` is what the provenance calls it."""
         try:
             folder = locate(name)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"models.{role} of the profile {self.profile.name}: {error}") from error
-        self._models[role] = {"id": name, "files": verify_checksums(folder)}
+        self.used(role, name, verify_checksums(folder))
         return folder
 
+    def used(self, role: str, name: str, files: Mapping[str, str]) -> None:
+        """Note weights in the provenance: what they are for, their name, and the SHA-256 of each file."""
+        self._models[role] = {"id": name, "files": dict(files)}
+
     @contextmanager
-    def stage(self, stage: str, *, code: Sequence[str], **inputs: object) -> Iterator[Stage]:
+    def stage(
+        self, stage: str, *, code: Callable[..., Any] | Sequence[Callable[..., Any]], **inputs: object
+    ) -> Iterator[Stage]:
         """Open a stage; leaving the block without an error marks it as finished.
 
         `inputs` is all that its content depends on: settings, seeds, other stages, paths (by their content),
-        and `code` the library modules that make it. Another value gives another folder. Inside, make what is
-        `missing`; if the stage is `done` there is nothing to do. Do not open one inside another.
+        and `code` the library's functions that make it, with all that they reach (`run.code`). Another value gives
+        another folder. Inside, make what is `missing`; if the stage is `done` there is nothing to do. Do not open one
+        inside another.
         """
         inputs = {name: value.key if isinstance(value, Stage) else value for name, value in inputs.items()}
-        key = digest({"stage": stage, "code": source_hash(*code), "inputs": inputs})
+        key = digest({"stage": stage, "code": code_hash(code), "inputs": inputs})
         folder = self.cache / stage / key
         folder.mkdir(parents=True, exist_ok=True)
         if rank() == 0:  # one looks first, and deletes what is damaged
@@ -179,10 +184,7 @@ class Run:
         return {
             "versions": installed_versions(),
             "git": _git(),
-            "source": {
-                "library": source_hash(),
-                "notebook": notebook_hash(notebook) if notebook.is_file() else None,
-            },
+            "source": notebook_code_hash(notebook) if notebook.is_file() else None,
         }
 
     def provenance(self) -> dict[str, Any]:

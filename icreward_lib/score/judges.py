@@ -19,11 +19,11 @@ from icreward_lib.rewards.ensemble import Ensemble
 from icreward_lib.rewards.icreward import ICReward
 from icreward_lib.rewards.lite import ICRewardLite
 from icreward_lib.rewards.mlp import MLPReward
-from icreward_lib.run.files import digest, source_hash, verify_checksums
+from icreward_lib.run.code import code_hash
+from icreward_lib.run.files import digest, output_root, verify_checksums
 from icreward_lib.run.models import CHECKOUT, find, locate
 from icreward_lib.run.processes import device
 from icreward_lib.run.profile import load_profile, profile_names
-from icreward_lib.run.run import output_root
 from icreward_lib.run.stages import Stage
 from icreward_lib.score.intake import framed
 from icreward_lib.video import Video
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # torch and what stands on it take seconds, and only the judg
 
 LITE = "checkpoints/laptop/icreward-lite"
 _SMALL, _SIDE = "checkpoints/laptop", 64  # the small models, and the side in pixels of all that they have learned on
-_CODE = ("rewards", "metrics", *(f"scoring.{name}" for name in ("judges", "saved", "intake", "decoding")))
 
 _Pixels = npt.NDArray[np.uint8]
 
@@ -130,7 +129,7 @@ class _Judge:
 
     @cached_property
     def identity(self) -> str:
-        return digest([self.made_of, self.small, source_hash(*_CODE)])
+        return digest([self.made_of, self.small, code_hash(open_judge)])
 
     @cached_property
     def _domain(self) -> Domain:
