@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import ROOT
 
 from benchmarks.dpo_forms import Form, Forms, gradient_difference, make_batch, on_adapters
 from benchmarks.record import AIMED, BESIDE, COSTS, Line, summary, with_table
@@ -27,7 +27,7 @@ from benchmarks.scoring import (
 from icreward_lib.generators.opensora.transformer import STDiT3
 from icreward_lib.run.profile import load_profile
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 LATENT = (2, 8, 8)
 
 

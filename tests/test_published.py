@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 
 from icreward_lib.poster.claims import to_markdown
 from icreward_lib.run.profile import load_profile
 
-ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "results" / "laptop", ROOT / "figures" / "laptop"
 NAMES = ("dataset", "reward_models", "picks", "study", "dpo", "power", "timing", "claims")
 BEYOND = ("probes", "hacking", "robust", "weights", "dpo_variants", "claims_beyond", "explore", "real_clips")

@@ -13,7 +13,8 @@ from typing import cast
 
 import numpy as np
 import pytest
-from standins_metrics import write_i3d
+from support import ROOT
+from support.standins_metrics import write_i3d
 
 from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures
 from icreward_lib.poster import networks
@@ -23,7 +24,6 @@ from icreward_lib.run.stages import Stage
 from icreward_lib.score.intake import IntakeError, read_clip
 from icreward_lib.video import Video, write_video
 
-ROOT = Path(__file__).parents[1]
 # What runs the code in a file or a text, by module: all of it, or these.
 UNSAFE: dict[str, set[str] | None] = {
     **dict.fromkeys(("pickle", "marshal", "shelve", "dill", "cloudpickle", "torch.hub", "torch.package")),
