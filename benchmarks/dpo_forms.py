@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from icreward_lib.dpo.objective import add_lora, dpo_loss, flow_errors, implicit_reward_logit, reference_model
+from icreward_lib.dpo.objective import add_denoiser_lora, dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData
 from icreward_lib.generators.opensora.flow import RectifiedFlow
 from icreward_lib.generators.opensora.transformer import STDiT3
@@ -123,7 +123,7 @@ class Forms:
         """Of a denoiser, which becomes the policy of the first form, with adapters of a rank."""
         denoiser.eval().requires_grad_(False)
         reference = copy.deepcopy(denoiser)
-        policy = add_lora(denoiser, rank=rank, alpha=2.0 * rank, seed=0)
+        policy = add_denoiser_lora(denoiser, rank=rank, alpha=2.0 * rank, seed=0)
         draw = torch.Generator().manual_seed(1)
         for name, weight in policy.named_parameters():
             if "lora_B" in name:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.run.processes import side_by_side
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 
@@ -37,7 +37,7 @@ class Sampling:
 
     def flow(self, place: int) -> None:
         """The same without the decoding: nearly all of it are the steps."""
-        s: Generation = self.generator.settings
+        s: GenerationSettings = self.generator.settings
         self.generator.pipeline.sample_latents(
             self.images[place],
             self.scenes[place].caption,

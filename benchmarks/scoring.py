@@ -19,9 +19,9 @@ from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer, conformity, consecutive, i2v_score
 from icreward_lib.poster.measure import unlabelled
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import ICRewardConfig
-from icreward_lib.rewards.second_reading import Rereader, read, with_new_head
+from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import predict
 from icreward_lib.score.intake import read_clip, read_picture
 from icreward_lib.video import Video, write_video
@@ -131,19 +131,19 @@ def _i2v(reference: torch.Tensor, frames: Sequence[torch.Tensor]) -> float:
     return float(i2v_score(conformity(reference, seen), consecutive(seen)))
 
 
-def new_reward() -> ICReward:
+def new_reward() -> ICRewardModel:
     """The ICReward of the laptop before its training: what training changes costs no time."""
-    return ICReward.create(str(LAPTOP / "qwen2-vl"), ICRewardConfig(), seed=0)
+    return ICRewardModel.create(str(LAPTOP / "qwen2-vl"), ICRewardConfig(), seed=0)
 
 
-def reward_together(reward: ICReward, candidates: Candidates) -> Values:
+def reward_together(reward: ICRewardModel, candidates: Candidates) -> Values:
     """This library: all candidates at once, the reference encoded once."""
     image, videos = candidates.read()
     scores = reward.score(image, videos)
     return {"overall": scores.overall, **scores.dimensions}
 
 
-def reward_one_at_a_time(reward: ICReward, candidates: Candidates) -> Values:
+def reward_one_at_a_time(reward: ICRewardModel, candidates: Candidates) -> Values:
     """Peers: a pass for every clip, for which the reference is read and encoded again."""
     each = []
     for path in candidates.videos:
@@ -159,14 +159,14 @@ class Cached:
     `reward` has a new head, which has scored nothing yet.
     """
 
-    reward: ICReward
+    reward: ICRewardModel
     image: np.ndarray
     videos: Sequence[Video]
     tokens: ClipDataset
     states: ClipDataset
 
     @classmethod
-    def of(cls, reward: ICReward, candidates: Candidates) -> Cached:
+    def of(cls, reward: ICRewardModel, candidates: Candidates) -> Cached:
         """Read the candidates once."""
         image, videos = candidates.read()
         video, reference = reward.encode_videos(videos), reward.encode_images([image])
@@ -187,7 +187,7 @@ class Cached:
 
     def from_states(self) -> Values:
         """The same from the vision tokens and what the language model made of them: the head alone computes."""
-        head = Rereader(self.reward, self.tokens)
+        head = HeadOnCachedStates(self.reward, self.tokens)
         head.weights = torch.tensor(WEIGHTS)
         with torch.no_grad():
             found = predict(head, self.states)

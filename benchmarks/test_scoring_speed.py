@@ -21,7 +21,7 @@ from benchmarks.scoring import (
     reward_one_at_a_time,
     reward_together,
 )
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 
 SAME = 1e-5  # in float32
 SIZES = {"clips": (1, 2, 5, 10), "frames": (9, 17, 33), "side": (32, 64, 128)}
@@ -44,7 +44,7 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture(scope="module")
-def reward() -> ICReward:
+def reward() -> ICRewardModel:
     """ICReward."""
     return new_reward()
 
@@ -59,7 +59,7 @@ def test_vbench_and_clipsim(way: str, metrics: Metrics, candidates: Candidates, 
     duel(name, lambda: metrics.together(candidates), lambda: theirs(candidates), rounds=10, over="ours")
 
 
-def test_icreward(reward: ICReward, candidates: Candidates, duel: Duel, record: Record) -> None:
+def test_icreward(reward: ICRewardModel, candidates: Candidates, duel: Duel, record: Record) -> None:
     """All clips at once, over one by one."""
     found, wanted = reward_together(reward, candidates), reward_one_at_a_time(reward, candidates)
     record.checks["icreward_speedup"] = difference(found, wanted)
@@ -89,7 +89,7 @@ def test_cost(
     axis: str,
     value: int,
     metrics: Metrics,
-    reward: ICReward,
+    reward: ICRewardModel,
     benchmark: BenchmarkFixture,
     record: Record,
     tmp_path: Path,

@@ -26,6 +26,14 @@ class Interval:
         """Return plain numbers for JSON."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """The text "0.541 [0.507, 0.575]"."""
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        """Likewise, each number in a format of its own, such as ".2f"."""
+        return f"{self.mean:{spec or '.3f'}} [{self.low:{spec or '.3f'}}, {self.high:{spec or '.3f'}}]"
+
 
 def with_interval(mean: float, low: float, high: float, *, digits: int = 3) -> str:
     """The text "0.541 [0.507, 0.575]"."""

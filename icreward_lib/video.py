@@ -16,7 +16,7 @@ import decord
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 
 _BT601 = 6  # SMPTE 170M, the matrix swscale uses for RGB -> YUV; tagged so that players do not guess by size
 
@@ -252,7 +252,7 @@ def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
     )
 
 
-def fit_clip(video: Video, shape: Generation) -> Video:
+def fit_clip(video: Video, shape: GenerationSettings) -> Video:
     """The middle of a video in another shape: the frames nearest in time, cropped about their centre, resized.
 
     Raises:

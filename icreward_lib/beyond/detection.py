@@ -27,7 +27,7 @@ def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return np.asarray((1 + np.sign(np.where(np.abs(difference) < TIE, 0, difference))) / 2)
 
 
-def levels(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
+def scores_by_severity(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
     """Scores of the scenes that a kind fits: a row each, a column per severity from 0, the true clip, upwards.
 
     Raises:
@@ -88,7 +88,7 @@ def _auroc_draws(
     by_kind, kind_draws = [], []
     _, counts = cluster_draws(np.arange(len(scenes)), seed=seed, draws=draws)
     for kind in kinds:
-        scores = levels(table, metric, kind)
+        scores = scores_by_severity(table, metric, kind)
         fitting |= set(scores.index)
         values = scores.to_numpy()
         above = wins(values[:, :1, None], values[:, 1:].T[None]).mean(1)  # "true departed", over severities
@@ -110,7 +110,7 @@ def monotonicity(
 
     Equal scores count half, so 1/2 is no order at all. Interval by bootstrap over scenes.
     """
-    scores = levels(table, metric, kind).to_numpy()
+    scores = scores_by_severity(table, metric, kind).to_numpy()
     less, more = np.triu_indices(scores.shape[1], 1)
     return bootstrap_share(wins(scores[:, less], scores[:, more]).mean(1), seed=seed, draws=draws, level=level)
 
@@ -119,7 +119,7 @@ def frozen_preference(
     table: pd.DataFrame, metric: Metric, *, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
     """Share of the scenes in which something moves whose frozen first frame scores above the true clip."""
-    several = [levels(table, each, "freeze") for each in ([metric] if isinstance(metric, str) else metric)]
+    several = [scores_by_severity(table, each, "freeze") for each in ([metric] if isinstance(metric, str) else metric)]
     above = np.mean([wins(scores[1.0], scores[0.0]) == 1 for scores in several], axis=0)
     return bootstrap_share(above, seed=seed, draws=draws, level=level)
 

@@ -19,7 +19,7 @@ from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.reward_models import Trained, dataset, vision_tokens
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.run import Run
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.video import Video
@@ -82,7 +82,7 @@ def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarra
     features = vision_tokens(run, curated)
     with run.stage("consistency", code=consistency, reward=trained.stage, features=features.stage) as stage:
         if stage.lacks("test.npz"):
-            reward = ICReward.from_pretrained(trained.folders[0], device=run.device)
+            reward = ICRewardModel.from_pretrained(trained.folders[0], device=run.device)
             data = dataset(curated, features, "test")
             with torch.no_grad():
                 found = [
@@ -117,7 +117,7 @@ def ranking(parts: Mapping[str, np.ndarray], weight: float) -> pd.DataFrame:
     return pd.DataFrame({"video": order, "score": scores[order]}, index=pd.RangeIndex(1, len(order) + 1, name="rank"))
 
 
-def moved_picks(parts: Mapping[str, np.ndarray], weights: Iterable[float], usual: float) -> pd.Series:
+def picks_by_weight(parts: Mapping[str, np.ndarray], weights: Iterable[float], usual: float) -> pd.Series:
     """The share of samples whose best video is another one than at the usual weight, by weight; parts are (S, K)."""
     before = picks(weighted(parts, usual))
     moved = {weight: float((picks(weighted(parts, weight)) != before).mean()) for weight in weights}

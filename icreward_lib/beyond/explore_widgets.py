@@ -20,7 +20,7 @@ from PIL import Image
 from icreward_lib.beyond.explore import METRICS, Material, disagreements, ranking, score_table
 from icreward_lib.figures import METRIC_NAMES, NAMES
 from icreward_lib.metrics.vbench import DIMENSIONS
-from icreward_lib.rewards.base import to_frames
+from icreward_lib.rewards.base import interpolate_frames
 from icreward_lib.rewards.icreward import group_times, upsample_maps
 from icreward_lib.video import Video, contact_sheet, video_html
 
@@ -34,7 +34,7 @@ CELL = 80  # pixels of a frame in pictures
 def frame_scores(groups: np.ndarray, weight: float, num_frames: int) -> np.ndarray:
     """Scores (K, T) of frames at the subject's weight, from those of groups (K, G, 2)."""
     times = group_times(num_frames, groups.shape[1])
-    frames: np.ndarray = to_frames(_weighed(groups, weight), times, num_frames).numpy()
+    frames: np.ndarray = interpolate_frames(_weighed(groups, weight), times, num_frames).numpy()
     return frames
 
 

@@ -16,7 +16,7 @@ from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import compared_with, item_of
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import bootstrap_mean
 from icreward_lib.video import Video, read_video, write_video
@@ -67,7 +67,7 @@ def many_videos(run: Run, curated: Curated) -> Pool:
                     made += generator.generate(image, sample.prompt, num_videos=count, seed=seed)
                 return made
 
-            missing = [sample for sample in mine(samples) if not stage.has(item_of(sample.id))]
+            missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
             for sample, videos in side_by_side(sampled, missing):
                 with stage.write(item_of(sample.id)) as folder:
                     folder.mkdir()

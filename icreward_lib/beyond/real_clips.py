@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from icreward_lib.beyond.detection import levels, wins
+from icreward_lib.beyond.detection import scores_by_severity, wins
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.score.judges import Judge
 from icreward_lib.stats import Interval, bootstrap_share
@@ -161,7 +161,7 @@ def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, dr
 
     Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own.
     """
-    scores = [levels(table, judge, kind).to_numpy() for kind in kinds]
+    scores = [scores_by_severity(table, judge, kind).to_numpy() for kind in kinds]
     by_shot = np.mean([wins(each[:, :1], each[:, 1:]).mean(1) for each in scores], axis=0)
     return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
@@ -171,13 +171,13 @@ def ordered(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int,
 
     The true clip is the severity 0 of each kind.
     """
-    scores = [levels(table, judge, kind).to_numpy() for kind in kinds]
+    scores = [scores_by_severity(table, judge, kind).to_numpy() for kind in kinds]
     less, more = np.triu_indices(scores[0].shape[1], 1)
     by_shot = np.mean([wins(each[:, less], each[:, more]).mean(1) for each in scores], axis=0)
     return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
-def falls(table: pd.DataFrame, judge: str, kind: str) -> pd.DataFrame:
+def score_drops(table: pd.DataFrame, judge: str, kind: str) -> pd.DataFrame:
     """How far each dimension of a judge falls from the true clips to those departed most, a row per shot."""
-    found = {name: levels(table, f"{judge} {name}", kind) for name in REGIONS}
+    found = {name: scores_by_severity(table, f"{judge} {name}", kind) for name in REGIONS}
     return pd.DataFrame({name: scores[0.0] - scores[scores.columns.max()] for name, scores in found.items()})

@@ -26,11 +26,11 @@ from icreward_lib.poster.videos import item_of
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import ROBUST, cautious
 from icreward_lib.rewards.head import movement, moves
-from icreward_lib.rewards.icreward import ICReward
-from icreward_lib.rewards.second_reading import Rereader, read, with_new_head
+from icreward_lib.rewards.icreward import ICRewardModel
+from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import fit_clip
 from icreward_lib.world.departures import PROBES, moving_scenes
@@ -143,7 +143,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
 
-            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(read, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
@@ -237,7 +237,7 @@ def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, 
         motion = moves(generated.video.flatten(2, 3), moving).mean(1).numpy()
         for number, item in enumerate(items):
             if not stage.has(f"{item}.npz"):
-                reward = ICReward.from_pretrained(trained.folders[number], device=run.device)
+                reward = ICRewardModel.from_pretrained(trained.folders[number], device=run.device)
                 reward.config = replace(reward.config, moving=moving)
                 save_trained(stage, item, reward, trained.histories[number], trained.scores[number] * motion)
     return finished(run, curated, stage, f"icreward_{ROBUST}", items)
@@ -253,19 +253,19 @@ def _train_heads(
     stage: Stage,
     missing: Sequence[str],
     number: int,
-) -> Iterator[tuple[str, ICReward, History, np.ndarray]]:
+) -> Iterator[tuple[str, ICRewardModel, History, np.ndarray]]:
     """Train heads by the recipes `missing` on the body in a folder.
 
     Gives name, reward, history, and scores of all generated clips.
     """
-    bodies = {name: ICReward.from_pretrained(folder, device=run.device) for name in missing}
+    bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
     first = bodies[missing[0]]
     states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
 
     heads = {}  # before any training: they are drawn one after the other from the one global generator
     for name in missing:
         reward = with_new_head(bodies[name], seed=run.seed("recipe", name, number))
-        heads[name] = Rereader(reward, generated)
+        heads[name] = HeadOnCachedStates(reward, generated)
 
     def trained(name: str) -> tuple[History, np.ndarray]:
         head, seed = heads[name], run.seed("recipe", name, number)
@@ -287,10 +287,10 @@ def recipe_scores(
         for number, folder in enumerate(poster.folders):
             missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
             if missing:
-                states = read(ICReward.from_pretrained(folder, device=run.device), measured.tokens)
+                states = read(ICRewardModel.from_pretrained(folder, device=run.device), measured.tokens)
             for name in missing:
-                own = ICReward.from_pretrained(recipes[name].folders[number], device=run.device)
-                found = predict(Rereader(own, measured.tokens), states)
+                own = ICRewardModel.from_pretrained(recipes[name].folders[number], device=run.device)
+                found = predict(HeadOnCachedStates(own, measured.tokens), states)
                 values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
                 stage.save_npz(f"{name}_{number}.npz", scores=values)
     seeds = range(len(poster.folders))

@@ -17,7 +17,7 @@ from icreward_lib.generators.opensora import memory
 from icreward_lib.generators.opensora.public_weights import TRANSFORMER
 from icreward_lib.metrics.video_features import I3D_SIDE, I3D_SIZE
 from icreward_lib.poster.data_curation import FROZEN_COPIES
-from icreward_lib.run.profile import Generation, Profile, ProfileError
+from icreward_lib.run.profile import GenerationSettings, Profile, ProfileError
 
 #: Dense bfloat16 FLOP/s without sparsity, as NVIDIA's data sheets give them for the SXM modules.
 PEAK_FLOPS = {"H100": 989e12, "A100": 312e12}
@@ -228,9 +228,9 @@ def _tuning(profile: Profile) -> list[StageCost]:
     ]
 
 
-def _request(shape: Generation, videos: int) -> memory.Request:
+def _request(shape: GenerationSettings, videos: int) -> memory.Request:
     return memory.Request(shape.num_frames, shape.height, shape.width, videos, shape.guidance)
 
 
-def _phases(shape: Generation, videos: int) -> list[memory.Phase]:
+def _phases(shape: GenerationSettings, videos: int) -> list[memory.Phase]:
     return memory.phases(*counting.open_sora(), _request(shape, videos))

@@ -29,9 +29,9 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from icreward_lib import dpo
 from icreward_lib.generators.opensora import memory
 from icreward_lib.metrics.vbench_features import KINDS, SIDE, load_branch
-from icreward_lib.rewards.backbone import add_lora, read_line
+from icreward_lib.rewards.backbone import add_vlm_lora, read_line
 from icreward_lib.rewards.prompt import VIDEOREWARD_CONFIG
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 
 FRAMES_AT_A_TIME = 64  # of ConsistencyScorer and ClipSim
 
@@ -131,7 +131,7 @@ class Generator(NamedTuple):
 
 
 @cache
-def generator(shape: Generation) -> Generator:
+def generator(shape: GenerationSettings) -> Generator:
     """Open-Sora in bfloat16 for clips of a shape."""
     text, transformer, vae = open_sora()
     frames, rows, columns = vae.latent_size((shape.num_frames, shape.height, shape.width))
@@ -163,12 +163,12 @@ class Policy(NamedTuple):
 
 
 @cache
-def policy(shape: Generation, rank: int) -> Policy:
+def policy(shape: GenerationSettings, rank: int) -> Policy:
     """The denoiser with LoRA of `rank`, gradient checkpointing on."""
     _, transformer, vae = memory.public_models()  # its own, as LoRA changes it
     latents = _empty(1, transformer.config.in_channels, *vae.latent_size((shape.num_frames, shape.height, shape.width)))
     transformer.enable_gradient_checkpointing()
-    policy = dpo.add_lora(transformer, rank=rank, alpha=rank, seed=0)
+    policy = dpo.add_denoiser_lora(transformer, rank=rank, alpha=rank, seed=0)
     return Policy(
         sum(p.numel() for p in policy.parameters() if p.requires_grad),
         flops(lambda: _denoise(policy, latents, shape)),
@@ -176,7 +176,7 @@ def policy(shape: Generation, rank: int) -> Policy:
     )
 
 
-def _denoise(model: Any, latents: Tensor, shape: Generation) -> Tensor:
+def _denoise(model: Any, latents: Tensor, shape: GenerationSettings) -> Tensor:
     """One row of a step, as the pipeline computes it."""
     tokens, width = model.config.model_max_length, model.config.caption_channels
     predicted: Tensor = model(
@@ -248,7 +248,7 @@ class Reader(NamedTuple):
 
 
 @cache
-def reader(shape: Generation, videos: int, frames: int, batch: int, rank: int) -> Reader:
+def reader(shape: GenerationSettings, videos: int, frames: int, batch: int, rank: int) -> Reader:
     """ICReward with `frames` frames of a clip: `videos` clips seen, `batch` clips read at a time, LoRA of `rank`."""
     model, (height, width) = vlm(), (shape.height // 8 * 8, shape.width // 8 * 8)
     clip = torch.zeros(frames, 3, height, width, dtype=torch.uint8)
@@ -272,7 +272,7 @@ def reader(shape: Generation, videos: int, frames: int, batch: int, rank: int) -
     pieces = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated").pre_tokenize_str(VIDEOREWARD_CONFIG.template)
     length = (groups + 1) * tokens + len(pieces)
     language = model.language_model
-    add_lora(language, rank, VIDEOREWARD_CONFIG.lora_alpha)
+    add_vlm_lora(language, rank, VIDEOREWARD_CONFIG.lora_alpha)
     line = _empty(batch, length, language.config.hidden_size)
     read = flops(lambda: read_line(language, line)) // batch
     language.activation_checkpointing_enable()

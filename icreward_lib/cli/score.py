@@ -119,9 +119,9 @@ def _score(chosen: argparse.Namespace) -> int:
 
 
 def _score_videos(chosen: argparse.Namespace, judges: list[Judge], limits: Limits) -> list[dict[str, Any]]:
-    from icreward_lib.score.ranking import rank
+    from icreward_lib.score.ranking import rank_videos
 
-    ranking = rank(
+    ranking = rank_videos(
         chosen.reference, chosen.videos, judges, limits, keep_clips=chosen.report is not None, progress=_progress
     )
     found = [ranking.to_json()]

@@ -52,10 +52,10 @@ def _arm(text: str) -> tuple[str, Path]:
 
 
 def _pairs(chosen: argparse.Namespace) -> None:
-    from icreward_lib.study.pairs import build_pairs, from_folders  # here and below: what takes seconds
+    from icreward_lib.study.pairs import from_folders, write_pairs  # here and below: what takes seconds
 
     samples = from_folders(chosen.references, dict(chosen.arm))
-    written, dropped = build_pairs(samples, chosen.out, seed=chosen.seed)
+    written, dropped = write_pairs(samples, chosen.out, seed=chosen.seed)
     print(f"{chosen.out / 'pairs.csv'}: {written} pairs; {dropped} with identical clips were dropped")
 
 

@@ -23,7 +23,7 @@ from icreward_lib.generators.opensora.flow import flow_losses
 LORA_TARGETS = r".*attn\.(qkv|proj|q_linear|kv_linear)"
 
 
-def add_lora(denoiser: nn.Module, *, rank: int, alpha: float, seed: int) -> PeftModel:
+def add_denoiser_lora(denoiser: nn.Module, *, rank: int, alpha: float, seed: int) -> PeftModel:
     """Freeze a denoiser and give its attention projections LoRA adapters, which start without effect.
 
     The denoiser is changed in place: a pipeline that holds it samples with the adapters, or without them

@@ -24,7 +24,7 @@ from icreward_lib.dpo.objective import dpo_loss, flow_errors, implicit_reward_lo
 from icreward_lib.dpo.pairs import PairData
 from icreward_lib.generators.opensora.flow import RectifiedFlow
 from icreward_lib.run.files import atomic
-from icreward_lib.run.processes import gather, meet, processes, rank
+from icreward_lib.run.processes import barrier, gather, processes, rank
 from icreward_lib.stats import bootstrap_mean
 
 Row = dict[str, float]
@@ -85,7 +85,7 @@ def train(
     *,
     report: Callable[[Row], None] = lambda row: None,
 ) -> DPOHistory:
-    """Train the adapters of `policy` (see `add_lora`), evaluating at step 0 and every `eval_every` steps.
+    """Train the adapters of `policy` (see `add_denoiser_lora`), evaluating at step 0 and every `eval_every` steps.
 
     A checkpoint in `folder` follows every evaluation. A call that finds one there goes on from it and ends
     with the very numbers of a run that was never stopped: batches, noise and timesteps are drawn from (seed,
@@ -151,7 +151,7 @@ def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
 
     The adapters, which are small and train in float32 whatever the type of the rest, are whole everywhere.
     """
-    meet()  # the processes know each other from here on
+    barrier()  # the processes know each other from here on
     denoiser = policy.get_base_model()
     for part in (*denoiser.spatial_blocks, *denoiser.temporal_blocks, denoiser):
         # None is left whole after a forward: the leader, which saves, would divide it again, and the others not.

@@ -14,7 +14,7 @@ from icreward_lib.generators.opensora import memory
 from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline, one_per_video, to_frames, to_tensor
 from icreward_lib.generators.opensora.public_weights import load_pipeline
 from icreward_lib.generators.opensora.text import add_scores, encode_captions
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 from icreward_lib.video import Video
 
 
@@ -37,7 +37,7 @@ class OpenSoraGenerator:
     """Open-Sora 1.2, of any size, with the sampling settings of a profile."""
 
     pipeline: OpenSoraPipeline
-    settings: Generation
+    settings: GenerationSettings
 
     @classmethod
     def from_pretrained(
@@ -46,7 +46,7 @@ class OpenSoraGenerator:
         autoencoder: str | Path | None = None,
         text_encoder: str | Path | None = None,
         *,
-        settings: Generation,
+        settings: GenerationSettings,
         device: str = "cpu",
     ) -> OpenSoraGenerator:
         """Load a pipeline in float32 on the CPU and, where there is a GPU, in bfloat16 under offload.

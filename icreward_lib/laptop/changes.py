@@ -34,7 +34,9 @@ class Examples(NamedTuple):
     named: np.ndarray  # bool (n,)
 
 
-def estrange(scenes: list[Scene], share: float, rng: np.random.Generator) -> tuple[list[Scene], np.ndarray]:
+def with_nameless_content(
+    scenes: list[Scene], share: float, rng: np.random.Generator
+) -> tuple[list[Scene], np.ndarray]:
     """Give a share of the scenes content that has no name: a letter over a collage.
 
     What is the same and what is not must be learnt on more pictures than have a word, or everything new looks
@@ -79,7 +81,7 @@ def examples(
         strange: share of the clips whose content has no name.
     """
     rng = np.random.default_rng([seed, 2])
-    before, named = estrange(sample_scenes(count, seed=seed, split=split), strange, rng)
+    before, named = with_nameless_content(sample_scenes(count, seed=seed, split=split), strange, rng)
     changes = [_draw_change(scene, rng) for scene in before]
     after = [_change(scene, change, rng) for scene, change in zip(before, changes, strict=True)]
     # Both ends of the movement: a lone first frame would place a zooming view elsewhere.

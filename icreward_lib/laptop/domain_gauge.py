@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, degrade
 from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.rewards.domain import SIDE, Domain, looks
+from icreward_lib.rewards.domain import SIDE, Domain, domain_features
 from icreward_lib.world.scenes import render, sample_scenes
 
 
@@ -51,5 +51,5 @@ def _scenes(count: int, *, seed: int, split: Literal["seen", "unseen"]) -> np.nd
         frames = render(sample_scenes(100, seed=seed * 1009 + start, split=split), size=SIDE).frames
         rng = np.random.default_rng([seed, start])
         chosen = frames[np.arange(100), rng.integers(frames.shape[1], size=100)]
-        rows.append(looks(features, degrade(chosen[:, None], rng)[:, 0]))
+        rows.append(domain_features(features, degrade(chosen[:, None], rng)[:, 0]))
     return np.concatenate(rows)[:count]

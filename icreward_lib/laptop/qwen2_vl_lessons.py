@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
-from icreward_lib.laptop.changes import Examples, estrange, examples
+from icreward_lib.laptop.changes import Examples, examples, with_nameless_content
 from icreward_lib.laptop.loop import EVALUATION_SEED, degrade, fit
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
 from icreward_lib.laptop.qwen2_vl import FRAMES, IMAGE, VIDEO, VlmConfig, build, build_processor, save
@@ -168,7 +168,7 @@ class Lesson(nn.Module):
         scenes = sample_scenes(config.tower_batch_size, seed=seed)
         still = config.tower_batch_size // 4
         scenes[:still] = [replace(scene, camera="static", motion="stays still") for scene in scenes[:still]]
-        scenes, _ = estrange(scenes, STRANGE, rng)
+        scenes, _ = with_nameless_content(scenes, STRANGE, rng)
         clips = render(scenes, num_frames=FRAMES // 2 + 1, size=config.image_size)  # every other frame
         first = int(rng.integers(clips.frames.shape[1] - 1))
         pairs = degrade(clips.frames[:, first : first + 2], rng, share=0.3)

@@ -18,7 +18,7 @@ from icreward_lib.poster.networks import backbone, consistency_scorer, open_sora
 from icreward_lib.poster.samples import Sample, draw_samples
 from icreward_lib.poster.videos import Videos, compared_with, generate, item_of
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
@@ -44,7 +44,7 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
                 values["dynamic_degree"] = dynamic_degrees(clips)
                 return values | sample.fidelity(clips, values)
 
-            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(scored, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     columns = [*CONSISTENCY, "dynamic_degree", *FIDELITIES]

@@ -21,21 +21,21 @@ from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import as_seen, item_of
 from icreward_lib.run import Run
 from icreward_lib.run.models import find, locate
-from icreward_lib.run.processes import mine
+from icreward_lib.run.processes import own_share
 from icreward_lib.stats import bootstrap_mean
 
 SCORES = (*(d + end for d in DIMENSIONS for end in ("", "_mean", "_min")), "dynamic_degree")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredGenerator:
     """One generator's clips: a row each in both, image by image."""
 
     table: pd.DataFrame  # prompt, kind, dimension, video; subject, background and their _mean, _min; dynamic_degree
     features: np.ndarray  # (clips, d) for FVD
 
 
-def measure_own(run: Run, curated: Curated, split: str) -> Measured:
+def measure_own(run: Run, curated: Curated, split: str) -> MeasuredGenerator:
     """The profile's own generator, whose videos of a split are made and measured already."""
     rows = curated.table[curated.table["split"] == split]
     features = fvd_features(run, curated, split)[0]
@@ -44,7 +44,7 @@ def measure_own(run: Run, curated: Curated, split: str) -> Measured:
     return _measured(samples, values, features.reshape(-1, features.shape[-1]))
 
 
-def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measured:
+def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> MeasuredGenerator:
     """Another generator's videos of every sample, made or read, and measured; a stage that resumes by sample.
 
     Args:
@@ -72,7 +72,7 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
         seed=run.profile.seed,
     ) as stage:
         items = {f"{item_of(sample.id)}.npz": sample for sample in samples}
-        if wanted := [item for item in mine(list(items)) if not stage.done and not stage.has(item)]:
+        if wanted := [item for item in own_share(list(items)) if not stage.done and not stage.has(item)]:
             generator: Generator = finished or open_generator(source, fps=run.profile.generation.fps, device=run.device)
             scorer, extractor, shape = (
                 networks.consistency_scorer(run),
@@ -115,18 +115,20 @@ def _finished(source: str) -> FinishedVideos | None:
     return FinishedVideos.from_folder(folder)
 
 
-def _measured(samples: Sequence[Sample], values: Sequence[Mapping[str, np.ndarray]], features: np.ndarray) -> Measured:
+def _measured(
+    samples: Sequence[Sample], values: Sequence[Mapping[str, np.ndarray]], features: np.ndarray
+) -> MeasuredGenerator:
     rows = [
         {"prompt": sample.prompt, "kind": sample.kind, "dimension": sample.dimension, "video": k}
         | {name: float(found[name][k]) for name in SCORES}
         for sample, found in zip(samples, values, strict=True)
         for k in range(len(found["subject"]))
     ]
-    return Measured(pd.DataFrame(rows), features)
+    return MeasuredGenerator(pd.DataFrame(rows), features)
 
 
 def generator_table(
-    measured: Mapping[str, Measured], real: np.ndarray, *, seed: int, draws: int = 200, level: float = 0.95
+    measured: Mapping[str, MeasuredGenerator], real: np.ndarray, *, seed: int, draws: int = 200, level: float = 0.95
 ) -> pd.DataFrame:
     """One row per generator, by its name.
 
@@ -154,7 +156,7 @@ def generator_table(
     ).rename_axis("generator")
 
 
-def _row(measured: Measured, real: np.ndarray, seed: int, draws: int, level: float) -> dict[str, float]:
+def _row(measured: MeasuredGenerator, real: np.ndarray, seed: int, draws: int, level: float) -> dict[str, float]:
     table = measured.table
     parts = {f"i2v_{d}": (d, table[table["dimension"] == d]) for d in DIMENSIONS if d in set(table["dimension"])}
     row: dict[str, float] = {}

@@ -25,7 +25,7 @@ from icreward_lib.poster.videos import item_of
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.training import predict
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import Video
 
@@ -91,7 +91,7 @@ def measure_clips(
     ) as stage:
         if not stage.done:
             readers = _Readers(run)
-            missing = [sample for sample in mine(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(lambda sample: readers.read(sample, clips_of(sample)), missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
     found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]

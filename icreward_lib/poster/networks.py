@@ -13,7 +13,7 @@ from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.metrics.vbench_features import VBenchFeatures
 from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures, VideoFeatures, VideoMAEFeatures
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import VIDEOREWARD_CONFIG, ICRewardConfig
 from icreward_lib.run import Run
 from icreward_lib.run.files import CHECKSUMS, DamagedFileError, content_hash
@@ -38,13 +38,13 @@ def clip(run: Run) -> ClipSim:
     return ClipSim(run.model("clip"), device=run.device)
 
 
-def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICReward:
+def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICRewardModel:
     """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`.
 
     `config` is `icreward_config` unless given.
     """
     start = run.model("videoreward") if run.profile.models.videoreward else None
-    reward = ICReward.create(
+    reward = ICRewardModel.create(
         str(run.model("vlm")), config or icreward_config(run), seed=seed, videoreward=start, device=run.device
     )
     if start:

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from icreward_lib.dpo import DPOConfig, DPOHistory, PairData, Pairs, add_lora, build_pairs, train
+from icreward_lib.dpo import DPOConfig, DPOHistory, PairData, Pairs, add_denoiser_lora, build_pairs, train
 from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured, SampleClips, measure_clips, reward_scores
@@ -21,7 +21,7 @@ from icreward_lib.poster.reward_models import Trained
 from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import compared_with, item_of
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, rank, side_by_side
+from icreward_lib.run.processes import own_share, rank, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import cluster_draws
 from icreward_lib.study.pairs import Shown
@@ -151,7 +151,9 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
 
 
 def _policy(generator: OpenSoraGenerator, config: DPOConfig) -> PeftModel:
-    return add_lora(generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+    return add_denoiser_lora(
+        generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
+    )
 
 
 def _adapters(step: int) -> str:
@@ -202,7 +204,7 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
                 image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
                 return generator.generate(image, sample.prompt, num_videos=1, seed=seed)[0]
 
-            missing = [sample for sample in mine(samples) if not stage.has(made.path(sample).name)]
+            missing = [sample for sample in own_share(samples) if not stage.has(made.path(sample).name)]
             for sample, clip in side_by_side(sampled, missing):
                 with stage.write(made.path(sample).name) as path:
                     write_video(path, clip, lossless=True)
@@ -251,7 +253,7 @@ def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> p
 
 
 def new_clips(run: Run, new: Mapping[str, NewClips]) -> Iterator[Shown]:
-    """The image of each sample with the new clip of every generator, for `study.pairs.build_pairs`."""
+    """The image of each sample with the new clip of every generator, for `study.pairs.write_pairs`."""
     shape = run.profile.generation
     for sample in next(iter(new.values())).samples:
         clips = {generator: made.of(sample) for generator, made in new.items()}

@@ -16,12 +16,12 @@ from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import item_of
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.prompt import ICRewardConfig
 from icreward_lib.rewards.training import Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.run.processes import meet, mine, rank, side_by_side
+from icreward_lib.run.processes import barrier, own_share, rank, side_by_side
 from icreward_lib.run.stages import Stage
 
 
@@ -85,7 +85,7 @@ def _features(
                 reference = image_features(sample.image(shape.height, shape.width))
                 return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
 
-            missing = [sample for sample in mine(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+            missing = [sample for sample in own_share(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(seen, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
             if curated.added_clips and stage.lacks("added.npz"):
@@ -225,7 +225,7 @@ def _train(
     config: TrainConfig,
     shape: MLPRewardConfig | ICRewardConfig,
     seeds: int,
-    build: Callable[[int], MLPReward] | Callable[[int], ICReward],
+    build: Callable[[int], MLPReward] | Callable[[int], ICRewardModel],
 ) -> Trained:
     """Train a reward with several seeds and have it score all clips of the curated set."""
     data = {split: dataset(curated, features, split) for split in ("train", "val")}
@@ -240,7 +240,7 @@ def _train(
         seed=run.profile.seed,
     ) as stage:
         missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
-        meet()  # all have looked before the leader writes
+        barrier()  # all have looked before the leader writes
         for number in missing:
             model = build(run.seed(name, number))
             # Training keeps its own resumable state, which is not an item until it is finished.
@@ -269,7 +269,9 @@ def finished(run: Run, curated: Curated, stage: Stage, name: str, items: Sequenc
     )
 
 
-def save_trained(stage: Stage, item: str, model: MLPReward | ICReward, history: History, scores: np.ndarray) -> None:
+def save_trained(
+    stage: Stage, item: str, model: MLPReward | ICRewardModel, history: History, scores: np.ndarray
+) -> None:
     """Write what `finished` reads."""
     with stage.write(f"model_{item}") as folder:
         model.save_pretrained(folder)
@@ -277,9 +279,9 @@ def save_trained(stage: Stage, item: str, model: MLPReward | ICReward, history: 
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
-def load(run: Run, trained: Trained, number: int) -> MLPReward | ICReward:
+def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
     """The model of one training of a reward."""
-    kind = MLPReward if trained.name == "mlp" else ICReward
+    kind = MLPReward if trained.name == "mlp" else ICRewardModel
     return kind.from_pretrained(trained.folders[number], device=run.device)
 
 

@@ -14,7 +14,7 @@ from icreward_lib.poster.suite import SuiteImage, crop_folder, curate_images, im
 from icreward_lib.run import Run
 from icreward_lib.run.files import content_hash
 from icreward_lib.run.models import locate
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 from icreward_lib.video import Video, fit_clip, read_image, read_video
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 from icreward_lib.world.truth import FIDELITIES, fidelity
@@ -66,7 +66,7 @@ class Sample(Protocol):
         """The reference image, uint8 RGB (height, width, 3)."""
         ...
 
-    def real_clip(self, shape: Generation) -> Video:
+    def real_clip(self, shape: GenerationSettings) -> Video:
         """A real clip of that shape to hold generated ones against; samples of the test split have one each."""
         ...
 
@@ -123,7 +123,7 @@ class SceneSample:
             raise ValueError(f"Scenes of the sticker world are square, not {height}x{width}.")
         return render([self.scene], num_frames=1, size=height).frames[0, 0]
 
-    def real_clip(self, shape: Generation) -> Video:
+    def real_clip(self, shape: GenerationSettings) -> Video:
         """The clip that the prompt asks for, rendered."""
         return _rendered([self.scene], shape)[0]
 
@@ -177,7 +177,7 @@ class SuiteSample:
         picture = Image.fromarray(read_image(self.path))
         return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
-    def real_clip(self, shape: Generation) -> Video:
+    def real_clip(self, shape: GenerationSettings) -> Video:
         """A real video, of whatever content."""
         if self.real is None:
             raise ValueError(
@@ -250,7 +250,7 @@ def real_folder(run: Run) -> Path | None:
     return locate(suite) / REAL if suite else None
 
 
-def _rendered(scenes: list[Scene], shape: Generation) -> list[Video]:
+def _rendered(scenes: list[Scene], shape: GenerationSettings) -> list[Video]:
     return [Video(clip, shape.fps) for clip in render(scenes, num_frames=shape.num_frames, size=shape.height).frames]
 
 

@@ -11,7 +11,7 @@ import torch
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
-from icreward_lib.run.processes import mine, side_by_side
+from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import Video, read_video, write_video
 
@@ -77,7 +77,7 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
                 image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample
                 return generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
 
-            missing = [sample for sample in mine(samples) if not stage.has(item_of(sample.id))]
+            missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
             for sample, (clips, latents) in side_by_side(sampled, missing):
                 with stage.write(item_of(sample.id)) as folder:
                     folder.mkdir()

@@ -53,7 +53,7 @@ def require_whole(report: Mapping[str, Collection[Any]], *, weights: object, con
         raise ValueError(f"{weights} has {count} weights that the model {config} does not, such as {unexpected[0]}")
 
 
-def add_lora(language_model: PreTrainedModel, rank: int, alpha: int) -> None:
+def add_vlm_lora(language_model: PreTrainedModel, rank: int, alpha: int) -> None:
     """Give the language model a new trainable LoRA on `LORA_TARGETS`, which changes nothing until it is trained.
 
     In float32: a step of training is often smaller than the spacing of bfloat16, which would lose it. Without
@@ -71,7 +71,7 @@ def load_lora(
     ValueError if they are not just those of a LoRA of this rank.
     """
     with torch.random.fork_rng(devices=[]):
-        add_lora(language_model, rank, alpha)
+        add_vlm_lora(language_model, rank, alpha)
     # transformers' own load_adapter would round them to the type of the body.
     wanted = get_peft_model_state_dict(language_model, save_embedding_layers=False)
     shared = wanted.keys() & weights.keys()

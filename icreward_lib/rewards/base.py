@@ -81,7 +81,7 @@ def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
     return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
 
 
-def to_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
+def interpolate_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
     """Values (K,num_frames,...) of all frames, from those (K,G,...) of the moments `times`; see `frame_matrix`."""
     return torch.einsum("tg,kg...->kt...", frame_matrix(times, num_frames).to(values), values)
 
@@ -92,7 +92,7 @@ def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames
     A clip's score is the mean over the moments that were judged; frames between them are interpolated.
     """
     dimensions = parts.mean(dim=1)
-    frames = to_frames(overall_score(parts, weights), times, num_frames)
+    frames = interpolate_frames(overall_score(parts, weights), times, num_frames)
 
     def array(values: Tensor) -> Array:
         # Rounding may leave a convex combination one ulp outside the interval.

@@ -42,7 +42,7 @@ class Domain:
         wanted = [video.frames[np.linspace(0, video.num_frames - 1, _FRAMES).round().astype(int)] for video in videos]
         pictures = [image, *(frame for frames in wanted for frame in frames)]
         small = np.stack([np.asarray(Image.fromarray(picture).resize((SIDE, SIDE))) for picture in pictures])
-        distances = self.distances(looks(self._features, small))
+        distances = self.distances(domain_features(self._features, small))
         typical = max(distances[0], float(np.median(distances)))
         if typical <= self.threshold:
             return None
@@ -70,7 +70,7 @@ class Domain:
             return cls(**tensors, threshold=float(file.metadata()["threshold"]))
 
 
-def looks(features: EfficientNetLite0Features, frames: np.ndarray) -> np.ndarray:
+def domain_features(features: EfficientNetLite0Features, frames: np.ndarray) -> np.ndarray:
     """What frames uint8 RGB (n,h,w,3) look like: the pooled intermediate layers, float32 (n,496)."""
     parts = [features(frames[start : start + 16])[1].numpy() for start in range(0, len(frames), 16)]
     return np.concatenate(parts)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icreward_lib.rewards.base import Array, Image, Scores
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
 
@@ -33,7 +33,7 @@ class Ensemble:
 
     name = "robust ICReward"
 
-    def __init__(self, members: Sequence[ICReward], *, caution: float) -> None:
+    def __init__(self, members: Sequence[ICRewardModel], *, caution: float) -> None:
         """At least two `members`; `caution` >= 0, 0 being the plain mean. ValueError otherwise."""
         if len(members) < 2 or caution < 0:
             raise ValueError(f"an ensemble needs two members or more and a caution >= 0, not {len(members)}, {caution}")
@@ -71,6 +71,6 @@ class Ensemble:
             raise FileNotFoundError(f"{folder} holds no ensemble of ICRewards: config.json is missing")
         settings = json.loads((folder / "config.json").read_text())
         members = [
-            ICReward.from_pretrained(folder / str(number), device=device) for number in range(settings["members"])
+            ICRewardModel.from_pretrained(folder / str(number), device=device) for number in range(settings["members"])
         ]
         return cls(members, caution=settings["caution"])

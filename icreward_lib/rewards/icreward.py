@@ -15,15 +15,22 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
-from icreward_lib.rewards.backbone import add_lora, default_dtype, load_backbone, load_lora, read_line, sample_frames
+from icreward_lib.rewards.backbone import (
+    add_vlm_lora,
+    default_dtype,
+    load_backbone,
+    load_lora,
+    read_line,
+    sample_frames,
+)
 from icreward_lib.rewards.base import (
     Array,
     Image,
     Scores,
     check_weights,
+    interpolate_frames,
     model_reference,
     resolve_model,
-    to_frames,
     to_scores,
 )
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens, with_motion
@@ -54,12 +61,12 @@ def group_times(num_frames: int, groups: int) -> list[float]:
 
 def upsample_maps(tokens: Tensor, shape: tuple[int, int, int]) -> Array:
     """Maps (K,T,H,W) in [0,1] of clips of `shape` T,H,W, from the consistency (K,G,h,w) of their tokens."""
-    maps = to_frames(tokens, group_times(shape[0], tokens.shape[1]), shape[0])
+    maps = interpolate_frames(tokens, group_times(shape[0], tokens.shape[1]), shape[0])
     result: Array = F.interpolate(maps, shape[1:], mode="bilinear").clamp(0, 1).cpu().numpy()
     return result
 
 
-class ICReward(nn.Module):
+class ICRewardModel(nn.Module):
     """Scores videos by how well they keep a reference image (`Reward`).
 
     The vision tower is frozen, so its tokens can be computed once (`encode_videos`, `encode_images`) and
@@ -110,7 +117,7 @@ class ICReward(nn.Module):
         videoreward: str | Path | None = None,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
-    ) -> ICReward:
+    ) -> ICRewardModel:
         """A new reward on the Qwen2-VL `base` (hub id or folder), with head and LoRA drawn from `seed`.
 
         The body computes in `dtype`, by default `default_dtype`; all that trains is float32.
@@ -131,7 +138,7 @@ class ICReward(nn.Module):
             torch.manual_seed(seed)
             reward = cls(backbone, Qwen2VLProcessor.from_pretrained(base), config, base=base, start=start)
             if start is None:
-                add_lora(backbone.language_model, config.lora_rank, config.lora_alpha)
+                add_vlm_lora(backbone.language_model, config.lora_rank, config.lora_alpha)
             else:
                 start.add_lora(backbone)
         return reward.to(device)
@@ -284,7 +291,9 @@ class ICReward(nn.Module):
             save_model(self._own(), str(new / "model.safetensors"))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> ICReward:
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> ICRewardModel:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():

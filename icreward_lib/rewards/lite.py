@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.rewards.base import Array, Image, Scores, check_weights, to_frames, to_scores
+from icreward_lib.rewards.base import Array, Image, Scores, check_weights, interpolate_frames, to_scores
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
@@ -127,7 +127,7 @@ class ICRewardLite(nn.Module):
         video, times = self._read(videos)
         reference = self.encode(image[None])
         found = torch.cat([self.compare(clip[None], reference).tokens for clip in video]) @ self.weights
-        maps = to_frames(found.unflatten(2, video.shape[2:4]), times, videos[0].num_frames)
+        maps = interpolate_frames(found.unflatten(2, video.shape[2:4]), times, videos[0].num_frames)
         result: Array = maps.clamp(0, 1).numpy()
         return result
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image, ImageOps
 
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.rewards.training import predict
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 from icreward_lib.video import fit_clip, read_image, read_video
 
 
 def voted_clips(
-    reward: MLPReward | ICReward, preferences: pd.DataFrame, folder: Path, shape: Generation
+    reward: MLPReward | ICRewardModel, preferences: pd.DataFrame, folder: Path, shape: GenerationSettings
 ) -> tuple[ClipDataset, list[str]]:
     """The clips of a preference table with its votes and without labels, and their ids.
 
@@ -49,6 +49,6 @@ def voted_clips(
     return data.voted(videos, preferences), videos
 
 
-def scores(reward: MLPReward | ICReward, data: ClipDataset, videos: list[str]) -> pd.DataFrame:
+def scores(reward: MLPReward | ICRewardModel, data: ClipDataset, videos: list[str]) -> pd.DataFrame:
     """The reward's scores of those clips, as `study.preferences.accuracy` takes them."""
     return pd.DataFrame({reward.name: predict(reward, data).overall}, index=videos)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.head import ConsistencyHead, Tokens, with_motion
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 
 
-class Rereader(nn.Module):
+class HeadOnCachedStates(nn.Module):
     """The head of an ICReward on clips of `read`: trained in place, the reward's own head is then a trained one."""
 
-    def __init__(self, reward: ICReward, data: ClipDataset) -> None:
+    def __init__(self, reward: ICRewardModel, data: ClipDataset) -> None:
         """Take the head of `reward`; `data` has clips (N,G,h,w,D) and references (S,h',w',D) of the shape to come."""
         super().__init__()
         self.head, self.moving = reward.head, reward.config.moving
@@ -39,7 +39,7 @@ class Rereader(nn.Module):
 
 
 @torch.no_grad()
-def read(reward: ICReward, data: ClipDataset, *, batch_size: int = 64) -> ClipDataset:
+def read(reward: ICRewardModel, data: ClipDataset, *, batch_size: int = 64) -> ClipDataset:
     """The same clips with all that a reward's head is given of them in place of their tokens.
 
     `video` (N,L,D) is, one after the other, the tokens of the vision tower and the states of the language model, first
@@ -55,7 +55,7 @@ def read(reward: ICReward, data: ClipDataset, *, batch_size: int = 64) -> ClipDa
     return replace(data, video=torch.cat(parts), references=torch.zeros(len(data.references), 1))
 
 
-def with_new_head(reward: ICReward, *, seed: int) -> ICReward:
+def with_new_head(reward: ICRewardModel, *, seed: int) -> ICRewardModel:
     """The reward itself, its head replaced by an untrained one that also looks at what changes over time."""
     reward.config = config = replace(reward.config, temporal=True)
     with torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from icreward_lib.rewards.base import Array, overall_score
 from icreward_lib.rewards.clips import ClipDataset, pairwise_loss
 from icreward_lib.run.files import atomic
-from icreward_lib.run.processes import gather, meet, mine, processes, rank
+from icreward_lib.run.processes import barrier, gather, own_share, processes, rank
 
 
 class Trainable(Protocol):
@@ -95,7 +95,7 @@ def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor)
 def predict(model: Trainable, data: ClipDataset, *, batch_size: int = 64) -> Predictions:
     """Scores of every clip of `data`, in its order. The processes divide the batches; every one gets all scores."""
     batches = torch.arange(len(data)).split(batch_size)
-    made = [_forward(model, model.weights, data, rows) for rows in mine(batches)]
+    made = [_forward(model, model.weights, data, rows) for rows in own_share(batches)]
     parts = gather([[values.clamp(0, 1).cpu().numpy() for values in pair] for pair in made], len(batches))
     overall, dimensions = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Predictions(overall, dimensions)
@@ -135,14 +135,14 @@ def _replica(model: Trainable) -> Network:
     """The model, whose gradients are averaged over the processes if there are several."""
     if processes() == 1:
         return model
-    meet()  # they know each other from here on
+    barrier()  # they know each other from here on
     return DistributedDataParallel(cast(nn.Module, model))
 
 
 def _share(rows: Tensor, sample: Tensor) -> Tensor:
     """This process's clips of a batch: whole samples, for the pairs in them. There may be none."""
     samples = sample[rows]
-    return rows[torch.isin(samples, samples.new_tensor(mine(samples.unique().tolist())))]
+    return rows[torch.isin(samples, samples.new_tensor(own_share(samples.unique().tolist())))]
 
 
 def _train_epoch(

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole. Takes NumPy values and pydantic models; NaN and infinity raise `ValueError`."""
+    """Write JSON, whole. Takes NumPy values, tables, dataclasses and pydantic models; NaN and infinity raise `ValueError`."""
     try:
         text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
@@ -144,7 +145,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _plain(value: object) -> Any:
-    """What `json` does not know: pydantic models, NumPy values, and paths by what they hold."""
+    """What `json` does not know: tables as rows, intervals and pydantic models by their fields, NumPy values, paths by
+    what they hold."""
+    if hasattr(value, "to_dict"):  # a table; pandas is not imported for those who have none
+        return value.to_dict("records")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, np.ndarray | np.generic):

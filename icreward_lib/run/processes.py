@@ -36,7 +36,7 @@ def device() -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if processes() > 1 else "cuda"
 
 
-def mine(items: Sequence[Item]) -> Sequence[Item]:
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
     """This process's share of what is to be made.
 
     It depends on the items alone, not on which of them exist already: no two processes ever take the same one.
@@ -60,7 +60,7 @@ def gather(made: Sequence[Item], count: int) -> list[Item]:
     return [shares[place % processes()][place // processes()] for place in range(count)]
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until every process has come here."""
     if processes() > 1:
         _group().wait_for_everyone()

@@ -29,7 +29,7 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Models(Group):
+class ModelsSettings(Group):
     """Where the pretrained weights come from: names that `models.locate` knows, of folders or of the hub."""
 
     generator: str = Field(description="Open-Sora 1.2: a whole pipeline, or the public denoiser")
@@ -44,13 +44,13 @@ class Models(Group):
     )
 
     @model_validator(mode="after")
-    def _whole_generator(self) -> Models:
+    def _whole_generator(self) -> ModelsSettings:
         if bool(self.autoencoder) != bool(self.text_encoder):
             raise ValueError("name both autoencoder and text_encoder of the public denoiser, or none of a pipeline")
         return self
 
 
-class Data(Group):
+class DataSettings(Group):
     """The curated set. A sample is one reference image with its caption and generated videos."""
 
     suite: str = Field(description="folder of the VBench++ image suite; empty: scenes of the sticker world")
@@ -69,7 +69,7 @@ class Data(Group):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Data:
+    def _consistent(self) -> DataSettings:
         total = self.train + self.val + self.test
         if total != self.samples:
             raise ValueError(f"train + val + test must be samples ({self.samples}), they are {total}")
@@ -80,7 +80,7 @@ class Data(Group):
         return self
 
 
-class Generation(Group):
+class GenerationSettings(Group):
     """How one video is sampled."""
 
     num_frames: Annotated[int, Field(ge=17, multiple_of=17)] = Field(
@@ -99,7 +99,7 @@ class Generation(Group):
     motion: Positive | None = Field(description="motion score that prompts ask for; null: none")
 
 
-class Labels(Group):
+class LabelsSettings(Group):
     """How VBench++ scores become one image-consistency label in [0, 1]."""
 
     subject_weight: NotNegative = Field(description="weight of i2v_subject in the label")
@@ -115,13 +115,13 @@ class Labels(Group):
     )
 
     @model_validator(mode="after")
-    def _weights(self) -> Labels:
+    def _weights(self) -> LabelsSettings:
         if abs(self.subject_weight + self.background_weight - 1) > 1e-9:
             raise ValueError("subject_weight + background_weight must be 1")
         return self
 
 
-class Mlp(Group):
+class MlpSettings(Group):
     """Training of the baseline: an MLP on CLIP features of the reference image and of a frame."""
 
     hidden: Count = Field(description="width of the hidden layer")
@@ -132,7 +132,7 @@ class Mlp(Group):
     seeds: Count = Field(description="independent trainings; intervals are over them")
 
 
-class ICReward(Group):
+class ICRewardSettings(Group):
     """Training of ICReward: Qwen2-VL with LoRA and the image-consistency head."""
 
     lr: Positive
@@ -145,7 +145,7 @@ class ICReward(Group):
     seeds: Count = Field(description="independent trainings; intervals are over them")
 
 
-class Dpo(Group):
+class DpoSettings(Group):
     """Flow-DPO: the generator learns to prefer ICReward's pick over the baseline's."""
 
     subset: Annotated[int, Field(ge=2)] = Field(
@@ -168,27 +168,27 @@ class Dpo(Group):
     )
 
     @model_validator(mode="after")
-    def _evaluated(self) -> Dpo:
+    def _evaluated(self) -> DpoSettings:
         if self.eval_every > self.steps:
             raise ValueError(f"eval_every ({self.eval_every}) must be at most steps ({self.steps})")
         return self
 
 
-class Probes(Group):
+class ProbesSettings(Group):
     """True clips and their departures, of known kind and degree."""
 
     scenes: Annotated[int, Field(ge=2)] = Field(description="scenes that are probed, with about forty clips each")
     frozen_scenes: Annotated[int, Field(ge=2)] = Field(description="further scenes, for their frozen first frame alone")
 
 
-class Pool(Group):
+class PoolSettings(Group):
     """Many videos of a few images, to see what picking ever harder by a reward does."""
 
     images: Annotated[int, Field(ge=2)] = Field(description="test images")
     videos: Annotated[int, Field(ge=2)] = Field(description="videos of each, the curated ones among them")
 
 
-class Robust(Group):
+class RobustSettings(Group):
     """The robust ICReward and the steps towards it: new heads on the trained ICRewards; else trained as those."""
 
     scenes: Count = Field(description="scenes of the sticker world to learn departures from")
@@ -198,7 +198,7 @@ class Robust(Group):
     caution: NotNegative = Field(description="standard deviations of its members that it takes from their mean")
 
 
-class Rules(Group):
+class RulesSettings(Group):
     """Short fine-tunings of the generator, each on pairs that another rule prefers; else as Flow-DPO."""
 
     steps: Count = Field(description="optimizer steps")
@@ -208,14 +208,14 @@ class Rules(Group):
     new_samples: Count = Field(description="images from which each generator makes a new clip; two at least")
 
 
-class Study(Group):
+class StudySettings(Group):
     """The human study."""
 
     raters: Count = Field(description="people, or simulated raters while there are no votes; the poster: 20")
     showcase: Count = Field(description="samples shown one by one in figures 3 and 4; the poster: 3")
 
 
-class Stats(Group):
+class StatsSettings(Group):
     """Intervals."""
 
     bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="resamples behind an interval")
@@ -227,19 +227,19 @@ class Profile(Group):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(description="every random draw is derived from it")
-    models: Models
-    data: Data
-    generation: Generation
-    labels: Labels
-    mlp: Mlp
-    icreward: ICReward
-    dpo: Dpo
-    probes: Probes
-    pool: Pool
-    robust: Robust
-    rules: Rules
-    study: Study
-    stats: Stats
+    models: ModelsSettings
+    data: DataSettings
+    generation: GenerationSettings
+    labels: LabelsSettings
+    mlp: MlpSettings
+    icreward: ICRewardSettings
+    dpo: DpoSettings
+    probes: ProbesSettings
+    pool: PoolSettings
+    robust: RobustSettings
+    rules: RulesSettings
+    study: StudySettings
+    stats: StatsSettings
 
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:

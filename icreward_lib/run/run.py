@@ -31,7 +31,7 @@ from icreward_lib.run.files import (
     write_text,
 )
 from icreward_lib.run.models import CHECKOUT, locate
-from icreward_lib.run.processes import device, meet, rank
+from icreward_lib.run.processes import barrier, device, rank
 from icreward_lib.run.profile import Profile, load_profile
 from icreward_lib.run.stages import Stage
 
@@ -80,6 +80,11 @@ class Run:
         """As of `launch.device`."""
         return device()
 
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """The profile's settings of a bootstrap, by the names that `stats` takes them by: draws and level."""
+        return {"draws": self.profile.stats.bootstrap_draws, "level": self.profile.stats.level}
+
     def seed(self, *names: str | int) -> int:
         """A seed in [0, 2^31) for one random draw, from the profile's seed and the draw's own name."""
         text = json.dumps([self.profile.seed, *names])
@@ -123,12 +128,12 @@ class Run:
         if rank() == 0:  # one looks first, and deletes what is damaged
             remove_leftovers(folder)
             Stage(stage, key, folder)
-        meet()
+        barrier()
         opened = Stage(stage, key, folder)
         reused, resumed, begin = opened.done, opened.started, time.perf_counter()
-        meet()  # all have seen what was there before anyone adds to it
+        barrier()  # all have seen what was there before anyone adds to it
         yield opened
-        meet()
+        barrier()
         if not reused and rank() == 0:
             opened.finish(
                 {
@@ -141,7 +146,7 @@ class Run:
                     "inputs": inputs,
                 }
             )
-        meet()
+        barrier()
         self._stages.append({**opened.account(), "reused": reused})
         self._write_log()
 

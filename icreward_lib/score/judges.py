@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from icreward_lib.rewards.ensemble import Ensemble
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.lite import ICRewardLite
 from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.run.code import code_hash
@@ -249,11 +249,11 @@ def _mlp(source: str) -> _Judge:
 
 def _robust(source: str) -> _Judge:
     from icreward_lib.rewards.ensemble import ROBUST, Ensemble
-    from icreward_lib.rewards.icreward import ICReward
+    from icreward_lib.rewards.icreward import ICRewardModel
 
     profile = load_profile(source or "laptop")
     folders = trained(profile.name, ROBUST)
-    members = [ICReward.from_pretrained(folder, device=device()) for folder in folders]
+    members = [ICRewardModel.from_pretrained(folder, device=device()) for folder in folders]
     return _reward_judge(Ensemble(members, caution=profile.robust.caution), folders)
 
 
@@ -301,7 +301,7 @@ _KINDS: Mapping[str, Callable[[str], _Judge]] = {
 }
 
 
-SavedReward = MLPReward | Ensemble | ICReward | ICRewardLite
+SavedReward = MLPReward | Ensemble | ICRewardModel | ICRewardLite
 
 
 def saved_reward(source: str, stage: str) -> tuple[SavedReward, list[Path]]:
@@ -348,7 +348,7 @@ def load_reward(folder: Path) -> SavedReward:
         if "features" in settings:
             return MLPReward.from_pretrained(folder, device=device())
         if "template" in settings:
-            return ICReward.from_pretrained(folder, device=device())
+            return ICRewardModel.from_pretrained(folder, device=device())
         if settings["model_type"] == "icreward-lite":
             return ICRewardLite.from_pretrained(folder)
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -79,7 +79,7 @@ class Ranking:
         return {"reference": self.reference, "reward": self.reward, "videos": videos}
 
 
-def rank(
+def rank_videos(
     reference: Path,
     videos: Sequence[Path],
     judges: Sequence[Judge],

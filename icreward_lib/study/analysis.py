@@ -20,10 +20,10 @@ from icreward_lib.study.votes import (
     Exclusion,
     VotesError,
     attention_pass_rate,
-    consistency,
     exclude,
     questions,
     refuse_one,
+    repeat_consistency,
     side_bias,
     trials,
     validate,
@@ -72,7 +72,7 @@ def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rates, orient="index").rename_axis("question")
 
 
-def agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
+def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
     """How far raters agree on a pair. The interval of alpha draws raters and samples, both with replacement.
 
     A rater drawn twice agrees with itself, which lifts alpha: the interval is centred again (`stats.centred`).
@@ -136,8 +136,8 @@ def summarise(
     found = trials(first, arms)
     attention = attention_pass_rate(votes)
     per_sample = counts(first, arms).reset_index()
-    left, repeated = side_bias(first, seed=seed), consistency(first, seed=seed)
-    agreed = agreement(first, seed=seed)
+    left, repeated = side_bias(first, seed=seed), repeat_consistency(first, seed=seed)
+    agreed = rater_agreement(first, seed=seed)
     return {
         "source": found["source"].iloc[0],
         "question": found["question"].iloc[0],

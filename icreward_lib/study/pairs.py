@@ -92,7 +92,7 @@ def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def build_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[int, int]:
+def write_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[int, int]:
     """Write `pairs.csv` and its media to a folder: all pairs of arms, both sides encoded alike.
 
     Pairs whose clips are identical are dropped. Gives how many were written and how many dropped. Raises

@@ -193,13 +193,13 @@ def draw(config: StudyConfig, judged: Sequence[Item], rater: int) -> list[Screen
     couple = rater // 2
     count = min(config.pairs_per_rater or len(judged), len(judged))
     turn = _rng(config, 0).permutation(len(judged))
-    mine = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
+    own_share = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
     rng = _rng(config, 1, rater)
     questions = [config.questions[(couple + step) % len(config.questions)] for step in range(len(config.questions))]
-    practised = [mine[i] for i in rng.choice(len(mine), config.practice)]
+    practised = [own_share[i] for i in rng.choice(len(own_share), config.practice)]
     screens = _checks("practice", questions[0].name, practised, rng)
     for block, question in enumerate(questions):
-        screens += _block(config, question.name, mine, rater, block)
+        screens += _block(config, question.name, own_share, rater, block)
     return screens
 
 
@@ -207,23 +207,23 @@ def _rng(config: StudyConfig, *purpose: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, *purpose])
 
 
-def _block(config: StudyConfig, question: str, mine: Sequence[Item], rater: int, block: int) -> list[Screen]:
+def _block(config: StudyConfig, question: str, own_share: Sequence[Item], rater: int, block: int) -> list[Screen]:
     couple, second = divmod(rater, 2)
     orders = list(itertools.permutations(range(config.on_screen)))
     # Within a rater, too, every order of the arms comes up equally often, give or take one.
-    places = _rng(config, 2, couple, block).permutation(len(mine))
+    places = _rng(config, 2, couple, block).permutation(len(own_share))
     rng = _rng(config, 3, rater, block)
     trials = []
-    for position in rng.permutation(len(mine)):
-        item = mine[position]
+    for position in rng.permutation(len(own_share)):
+        item = own_share[position]
         order = orders[places[position] % len(orders)][:: -1 if second else 1]
         trials.append(_screen("trial", question, item, [item.clips[i] for i in order]))
     # Repeats close the block in the order of their trials, so that all others lie between the two.
     repeats = [
         replace(screen, kind="repeat", clips=screen.clips[::-1])
-        for screen in trials[: _count(config.repeat_share, len(mine))]
+        for screen in trials[: _count(config.repeat_share, len(own_share))]
     ]
-    checked = [mine[i] for i in rng.choice(len(mine), _count(config.attention_share, len(mine)))]
+    checked = [own_share[i] for i in rng.choice(len(own_share), _count(config.attention_share, len(own_share)))]
     screens = trials + repeats
     for check in _checks("attention", question, checked, rng):
         screens.insert(int(rng.integers(1, len(screens) + 1)), check)

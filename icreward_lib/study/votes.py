@@ -216,7 +216,7 @@ def attention_pass_rate(votes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"passed": passed.sum(), "n": passed.size(), "rate": passed.mean()})
 
 
-def consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
+def repeat_consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
     """Share of repeats answered like their trial (same arm, or tie), interval over raters.
 
     None without repeats of two raters.

@@ -23,13 +23,19 @@ def table_of(scores: dict[str, np.ndarray]) -> pd.DataFrame:
     """Scenes by 5 levels of each kind, level 0 the true clip, which all kinds share."""
     rows = []
     for kind, values in scores.items():
-        for sample, levels in enumerate(values):
+        for sample, scores_by_severity in enumerate(values):
             rows += [
                 {"sample": sample, "unseen": sample % 2 == 1, "kind": kind, "severity": severity, "metric": level}
-                for severity, level in zip(LEVELS, levels[1:], strict=True)
+                for severity, level in zip(LEVELS, scores_by_severity[1:], strict=True)
             ]
             rows.append(
-                {"sample": sample, "unseen": sample % 2 == 1, "kind": "true", "severity": 0.0, "metric": levels[0]}
+                {
+                    "sample": sample,
+                    "unseen": sample % 2 == 1,
+                    "kind": "true",
+                    "severity": 0.0,
+                    "metric": scores_by_severity[0],
+                }
             )
     return pd.DataFrame(rows).drop_duplicates(["sample", "kind", "severity"], ignore_index=True)
 
@@ -84,7 +90,7 @@ def test_scenes_that_all_agree_do_not_make_an_interval_of_no_width() -> None:
 
 def test_a_kind_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="'freeze'"):
-        detection.levels(HAND, "metric", "freeze")
+        detection.scores_by_severity(HAND, "metric", "freeze")
 
 
 def test_the_summary_leaves_out_what_fits_one_scene_and_can_be_written() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from support.tiny_vlm import build_vlm
 
 from icreward_lib.beyond import explore_widgets as views_module
-from icreward_lib.beyond.explore import Material, agreement, disagreements, moved_picks, ranking, score_table
+from icreward_lib.beyond.explore import Material, agreement, disagreements, picks_by_weight, ranking, score_table
 from icreward_lib.beyond.explore_widgets import (
     TITLES,
     PairView,
@@ -24,7 +24,7 @@ from icreward_lib.beyond.explore_widgets import (
     map_sheet,
     overlay,
 )
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.video import Video
 
 SAMPLES, VIDEOS, GROUPS = 6, 3, 2
@@ -73,7 +73,7 @@ def test_the_weight_decides_the_order_and_equal_videos_stay_in_theirs() -> None:
 
 def test_picks_move_where_subject_and_background_disagree() -> None:
     parts = {"subject": np.array([[0.9, 0.1], [0.8, 0.3]]), "background": np.array([[0.2, 0.7], [0.6, 0.2]])}
-    assert moved_picks(parts, [0.0, 0.5, 1.0], 0.5).to_dict() == {0.0: 0.5, 0.5: 0.0, 1.0: 0.0}
+    assert picks_by_weight(parts, [0.0, 0.5, 1.0], 0.5).to_dict() == {0.0: 0.5, 0.5: 0.0, 1.0: 0.0}
 
 
 def test_a_disagreement_is_a_low_correlation_or_a_costly_pick() -> None:
@@ -118,7 +118,7 @@ def test_agreement_is_the_mean_inside_samples_and_missing_where_there_is_none() 
 
 
 def test_maps_and_frame_scores_are_those_of_the_reward_itself(tmp_path: Path) -> None:
-    reward = ICReward.create(
+    reward = ICRewardModel.create(
         build_vlm(tmp_path), ICRewardConfig(num_frames=4, head_size=32, head_attention=2, lora_rank=4), seed=0
     )
     with torch.no_grad():

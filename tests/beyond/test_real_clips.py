@@ -144,8 +144,8 @@ def test_a_judge_that_measures_the_difference_notices_and_orders_replacements(ta
         assert real_clips.told(table, "closeness", [kind], **SETTINGS).mean == 1
         assert real_clips.ordered(table, "closeness", [kind], **SETTINGS).mean == 1
         region, other = ("subject", "background") if kind.startswith("s") else ("background", "subject")
-        falls = real_clips.falls(table, "closeness", kind)
-        assert len(falls) == len(SHOTS) and (falls[region] > falls[other]).all()
+        score_drops = real_clips.score_drops(table, "closeness", kind)
+        assert len(score_drops) == len(SHOTS) and (score_drops[region] > score_drops[other]).all()
 
 
 def test_shares_by_hand() -> None:

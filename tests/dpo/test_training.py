@@ -16,7 +16,7 @@ from icreward_lib.dpo import (
     DPOConfig,
     DPOHistory,
     PairData,
-    add_lora,
+    add_denoiser_lora,
     build_pairs,
     dpo_loss,
     flow_errors,
@@ -135,7 +135,7 @@ def test_sides_with_different_images_are_refused():
 
 def test_loss_is_ln_2_at_the_start_exactly():
     pairs = pair_data()
-    policy = add_lora(denoiser(), rank=2, alpha=4, seed=0)
+    policy = add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0)
     start = dpo_loss(logits(policy, pairs))
     assert torch.equal(start, -F.logsigmoid(torch.zeros(len(pairs))))
     assert start.tolist() == pytest.approx([math.log(2)] * len(pairs), abs=1e-7)
@@ -149,7 +149,7 @@ def test_loss_by_hand():
 
 
 def test_swapping_the_sides_negates_the_logit():
-    pairs, policy = pair_data(), tuned(add_lora(denoiser(), rank=2, alpha=4, seed=0))
+    pairs, policy = pair_data(), tuned(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0))
     forward, backward = logits(policy, pairs), logits(policy, swapped(pairs))
     assert forward.abs().max() > 1e-2
     torch.testing.assert_close(forward, -backward, atol=1e-5, rtol=0)
@@ -158,7 +158,7 @@ def test_swapping_the_sides_negates_the_logit():
 def test_equal_sides_have_no_gradient():
     pairs = pair_data()
     same = PairData(**{**vars(pairs), "loser": pairs.winner})
-    policy = tuned(add_lora(denoiser(), rank=2, alpha=4, seed=0))
+    policy = tuned(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0))
 
     def gradient(pairs: PairData) -> float:
         policy.zero_grad()
@@ -171,7 +171,7 @@ def test_equal_sides_have_no_gradient():
 def test_adapters_off_is_the_frozen_model():
     pairs, model = pair_data(), denoiser()
     frozen = copy.deepcopy(model)
-    policy = tuned(add_lora(model, rank=2, alpha=4, seed=0))
+    policy = tuned(add_denoiser_lora(model, rank=2, alpha=4, seed=0))
     with torch.no_grad():
         expected = flow_errors(frozen, pairs, *draws(pairs))
         assert not torch.allclose(flow_errors(policy, pairs, *draws(pairs)), expected)
@@ -180,7 +180,7 @@ def test_adapters_off_is_the_frozen_model():
 
 
 def test_only_the_attention_adapters_learn():
-    policy = add_lora(denoiser(), rank=2, alpha=4, seed=0)
+    policy = add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0)
     layers = {
         n.split(".lora_")[0].removeprefix("base_model.model.") for n, p in policy.named_parameters() if p.requires_grad
     }
@@ -192,10 +192,10 @@ def test_only_the_attention_adapters_learn():
 
 def test_adapters_start_from_the_seed_alone():
     torch.manual_seed(1)
-    first = dict(add_lora(denoiser(), rank=2, alpha=4, seed=0).named_parameters())
+    first = dict(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0).named_parameters())
     torch.manual_seed(2)
-    second = dict(add_lora(denoiser(), rank=2, alpha=4, seed=0).named_parameters())
-    other = dict(add_lora(denoiser(), rank=2, alpha=4, seed=1).named_parameters())
+    second = dict(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0).named_parameters())
+    other = dict(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=1).named_parameters())
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -252,7 +252,7 @@ def test_both_sides_share_noise_timestep_image_and_text():
 
 
 def trained(folder, config=CONFIG, **stop):
-    policy = add_lora(denoiser(), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+    policy = add_denoiser_lora(denoiser(), rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
     history = train(
         policy,
         RectifiedFlow(),
@@ -335,7 +335,7 @@ def test_micro_batches_change_memory_only(tmp_path):
 
 
 def test_the_evaluation_of_a_pair_depends_on_no_other_pair(tmp_path):
-    policy = tuned(add_lora(denoiser(), rank=2, alpha=4, seed=0))
+    policy = tuned(add_denoiser_lora(denoiser(), rank=2, alpha=4, seed=0))
     pairs = pair_data(5)
     first = PairData(
         **{

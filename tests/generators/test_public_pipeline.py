@@ -25,7 +25,7 @@ from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.generators.opensora.memory import GpuMemoryError
 from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.generators.opensora.public_weights import load_pipeline, load_text_encoder
-from icreward_lib.run.profile import Generation
+from icreward_lib.run.profile import GenerationSettings
 
 SETTINGS = dict(num_frames=34, height=32, width=48, num_inference_steps=2)
 
@@ -160,13 +160,15 @@ def test_one_model_at_a_time_is_on_the_gpu(hub: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def generation() -> Generation:
-    return Generation(num_frames=17, height=32, width=48, fps=8.0, steps=1, guidance=1.0, aesthetic=6.5, motion=None)
+def generation() -> GenerationSettings:
+    return GenerationSettings(
+        num_frames=17, height=32, width=48, fps=8.0, steps=1, guidance=1.0, aesthetic=6.5, motion=None
+    )
 
 
 @pytest.mark.e2e
 def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
-    hub: Path, generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, generation: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
     (video,), latents = generator.sample(picture(0), "a cup.", num_videos=1, seed=3)
@@ -182,7 +184,7 @@ def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
 
 
 def test_how_many_videos_fit_at_a_time_changes_none(
-    hub: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
+    hub: Path, generation: GenerationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
     together = generator.sample(picture(0), "a cup", num_videos=3, seed=1)[1]
@@ -194,7 +196,7 @@ def test_how_many_videos_fit_at_a_time_changes_none(
 
 @pytest.mark.fault
 def test_a_small_or_busy_gpu_is_one_sentence(
-    hub: Path, generation: Generation, monkeypatch: pytest.MonkeyPatch
+    hub: Path, generation: GenerationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = OpenSoraGenerator.from_pretrained(*folders(hub), settings=generation)
 

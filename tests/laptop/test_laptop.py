@@ -181,12 +181,12 @@ class TestClip:
         torch.testing.assert_close(pictures, clip.to_pixels(frames), atol=1e-5, rtol=0)
         texts = [scene.caption for scene in sample_scenes(3, seed=9)]
         torch.testing.assert_close(tokenizer(texts), clip.to_ids(build_tokenizer(), texts))
-        mine = clip.build(CLIP)
-        mine.load_state_dict(model.state_dict())
+        own_share = clip.build(CLIP)
+        own_share.load_state_dict(model.state_dict())
         trained = clip.build(CLIP)
         fit(trained, clip.contrast(trained, CLIP), CLIP.loop, tmp_path / "run")  # finished: loads the weights
         for name, value in trained.state_dict().items():
-            torch.testing.assert_close(mine.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(own_share.state_dict()[name], value, atol=1e-3, rtol=1e-3)
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self, tmp_path: Path) -> None:
         whole, parts = clip.build(CLIP), clip.build(CLIP)
@@ -280,12 +280,12 @@ class TestVlm:
                 qwen2_vl_lessons.CHANGE_CHAT, [""], *lesson.see(shown.clips, shown.pictures)
             )
             positions = torch.arange(embeddings.shape[1]).expand(3, 1, -1)
-            mine = model(inputs_embeds=embeddings, position_ids=positions).logits
+            own_share = model(inputs_embeds=embeddings, position_ids=positions).logits
             theirs = model(**inputs, position_ids=positions).logits
             said = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
-            expected = mine[:, -1].argmax(-1)
+            expected = own_share[:, -1].argmax(-1)
         assert (labels == -100).all()
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(own_share, theirs, atol=1e-5, rtol=1e-5)
         assert said[0, embeddings.shape[1]] == expected[0] or expected[0] == processor.tokenizer.eos_token_id
 
     def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:

@@ -12,7 +12,13 @@ from support.standins_metrics import moving_clip
 from icreward_lib.generators.others import FinishedVideos
 from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.poster import samples
-from icreward_lib.poster.generator_table import SCORES, Measured, generator_table, measure_generator, open_generator
+from icreward_lib.poster.generator_table import (
+    SCORES,
+    MeasuredGenerator,
+    generator_table,
+    measure_generator,
+    open_generator,
+)
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run, start
 from icreward_lib.run.models import ROOT
@@ -87,7 +93,7 @@ def test_finished_videos_are_measured_once_and_after_a_kill_from_where_it_was(ru
     assert row["fvd"] == pytest.approx(frechet_distance(real, measured.features))
     assert (row["clips"], row["images"], row["real_clips"]) == (12, 6, 8) and row["dynamic_degree"] > 0
     assert table.loc["twin"].equals(row)
-    fewer = Measured(measured.table[2:], measured.features[2:])
+    fewer = MeasuredGenerator(measured.table[2:], measured.features[2:])
     with pytest.raises(ValueError, match="twin and finished were measured on other images"):
         generator_table({"finished": measured, "twin": fewer}, real, seed=0)
 

@@ -14,7 +14,7 @@ from support.tiny_vlm import build_vlm
 from icreward_lib.rewards.base import overall_score
 from icreward_lib.rewards.ensemble import Ensemble, cautious
 from icreward_lib.rewards.head import movement, moves
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import ICRewardConfig
 from icreward_lib.video import Video
 
@@ -25,9 +25,9 @@ CONFIG = ICRewardConfig(
 
 
 @pytest.fixture(scope="module")
-def members(tmp_path_factory: pytest.TempPathFactory) -> list[ICReward]:
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[ICRewardModel]:
     base = build_vlm(tmp_path_factory.mktemp("vlm"))
-    return [ICReward.create(base, CONFIG, seed=seed) for seed in range(2)]
+    return [ICRewardModel.create(base, CONFIG, seed=seed) for seed in range(2)]
 
 
 def clips(count: int) -> list[Video]:
@@ -35,7 +35,7 @@ def clips(count: int) -> list[Video]:
     return [Video(rng.integers(0, 256, (9, 32, 32, 3), dtype=np.uint8), 8.0) for _ in range(count)]
 
 
-def test_dimensions_are_scored_apart_and_weighed_as_asked(members: list[ICReward]) -> None:
+def test_dimensions_are_scored_apart_and_weighed_as_asked(members: list[ICRewardModel]) -> None:
     videos = clips(3)
     image = videos[0].frames[0]
     scores = members[0].score(image, videos)
@@ -52,7 +52,7 @@ def test_dimensions_are_scored_apart_and_weighed_as_asked(members: list[ICReward
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.25, 0.25), (0.5, 0.25), (1.5, -0.5)])
-def test_weights_that_are_no_shares_are_refused(members: list[ICReward], weights: tuple[float, ...]) -> None:
+def test_weights_that_are_no_shares_are_refused(members: list[ICRewardModel], weights: tuple[float, ...]) -> None:
     videos = clips(1)
     with pytest.raises(ValueError, match="shares of"):
         members[0].score(videos[0].frames[0], videos, weights=weights)
@@ -67,11 +67,11 @@ def test_motion_is_a_gate() -> None:
     assert overall_score(parts[:, :2], weights).tolist() == pytest.approx([0.75, 0.75, 1])
 
 
-def test_what_does_not_move_scores_nothing_from_there_on(members: list[ICReward]) -> None:
+def test_what_does_not_move_scores_nothing_from_there_on(members: list[ICRewardModel]) -> None:
     (moving,) = clips(1)
     frozen = Video(moving.frames[:1].repeat(9, 0), 8.0)
     stops = Video(np.concatenate([moving.frames[:5], moving.frames[4:5].repeat(4, 0)]), 8.0)
-    reward = ICReward.create(members[0].base, replace(CONFIG, num_frames=8), seed=0)
+    reward = ICRewardModel.create(members[0].base, replace(CONFIG, num_frames=8), seed=0)
     scores = reward.score(moving.frames[0], [moving, stops, frozen])
     motion = scores.dimensions["motion"]
     assert motion[0] > motion[1] > motion[2] == 0 and scores.overall[2] == 0
@@ -91,7 +91,7 @@ def test_movement_is_relative_and_a_single_group_has_none() -> None:
         replace(CONFIG, moving=0.0)
 
 
-def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICReward]) -> None:
+def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICRewardModel]) -> None:
     videos = clips(3)
     image = videos[0].frames[0]
     each = np.stack([member.score(image, videos).overall for member in members])
@@ -106,10 +106,10 @@ def test_the_ensemble_trusts_what_its_members_agree_on(members: list[ICReward]) 
     assert cautious(np.array([[0.0], [0.2]]), 5.0).tolist() == [0.0]
 
 
-def test_an_ensemble_survives_the_disk_and_a_move_with_its_base(members: list[ICReward], tmp_path: Path) -> None:
+def test_an_ensemble_survives_the_disk_and_a_move_with_its_base(members: list[ICRewardModel], tmp_path: Path) -> None:
     there = tmp_path / "project"
     shutil.copytree(members[0].base, there / "vlm")
-    moved = [ICReward.create(str(there / "vlm"), CONFIG, seed=5) for _ in members]
+    moved = [ICRewardModel.create(str(there / "vlm"), CONFIG, seed=5) for _ in members]
     for new, old in zip(moved, members, strict=True):
         new.load_state_dict(old.state_dict())
     Ensemble(moved, caution=0.5).save_pretrained(there / "rewards" / "robust")
@@ -121,7 +121,9 @@ def test_an_ensemble_survives_the_disk_and_a_move_with_its_base(members: list[IC
     assert again.caution == 0.5 and len(again.members) == 2
 
 
-def test_one_member_is_no_ensemble_and_an_empty_folder_none_at_all(members: list[ICReward], tmp_path: Path) -> None:
+def test_one_member_is_no_ensemble_and_an_empty_folder_none_at_all(
+    members: list[ICRewardModel], tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="two members"):
         Ensemble(members[:1], caution=1.0)
     with pytest.raises(ValueError, match="caution"):

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize
 from transformers import Qwen2Tokenizer
 
 from icreward_lib.rewards.backbone import default_dtype, frame_count
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE, VIDEOREWARD_CONFIG
 from icreward_lib.rewards.training import ClipDataset, TrainConfig, train_reward
 from icreward_lib.rewards.videoreward import VideoReward
@@ -45,19 +45,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_standins(tmp_path_factory.mktemp("models"))
 
 
-def create(models: Path, *, warm: bool = True, dtype: torch.dtype | None = None) -> ICReward:
+def create(models: Path, *, warm: bool = True, dtype: torch.dtype | None = None) -> ICRewardModel:
     start = models / VIDEOREWARD if warm else None
-    return ICReward.create(str(models / QWEN), CONFIG, seed=0, videoreward=start, dtype=dtype)
+    return ICRewardModel.create(str(models / QWEN), CONFIG, seed=0, videoreward=start, dtype=dtype)
 
 
-def create_short(models: Path, *, warm: bool = True) -> ICReward:
+def create_short(models: Path, *, warm: bool = True) -> ICRewardModel:
     """In bfloat16 and with little to read, as its instructions are slow here."""
     start, config = models / VIDEOREWARD if warm else None, replace(CONFIG, template=SHORT_TEMPLATE)
-    return ICReward.create(str(models / QWEN), config, seed=0, videoreward=start, dtype=BF16)
+    return ICRewardModel.create(str(models / QWEN), config, seed=0, videoreward=start, dtype=BF16)
 
 
 @pytest.fixture(scope="module")
-def reward(models: Path) -> ICReward:
+def reward(models: Path) -> ICRewardModel:
     return create(models)
 
 
@@ -97,13 +97,13 @@ def test_on_the_cpu_the_body_is_float32_unless_told(models: Path) -> None:
     assert {p.dtype for p in create(models).parameters()} == {torch.float32}
     assert default_dtype("cuda") == default_dtype("cuda:1") == "auto"
     for warm in (True, False):  # what "auto" comes to, without a computation
-        reward = ICReward.create(
+        reward = ICRewardModel.create(
             str(models / QWEN), CONFIG, seed=0, videoreward=models / VIDEOREWARD if warm else None, device="meta"
         )
         assert {p.dtype for name, p in reward.backbone.named_parameters() if "lora_" not in name} == {BF16}
 
 
-def test_the_processor_is_the_hubs(models: Path, reward: ICReward) -> None:
+def test_the_processor_is_the_hubs(models: Path, reward: ICRewardModel) -> None:
     processor = reward.processor
     assert isinstance(processor.tokenizer, Qwen2Tokenizer)
     for part in (processor.image_processor, processor.video_processor):
@@ -115,7 +115,7 @@ def test_the_processor_is_the_hubs(models: Path, reward: ICReward) -> None:
     assert video == reward.backbone.config.video_token_id
 
 
-def test_a_template_costs_as_many_tokens_in_parts_as_whole(reward: ICReward) -> None:
+def test_a_template_costs_as_many_tokens_in_parts_as_whole(reward: ICRewardModel) -> None:
     text = CONFIG.template.replace("{video}", "").replace("{reference}", "")
     assert reward.processor.tokenizer(text).input_ids == reward.prompt.ids.tolist()
 
@@ -138,7 +138,7 @@ def test_our_settings_are_those_of_the_public_checkpoint() -> None:
     ],
 )
 def test_frames_and_pixels_are_videorewards(
-    reward: ICReward, size: tuple[int, int], total: int, fps: int, frames: int, count: int
+    reward: ICRewardModel, size: tuple[int, int], total: int, fps: int, frames: int, count: int
 ) -> None:
     """Frames read of a clip and video tokens, as upstream's own reader gives them."""
     clip = Video(np.zeros((total, *size, 3), np.uint8), fps)
@@ -158,7 +158,7 @@ def test_frames_follow_seconds_within_bounds() -> None:
 
 
 @pytest.mark.parity
-def test_pixels_are_resized_as_videoreward_does(reward: ICReward, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_resized_as_videoreward_does(reward: ICRewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whole grey levels, bicubic with antialiasing, once, to multiples of 28."""
     frames = np.random.default_rng(0).integers(0, 256, (4, 720, 1280, 3), dtype=np.uint8)
     seen = []
@@ -173,13 +173,13 @@ def test_pixels_are_resized_as_videoreward_does(reward: ICReward, monkeypatch: p
     torch.testing.assert_close(pixels[0], corner.flatten(), atol=1e-6, rtol=0)
 
 
-def test_clips_of_different_rates_are_not_encoded_together(reward: ICReward) -> None:
+def test_clips_of_different_rates_are_not_encoded_together(reward: ICRewardModel) -> None:
     frames = np.zeros((24, 28, 28, 3), np.uint8)
     with pytest.raises(ValueError, match="one length"):
         reward.encode_videos([Video(frames, 2.0), Video(frames, 6.0)])
 
 
-def wake(reward: ICReward) -> None:
+def wake(reward: ICRewardModel) -> None:
     """Move what starts at zero, and so keeps gradients from the language model and some of the head."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -187,7 +187,7 @@ def wake(reward: ICReward) -> None:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def gradients(reward: ICReward) -> dict[str, Tensor]:
+def gradients(reward: ICRewardModel) -> dict[str, Tensor]:
     reward.zero_grad()
     reward(*tokens(2)).square().sum().backward()
     return {name: p.grad.clone() for name, p in reward.named_parameters() if p.grad is not None}
@@ -247,7 +247,7 @@ def test_a_reward_survives_the_disk_in_bfloat16(models: Path, tmp_path: Path, wa
     assert settings["base"] == f"../models/{QWEN}"
     assert settings["videoreward"] == (f"../models/{VIDEOREWARD}" if warm else None)
     assert sum(path.stat().st_size for path in (tmp_path / "reward").rglob("*")) < 1.5e6  # nothing copied
-    again = ICReward.from_pretrained(tmp_path / "reward", dtype=BF16)
+    again = ICRewardModel.from_pretrained(tmp_path / "reward", dtype=BF16)
     assert again.config == reward.config
     values = dict(again.named_parameters())
     for name, parameter in reward.named_parameters():
@@ -259,7 +259,7 @@ def test_a_reward_survives_the_disk_in_bfloat16(models: Path, tmp_path: Path, wa
         assert torch.equal(reward(*tokens(1)), again(*tokens(1)))
 
 
-def test_the_reference_moves_the_score_but_not_the_quality(reward: ICReward) -> None:
+def test_the_reference_moves_the_score_but_not_the_quality(reward: ICRewardModel) -> None:
     video, references = tokens(1)
     other = references.flip(1)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_the_reference_moves_the_score_but_not_the_quality(reward: ICReward) -> 
         assert (reward(video, references) - reward(video, other)).abs().max() > 1e-4
 
 
-def test_a_whole_score_of_a_users_clip(reward: ICReward) -> None:
+def test_a_whole_score_of_a_users_clip(reward: ICRewardModel) -> None:
     rng = np.random.default_rng(0)
     videos = [Video(rng.integers(0, 256, (12, 56, 84, 3), dtype=np.uint8), 6.0) for _ in range(2)]
     scores = reward.score(videos[0].frames[0], videos)
@@ -290,7 +290,7 @@ def test_a_gpu_gives_the_scores_of_the_cpu(models: Path) -> None:
     videos = [Video(rng.integers(0, 256, (12, 56, 84, 3), dtype=np.uint8), 6.0) for _ in range(2)]
     start, config = models / VIDEOREWARD, replace(CONFIG)
     scores = [
-        ICReward.create(str(models / QWEN), config, seed=0, videoreward=start, device=device).score(
+        ICRewardModel.create(str(models / QWEN), config, seed=0, videoreward=start, device=device).score(
             videos[0].frames[0], videos
         )
         for device in ("cpu", "cuda")
@@ -309,9 +309,9 @@ def test_a_base_that_is_not_whole_is_refused(models: Path, tmp_path: Path) -> No
     save_file(weights, file, metadata={"format": "pt"})
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"lacks 1 weights, such as .*visual\.merger\.ln_q\.weight"):
-        ICReward.create(str(broken), CONFIG, seed=0)
+        ICRewardModel.create(str(broken), CONFIG, seed=0)
     with pytest.raises(OSError):
-        ICReward.create(str(tmp_path / "none"), CONFIG, seed=0)
+        ICRewardModel.create(str(tmp_path / "none"), CONFIG, seed=0)
 
 
 @pytest.mark.parity

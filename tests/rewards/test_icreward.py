@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.tiny_vlm import build_vlm
 
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig, sample_frames
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel, sample_frames
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
 from icreward_lib.video import Video
 
@@ -25,9 +25,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def reward(base: str) -> ICReward:
+def reward(base: str) -> ICRewardModel:
     """With every trained tensor moved from where it starts, zeros included."""
-    reward = ICReward.create(base, CONFIG, seed=0)
+    reward = ICRewardModel.create(base, CONFIG, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in reward.parameters():
@@ -47,7 +47,7 @@ def test_sampled_frames_are_even_in_number_and_span_the_clip() -> None:
     assert sample_frames(1, 8).tolist() == [0, 0]
 
 
-def test_scores_and_maps_have_their_shapes_and_range(reward: ICReward) -> None:
+def test_scores_and_maps_have_their_shapes_and_range(reward: ICRewardModel) -> None:
     videos = clips(3)
     image = videos[0].frames[0]
     scores = reward.score(image, videos)
@@ -58,7 +58,7 @@ def test_scores_and_maps_have_their_shapes_and_range(reward: ICReward) -> None:
     assert maps.min() >= 0 and maps.max() <= 1 and np.ptp(maps) > 0
 
 
-def test_a_score_does_not_depend_on_batch_mates_or_order(reward: ICReward) -> None:
+def test_a_score_does_not_depend_on_batch_mates_or_order(reward: ICRewardModel) -> None:
     videos = clips(5)
     image = videos[2].frames[0]
     together = reward.score(image, videos)
@@ -70,7 +70,7 @@ def test_a_score_does_not_depend_on_batch_mates_or_order(reward: ICReward) -> No
     torch.testing.assert_close(reward.encode_videos(videos), small, atol=1e-6, rtol=1e-5)
 
 
-def test_cached_tokens_give_the_score_of_the_frames(reward: ICReward) -> None:
+def test_cached_tokens_give_the_score_of_the_frames(reward: ICRewardModel) -> None:
     videos = clips(2)
     images = [video.frames[0] for video in videos]
     tokens, references = reward.encode_videos(videos), reward.encode_images(images)
@@ -80,7 +80,7 @@ def test_cached_tokens_give_the_score_of_the_frames(reward: ICReward) -> None:
         np.testing.assert_allclose(cached.frames, reward.score(image, videos).frames, atol=1e-6)
 
 
-def test_tokens_stand_in_raster_order(reward: ICReward) -> None:
+def test_tokens_stand_in_raster_order(reward: ICRewardModel) -> None:
     picture = np.full((32, 32, 3), 127, np.uint8)
     changed = picture.copy()
     changed[20, 3] = 255  # lower left
@@ -93,7 +93,7 @@ def test_tokens_stand_in_raster_order(reward: ICReward) -> None:
     assert groups[0] == 0 and groups[1] > 0
 
 
-def test_the_reference_moves_the_score_but_not_the_quality(reward: ICReward) -> None:
+def test_the_reference_moves_the_score_but_not_the_quality(reward: ICRewardModel) -> None:
     videos = clips(2)
     tokens = reward.encode_videos(videos)
     references = reward.encode_images([video.frames[4] for video in videos])
@@ -106,7 +106,7 @@ def test_the_reference_moves_the_score_but_not_the_quality(reward: ICReward) -> 
     assert (qualities[0][0] - qualities[0][1]).abs().min() > 1e-5  # but the video does
 
 
-def test_the_language_models_joint_reading_matters(reward: ICReward) -> None:
+def test_the_language_models_joint_reading_matters(reward: ICRewardModel) -> None:
     videos = clips(1)
     tokens, reference = reward.encode_videos(videos), reward.encode_images([videos[0].frames[0]])
     with torch.no_grad():
@@ -117,7 +117,9 @@ def test_the_language_models_joint_reading_matters(reward: ICReward) -> None:
     assert (before - after).abs().min() > 1e-5
 
 
-def test_every_token_has_one_position_on_all_rotary_axes(reward: ICReward, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_token_has_one_position_on_all_rotary_axes(
+    reward: ICRewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = {}
     inner = reward.backbone.language_model.forward
 
@@ -132,7 +134,7 @@ def test_every_token_has_one_position_on_all_rotary_axes(reward: ICReward, monke
     assert seen["inputs_embeds"].shape == (1, length, 48)
 
 
-def test_only_the_head_lora_and_the_reward_tokens_train(reward: ICReward) -> None:
+def test_only_the_head_lora_and_the_reward_tokens_train(reward: ICRewardModel) -> None:
     videos = clips(1)
     tokens, reference = reward.encode_videos(videos), reward.encode_images([videos[0].frames[0]])
     reward(tokens, reference).sum().backward()
@@ -143,10 +145,10 @@ def test_only_the_head_lora_and_the_reward_tokens_train(reward: ICReward) -> Non
     assert sum("lora_A" in name for name in moved) == 2 * 7
 
 
-def test_a_reward_survives_the_disk_and_a_move_with_its_base(reward: ICReward, tmp_path: Path) -> None:
+def test_a_reward_survives_the_disk_and_a_move_with_its_base(reward: ICRewardModel, tmp_path: Path) -> None:
     there = tmp_path / "project"
     shutil.copytree(reward.base, there / "checkpoints" / "qwen2vl")
-    moved = ICReward.create(str(there / "checkpoints" / "qwen2vl"), CONFIG, seed=5)
+    moved = ICRewardModel.create(str(there / "checkpoints" / "qwen2vl"), CONFIG, seed=5)
     moved.load_state_dict(reward.state_dict())
     for _ in range(2):  # the second replaces the first
         moved.save_pretrained(there / "rewards" / "icreward")
@@ -155,7 +157,7 @@ def test_a_reward_survives_the_disk_and_a_move_with_its_base(reward: ICReward, t
     assert not any(str(tmp_path) in p.read_text() for p in there.rglob("*.json"))
     assert not list(there.rglob("*.bin")) and not list(there.rglob("*.pt"))
     there.rename(tmp_path / "elsewhere")
-    again = ICReward.from_pretrained(tmp_path / "elsewhere" / "rewards" / "icreward")
+    again = ICRewardModel.from_pretrained(tmp_path / "elsewhere" / "rewards" / "icreward")
     assert again.config == CONFIG
     videos = clips(2)
     image = videos[0].frames[0]
@@ -170,7 +172,8 @@ def test_a_reward_survives_the_disk_and_a_move_with_its_base(reward: ICReward, t
 def test_equal_seeds_give_equal_rewards_and_leave_the_global_generator_alone(base: str) -> None:
     state = torch.get_rng_state()
     one, same, other = (
-        torch.cat([p.flatten() for p in ICReward.create(base, CONFIG, seed=seed).parameters()]) for seed in (1, 1, 2)
+        torch.cat([p.flatten() for p in ICRewardModel.create(base, CONFIG, seed=seed).parameters()])
+        for seed in (1, 1, 2)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(state, torch.get_rng_state())
@@ -187,15 +190,15 @@ def test_equal_seeds_give_equal_rewards_and_leave_the_global_generator_alone(bas
 )
 def test_a_template_that_breaks_the_order_is_refused(base: str, template: str) -> None:
     with pytest.raises(ValueError, match="template"):
-        ICReward.create(base, replace(CONFIG, template=template), seed=0)
+        ICRewardModel.create(base, replace(CONFIG, template=template), seed=0)
 
 
-def test_the_short_template_is_short(reward: ICReward) -> None:
+def test_the_short_template_is_short(reward: ICRewardModel) -> None:
     assert sum(reward.prompt.lengths) <= 16
     assert not (reward.prompt.ids == reward.processor.tokenizer.unk_token_id).any()
 
 
-def test_clips_of_different_sizes_are_refused(reward: ICReward) -> None:
+def test_clips_of_different_sizes_are_refused(reward: ICRewardModel) -> None:
     with pytest.raises(ValueError, match="one length and size"):
         reward.score(clips(1)[0].frames[0], clips(1) + clips(1, frames=5))
 
@@ -204,4 +207,4 @@ def test_an_odd_number_of_frames_and_a_missing_folder_are_refused(tmp_path: Path
     with pytest.raises(ValueError, match="even"):
         ICRewardConfig(num_frames=5)
     with pytest.raises(FileNotFoundError, match="holds no ICReward"):
-        ICReward.from_pretrained(tmp_path)
+        ICRewardModel.from_pretrained(tmp_path)

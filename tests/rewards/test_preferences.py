@@ -16,7 +16,7 @@ from support.tiny_vlm import build_vlm
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.rewards import training as train_module
 from icreward_lib.rewards.clips import ClipDataset, pairwise_loss, vote_order
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.preferences import scores, voted_clips
 from icreward_lib.rewards.training import TrainConfig, predict, train_reward
@@ -153,12 +153,12 @@ def test_a_reward_trains_on_a_public_set_and_is_judged_by_it(tmp_path: Path, nam
         order = names if number % 2 else names[::-1]
         rows.append((f"{number}.png", *order, *((8, 1, 1) if number % 2 else (1, 8, 1))))
     preferences = table(*rows)
-    reward: MLPReward | ICReward
+    reward: MLPReward | ICRewardModel
     if name == "mlp":
         reward = MLPReward(MLPRewardConfig(features=3, hidden=32), Colours(), base="org/clip", seed=0)
     else:
         config = ICRewardConfig(num_frames=4, head_size=32, head_attention=2)
-        reward = ICReward.create(build_vlm(tmp_path / "vlm"), config, seed=0)
+        reward = ICRewardModel.create(build_vlm(tmp_path / "vlm"), config, seed=0)
     data, _ = voted_clips(reward, preferences.iloc[:28], tmp_path, shape)
     test, test_videos = voted_clips(reward, preferences.iloc[28:], tmp_path, shape)
     training = TrainConfig(epochs=6, batch_size=8, lr=5e-3, pairwise_weight=1.0)

@@ -13,7 +13,7 @@ from support.tiny_vlm import build_vlm
 
 from icreward_lib.rewards import training as module
 from icreward_lib.rewards.clips import label_order, pairwise_loss
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.training import Epoch, TrainConfig, epoch_order, predict, train_reward
 
 
@@ -110,7 +110,7 @@ def test_labels_that_cannot_be_are_refused(change: dict[str, torch.Tensor]) -> N
 
 @pytest.mark.e2e
 def test_icreward_learns_to_tell_a_kept_reference_from_a_lost_one(tmp_path: Path) -> None:
-    reward = ICReward.create(
+    reward = ICRewardModel.create(
         build_vlm(tmp_path / "vlm"), ICRewardConfig(num_frames=4, head_size=32, head_attention=2), seed=0
     )
     train, validation = coloured(reward, 48, 0), coloured(reward, 24, 1)

@@ -16,7 +16,7 @@ from support.standins_vlm import MODEL_CONFIG, peft_names, random_lora
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.videoreward import VideoReward, read_checkpoint
 
 REFERENCE = support.REFERENCE / "videoreward"
@@ -113,7 +113,7 @@ def test_icreward_starts_with_upstreams_visual_and_motion_quality(checkpoint: Pa
     qualities, swapped = [], []
     for ids, pixels, grid in clips():
         config = replace(CONFIG, template=template_of(ids, tokenizer))
-        reward = ICReward.create(base, config, seed=0, videoreward=checkpoint)
+        reward = ICRewardModel.create(base, config, seed=0, videoreward=checkpoint)
         end = ids.index(reward.reward_ids[1]) + 1
         video = [reward.processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")] * (ids[:end].count(305))
         assert reward.prompt.before.tolist() + video + reward.prompt.rubric[:-1].tolist() == ids[:end]
@@ -128,7 +128,7 @@ def test_icreward_starts_with_upstreams_visual_and_motion_quality(checkpoint: Pa
 
 
 def test_icreward_takes_over_all_but_the_head(checkpoint: Path, base: str) -> None:
-    reward = ICReward.create(base, CONFIG, seed=0, videoreward=checkpoint)
+    reward = ICRewardModel.create(base, CONFIG, seed=0, videoreward=checkpoint)
     weights = torch.load(checkpoint / "checkpoint-11" / "model.pth", weights_only=True)
     embeddings = weights["base_model.model.model.embed_tokens.weight"]
     assert torch.equal(reward.reward_embeddings, embeddings[306:309])  # image consistency starts as text alignment
@@ -140,7 +140,7 @@ def test_icreward_takes_over_all_but_the_head(checkpoint: Path, base: str) -> No
     trained = {name for name, p in reward.named_parameters() if p.requires_grad}
     assert sum("lora_" in name for name in trained) == 2 * 7 * 2
     assert all(name.startswith("head.") or "lora_" in name or name == "reward_embeddings" for name in trained)
-    other = ICReward.create(base, CONFIG, seed=1, videoreward=checkpoint)
+    other = ICRewardModel.create(base, CONFIG, seed=1, videoreward=checkpoint)
     pairs = zip(reward.named_parameters(), other.named_parameters(), strict=True)
     assert {name.split(".")[0] for (name, p), (_, q) in pairs if not torch.equal(p, q)} == {"head"}
 
@@ -151,7 +151,7 @@ def test_a_started_reward_survives_the_disk_and_a_move_with_its_checkpoint(
     there = tmp_path / "project"
     for source, name in ((base, "base"), (checkpoint, "videoreward")):
         shutil.copytree(source, there / name)
-    reward = ICReward.create(str(there / "base"), CONFIG, seed=0, videoreward=there / "videoreward")
+    reward = ICRewardModel.create(str(there / "base"), CONFIG, seed=0, videoreward=there / "videoreward")
     with torch.no_grad():
         for parameter in reward.parameters():
             if parameter.requires_grad:
@@ -159,14 +159,14 @@ def test_a_started_reward_survives_the_disk_and_a_move_with_its_checkpoint(
     reward.save_pretrained(there / "reward")
     assert json.loads((there / "reward" / "config.json").read_text())["videoreward"] == "../videoreward"
     there.rename(tmp_path / "elsewhere")
-    again = ICReward.from_pretrained(tmp_path / "elsewhere" / "reward")
+    again = ICRewardModel.from_pretrained(tmp_path / "elsewhere" / "reward")
     tokens = torch.randn(1, 2, 2, 2, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         assert torch.equal(reward(tokens, tokens[:, 0]), again(tokens, tokens[:, 0]))
         assert torch.equal(reward.quality_logits(tokens, tokens[:, 0]), again.quality_logits(tokens, tokens[:, 0]))
     shutil.rmtree(tmp_path / "elsewhere" / "videoreward")
     with pytest.raises(FileNotFoundError, match="videoreward"):
-        ICReward.from_pretrained(tmp_path / "elsewhere" / "reward")
+        ICRewardModel.from_pretrained(tmp_path / "elsewhere" / "reward")
 
 
 @pytest.fixture
@@ -252,14 +252,14 @@ def test_a_checkpoint_of_another_base_is_refused(fresh: Path, base: str, tmp_pat
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
     with pytest.raises(ValueError, match=r"model\.pth does not fit the model .*other: its language_model.*, not") as e:
-        ICReward.create(str(other), CONFIG, seed=0, videoreward=fresh)
+        ICRewardModel.create(str(other), CONFIG, seed=0, videoreward=fresh)
     assert "\n" not in str(e.value)
 
 
 @pytest.mark.fault
 def test_a_folder_without_its_files_or_of_another_kind_is_refused(fresh: Path, base: str) -> None:
     with pytest.raises(ValueError, match="rank 8 and alpha 12, the settings say 4 and 12"):
-        ICReward.create(base, replace(CONFIG, lora_rank=4), seed=0, videoreward=fresh)
+        ICRewardModel.create(base, replace(CONFIG, lora_rank=4), seed=0, videoreward=fresh)
     write_settings(fresh, reward_token="last")
     with pytest.raises(ValueError, match=r"model_config\.json is not .*model_config\.reward_token: .*'special'"):
         read_checkpoint(fresh)

@@ -16,8 +16,8 @@ from support.launched import REWARDS, judge, killed, make_items, train_dpo, trai
 from support.small_dpo import denoiser
 from support.tiny_vlm import build_vlm
 
-from icreward_lib.dpo import add_lora
-from icreward_lib.run.processes import device, gather, mine
+from icreward_lib.dpo import add_denoiser_lora
+from icreward_lib.run.processes import device, gather, own_share
 
 PROCESSES = 2
 # Of sums in another order. Found: 8e-7 and 2e-5 in histories, 2e-4 in weights, whose smallest gradients AdamW enlarges.
@@ -144,7 +144,7 @@ def stage_files(output: Path, stage: str) -> dict[str, bytes]:
 @pytest.mark.e2e
 def test_what_was_shared_comes_together_in_order(together: Together) -> None:
     assert [process["gathered"] for process in together[1]] == [[0, 10, 20, 30, 40]] * PROCESSES
-    assert gather([10 * number for number in mine(range(5))] + [-1], 5) == [0, 10, 20, 30, 40]
+    assert gather([10 * number for number in own_share(range(5))] + [-1], 5) == [0, 10, 20, 30, 40]
 
 
 def test_every_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +160,6 @@ def test_every_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_adapters_of_a_bfloat16_denoiser_are_float32() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        policy = add_lora(denoiser().to(torch.bfloat16), rank=2, alpha=4, seed=0)
+        policy = add_denoiser_lora(denoiser().to(torch.bfloat16), rank=2, alpha=4, seed=0)
     types = {(weight.requires_grad, weight.dtype) for weight in policy.parameters()}
     assert types == {(True, torch.float32), (False, torch.bfloat16)}

@@ -24,9 +24,9 @@ from icreward_lib.cli.main import main
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
-from icreward_lib.rewards.domain import Domain, looks
+from icreward_lib.rewards.domain import Domain, domain_features
 from icreward_lib.rewards.ensemble import ROBUST, Ensemble, cautious
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.prompt import ICRewardConfig
@@ -47,7 +47,7 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of every kind of saved reward, by kind."""
     root = tmp_path_factory.mktemp("rewards")
     base = build_vlm(root / "vlm")
-    members = [ICReward.create(base, SMALL, seed=seed) for seed in range(2)]
+    members = [ICRewardModel.create(base, SMALL, seed=seed) for seed in range(2)]
     clip = ClipSim(CLIP)
     ICRewardLite(LiteConfig(input_size=64, head_size=16), seed=0).save_pretrained(root / "lite")
     MLPReward(MLPRewardConfig(features=128, hidden=8), clip, base=str(CLIP), seed=0).save_pretrained(root / "mlp")
@@ -60,7 +60,7 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A world of coffee alone in place of the sticker world."""
     frames = np.stack([np.asarray(Image.fromarray(frame).resize((64, 64))) for frame in moving("coffee").frames])
-    seen = looks(EfficientNetLite0Features(), frames)
+    seen = domain_features(EfficientNetLite0Features(), frames)
     mean, basis = seen.mean(0), np.eye(seen.shape[1], dtype=np.float32)
     Domain(mean, basis, seen - mean, threshold=1.0).save_pretrained(tmp_path / "domain")
     monkeypatch.setattr(judges_module, "locate", lambda name: tmp_path / "domain")
@@ -121,7 +121,7 @@ def test_what_has_learned_on_a_small_world_alone_says_so(rewards: dict[str, Path
 
 
 @pytest.mark.parametrize(
-    ("kind", "made"), [("lite", ICRewardLite), ("mlp", MLPReward), ("icreward", ICReward), ("ensemble", Ensemble)]
+    ("kind", "made"), [("lite", ICRewardLite), ("mlp", MLPReward), ("icreward", ICRewardModel), ("ensemble", Ensemble)]
 )
 def test_a_folder_tells_which_reward_it_holds(
     rewards: dict[str, Path], domain: None, kind: str, made: type[Any]
@@ -189,7 +189,7 @@ def test_a_profile_names_the_newest_reward_that_its_run_finished(rewards: dict[s
 
 def test_robust_is_the_cautious_ensemble_of_all_trainings(rewards: dict[str, Path], output: Path) -> None:
     base = str(rewards["icreward"].with_name("vlm"))
-    members = [ICReward.create(base, SMALL, seed=seed) for seed in (3, 4)]
+    members = [ICRewardModel.create(base, SMALL, seed=seed) for seed in (3, 4)]
     folders = {}
     for number, member in enumerate(members):
         # In their place at once: what they build on is named relative to it.

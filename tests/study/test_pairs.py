@@ -17,7 +17,7 @@ from icreward_lib.poster.human_study import picked_clips
 from icreward_lib.poster.open_sora_dpo import new_clips
 from icreward_lib.run.files import DiskFullError
 from icreward_lib.study.clips import alike, corrupted
-from icreward_lib.study.pairs import PairsError, Shown, build_pairs, from_folders, read_pairs
+from icreward_lib.study.pairs import PairsError, Shown, from_folders, read_pairs, write_pairs
 from icreward_lib.study.protocol import StudyConfig, StudyError, items
 from icreward_lib.video import Video, read_video, write_video
 
@@ -58,10 +58,10 @@ def test_both_sides_are_encoded_alike_under_names_and_dates_that_tell_nothing(bu
 def test_identical_picks_are_dropped_and_counted(tmp_path: Path) -> None:
     samples = shown(2)
     samples[1] = replace(samples[1], videos=dict.fromkeys(ARMS, clip()))
-    assert build_pairs(samples, tmp_path, seed=0) == (1, 1)
+    assert write_pairs(samples, tmp_path, seed=0) == (1, 1)
     same = [samples[1]]
     with pytest.raises(PairsError, match="nothing to compare: all 1 pairs show one clip twice"):
-        build_pairs(same, tmp_path / "other", seed=0)
+        write_pairs(same, tmp_path / "other", seed=0)
     assert not (tmp_path / "other" / "pairs.csv").exists()
 
 
@@ -158,7 +158,7 @@ def test_picks_become_pairs(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(profile=SimpleNamespace(generation=SimpleNamespace(height=32, width=32)))
     curated: Any = SimpleNamespace(of=lambda split: [sample, sample], videos=SimpleNamespace(of=lambda id: videos))
     chosen = {"icreward": np.array([2, 1]), "mlp": np.array([0, 1])}
-    assert build_pairs(picked_clips(run, curated, chosen), tmp_path, seed=0) == (1, 1)
+    assert write_pairs(picked_clips(run, curated, chosen), tmp_path, seed=0) == (1, 1)
     (pair,) = read_pairs(tmp_path / "pairs.csv")
     assert (pair.sample, pair.arm_a, pair.arm_b) == ("7", "icreward", "mlp")
 
@@ -170,7 +170,7 @@ def test_picks_become_pairs(tmp_path: Path) -> None:
             "tuned": {7: videos[2], 8: videos[1]},
         }.items()
     }
-    assert build_pairs(new_clips(run, new), tmp_path / "new", seed=0) == (1, 1)
+    assert write_pairs(new_clips(run, new), tmp_path / "new", seed=0) == (1, 1)
     assert read_pairs(tmp_path / "new" / "pairs.csv")[0].arm_a == "base"
 
 
@@ -181,20 +181,20 @@ def test_a_full_disk_leaves_no_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("icreward_lib.study.pairs.save_clip", full)
     with pytest.raises(DiskFullError, match="no room left to write .*media"):
-        build_pairs(shown(1), tmp_path, seed=0)
+        write_pairs(shown(1), tmp_path, seed=0)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.fault
 def test_pairs_are_not_written_over_others(built: Path) -> None:
     with pytest.raises(PairsError, match="already holds pairs"):
-        build_pairs(shown(1), built.parent, seed=0)
+        write_pairs(shown(1), built.parent, seed=0)
 
 
 @pytest.mark.fault
 def test_one_arm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PairsError, match="two arms at least"):
-        build_pairs([Shown("s", clip().frames[0], {"a": clip()})], tmp_path, seed=0)
+        write_pairs([Shown("s", clip().frames[0], {"a": clip()})], tmp_path, seed=0)
 
 
 def test_the_command_line_makes_pairs_from_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ from icreward_lib.study.votes import (
     Exclusion,
     VotesError,
     attention_pass_rate,
-    consistency,
     exclude,
     per_rater,
+    repeat_consistency,
     side_bias,
 )
 
@@ -36,8 +36,8 @@ def test_attention_by_hand():
 
 def test_consistency_by_hand():
     table = with_more("r1 a mlp icreward right repeat", "r2 b icreward mlp right repeat")  # same arm; the other arm
-    assert consistency(table, seed=0).mean == 0.5
-    assert consistency(SMALL, seed=0) is None
+    assert repeat_consistency(table, seed=0).mean == 0.5
+    assert repeat_consistency(SMALL, seed=0) is None
     assert per_rater(table)["repeats_alike"].fillna(-1).to_dict() == {"r1": 1, "r2": 0, "r3": -1}
 
 

@@ -10,7 +10,7 @@ from support.few_votes import ARMS, SMALL
 
 from icreward_lib.study.analysis import counts, summarise, themes, win_rate
 from icreward_lib.study.simulate import FIDELITIES, RaterModel, simulate_votes
-from icreward_lib.study.votes import attention_pass_rate, consistency, side_bias, trials
+from icreward_lib.study.votes import attention_pass_rate, repeat_consistency, side_bias, trials
 
 QUIET = RaterModel(noise=0.0, noise_spread=0.0, side_bias=0.0, side_bias_spread=0.0, lapse=0.0, feedback=0.0)
 
@@ -88,7 +88,7 @@ def test_lapses_and_attention():
     usual = attention_pass_rate(simulate_votes(truth(), ARMS, seed=0))
     assert (awake["rate"] == 1).all() and asleep["rate"].mean() < 0.4 and usual["rate"].mean() > 0.8
     assert (awake["n"] == 4).all()
-    assert consistency(simulate_votes(truth(0.1), ARMS, seed=0, model=QUIET), seed=0).mean == 1.0
+    assert repeat_consistency(simulate_votes(truth(0.1), ARMS, seed=0, model=QUIET), seed=0).mean == 1.0
 
 
 def test_written_feedback_names_what_differed():

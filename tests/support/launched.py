@@ -18,16 +18,16 @@ from peft import get_peft_model_state_dict
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from icreward_lib.dpo import add_lora, train
+from icreward_lib.dpo import add_denoiser_lora, train
 from icreward_lib.generators.opensora.flow import RectifiedFlow
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.poster.reward_models import Features, _train
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.icreward import ICReward, ICRewardConfig
+from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.training import Epoch, TrainConfig, train_reward
 from icreward_lib.run import start
-from icreward_lib.run.processes import gather, mine, rank
+from icreward_lib.run.processes import gather, own_share, rank
 from support.small_dpo import CONFIG, denoiser, pair_data
 from support.small_rewards import Killed, coloured, points, with_votes
 
@@ -57,13 +57,13 @@ def mlp(seed: int) -> MLPReward:
 
 def train_one(name: str, folder: Path, stop: int | None = None) -> Outcome:
     """Train a reward of `REWARDS`, or go on with it; killed after the epoch `stop`. A VLM lies beside `folder`."""
-    model: MLPReward | ICReward
+    model: MLPReward | ICRewardModel
     data: tuple[ClipDataset, ClipDataset]
     if name.startswith("mlp"):
         model, data = mlp(0), (points(), points(5, 1))
     else:
         config = ICRewardConfig(num_frames=4, head_size=32, head_attention=2)
-        model = ICReward.create(str(folder.parent / "vlm"), config, seed=0)
+        model = ICRewardModel.create(str(folder.parent / "vlm"), config, seed=0)
         data = coloured(model, 6, 0), coloured(model, 5, 1)
     if name.endswith("votes"):
         data = with_votes(data[0]), data[1]
@@ -82,7 +82,7 @@ def train_dpo(folder: Path, stop: int | None = None) -> Outcome:
     """Flow-DPO under gradient checkpointing, or go on with it; killed after the step `stop`."""
     model = denoiser()
     model.enable_gradient_checkpointing()
-    policy = add_lora(model, rank=DPO.lora_rank, alpha=DPO.lora_alpha, seed=DPO.seed)
+    policy = add_denoiser_lora(model, rank=DPO.lora_rank, alpha=DPO.lora_alpha, seed=DPO.seed)
 
     def kill(row: dict[str, float]) -> None:
         if row["step"] == stop:
@@ -105,8 +105,8 @@ def make_items(stop: int | None = None) -> list[str]:
     """Work through a small stage, or go on with it; killed after `stop` items. What this process made."""
     run = start("03_icreward", "smoke")
     made = []
-    with run.stage("squares", code=mine, count=7) as stage:
-        for number in mine(range(7)):
+    with run.stage("squares", code=own_share, count=7) as stage:
+        for number in own_share(range(7)):
             if stage.has(f"{number}.npz"):
                 continue
             stage.save_npz(f"{number}.npz", square=np.array(number**2))
@@ -125,7 +125,7 @@ def judge() -> Outcome:
     data, splits = points(), np.repeat(["train", "val"], [16, 8])
     labels = {name: data.labels.numpy() for name in ("label", "label_subject", "label_background")}
     rows = pd.DataFrame({"sample": data.sample.numpy(), "video": 0, "split": splits, "unseen": False, **labels})
-    with run.stage("features", code=mine) as stage:
+    with run.stage("features", code=own_share) as stage:
         features = Features(stage, data.video, data.references)
     curated: Any = SimpleNamespace(rows=rows)
     found = _train(run, curated, "mlp", features, REWARDS["mlp"], SHAPE, 2, mlp)
@@ -152,7 +152,7 @@ def main(folder: Path) -> None:
     killed(make_items, 2)
     found["items"] = make_items()
     found["judged"] = judge()
-    found["gathered"] = gather([10 * number for number in mine(range(5))] + [-1], 5)
+    found["gathered"] = gather([10 * number for number in own_share(range(5))] + [-1], 5)
     torch.save(found, folder / f"{rank()}.pt")
 
 

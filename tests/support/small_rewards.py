@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from icreward_lib.rewards.clips import ClipDataset
-from icreward_lib.rewards.icreward import ICReward
+from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.video import Video
 
 
@@ -39,7 +39,7 @@ class Killed(Exception):
     pass
 
 
-def coloured(reward: ICReward, samples: int, seed: int) -> ClipDataset:
+def coloured(reward: ICRewardModel, samples: int, seed: int) -> ClipDataset:
     """Two clips for each coloured image: one keeps the colour, one has another."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (samples, 2, 1, 1, 3))

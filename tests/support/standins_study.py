@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icreward_lib.study.pairs import Shown, build_pairs
+from icreward_lib.study.pairs import Shown, write_pairs
 from icreward_lib.study.protocol import Clip, Item
 from icreward_lib.video import Video
 
@@ -33,7 +33,7 @@ def shown(samples: int, arms: tuple[str, ...] = ARMS) -> list[Shown]:
 
 def make_pairs(folder: Path, samples: int = 3, arms: tuple[str, ...] = ARMS) -> Path:
     """Build pairs in a folder; gives the path of pairs.csv."""
-    build_pairs(shown(samples, arms), folder, seed=0)
+    write_pairs(shown(samples, arms), folder, seed=0)
     return folder / "pairs.csv"
 
 
