@@ -148,7 +148,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _plain(value: object) -> Any:
-    """JSON of a table (its rows), a dataclass or pydantic model (its fields), NumPy values, a path (by what it holds)."""
+    """For JSON: rows of a table, fields of a dataclass or pydantic model, NumPy values, a path by what it holds."""
     if hasattr(value, "to_dict"):  # a table; pandas is not imported for those who have none
         return value.to_dict("records")
     if is_dataclass(value) and not isinstance(value, type):

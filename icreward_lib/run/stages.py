@@ -26,7 +26,9 @@ class Stage:
     that is missing, and an item damaged since is made again.
     """
 
-    def __init__(self, name: str, key: str, folder: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, name: str, key: str, folder: Path, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
         self.name, self.key, self.folder = name, key, folder
         self._on_progress = on_progress  # told how many items are there, of those that were asked for
         # One for each process: on a disk that several machines share, what they append to one file can get lost.
