@@ -41,6 +41,7 @@ def code_of(notebook: str) -> str:
 
 @pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
 def test_a_result_is_of_its_notebook_as_it_is_now(path: Path) -> None:
+    """A file that its notebook writes no longer has to be deleted."""
     made = provenance(path)
     shown = path.relative_to(ROOT).as_posix()
     assert made["source"] == code_of(made["notebook"]), (
