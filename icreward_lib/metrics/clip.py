@@ -48,7 +48,9 @@ class ClipSim:
     def image_features(self, frames: np.ndarray) -> np.ndarray:
         """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
         pixels = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
-        batches = [self.model.encode_image(part.to(self.device), normalize=True) for part in pixels.split(self.batch_size)]
+        batches = [
+            self.model.encode_image(part.to(self.device), normalize=True) for part in pixels.split(self.batch_size)
+        ]
         return torch.cat(batches).float().cpu().numpy()
 
 

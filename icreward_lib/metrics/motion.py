@@ -52,4 +52,6 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     height, width = grey.shape
     if width <= _WORKING_WIDTH:
         return grey
-    return np.asarray(resize(grey, (max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH), anti_aliasing=True))
+    return np.asarray(
+        resize(grey, (max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH), anti_aliasing=True)
+    )

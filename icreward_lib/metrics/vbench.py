@@ -1,7 +1,7 @@
 """VBench++ image-to-video consistency and the IC label made of it (Huang et al., arXiv 2411.13503).
 
-The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They depend on the
-frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the reference is their optimum:
+The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They depend on
+the frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the reference is their optimum:
 compare clips of one rate and length only, and show a dynamic degree beside them.
 """
 
