@@ -16,7 +16,7 @@ _PAIRS = 4  # of neighbouring frames, evenly spaced, whose flow is measured
 def dynamic_degree(video: Video) -> float:
     """Speed of what moves most, in frame widths per second: >= 0, 0 = frozen.
 
-    After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of the flow's
+    After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of its
     length (the mean above it would be thrown by the strip that a moving camera uncovers), averaged over four evenly
     spaced pairs of neighbouring frames; dense iterative Lucas-Kanade flow (Le Besnerais & Champagnat 2005). Steps
     beyond a tenth of the width are not followed reliably. ValueError for a one-frame clip.

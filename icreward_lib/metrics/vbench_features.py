@@ -127,7 +127,8 @@ class DreamSim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        dino, *clips = (extractor.get_submodule("model") for extractor in self.extractor_list)
+        networks: list[Any] = [extractor.get_submodule("model") for extractor in self.extractor_list]
+        dino, *clips = networks
         # DINO's token is taken before the last norm, CLIP's after it.
         ((_, prefix),) = dino.forward_intermediates(
             TF.normalize(images, *IMAGENET), indices=1, intermediates_only=True, return_prefix_tokens=True

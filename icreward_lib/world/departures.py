@@ -20,6 +20,7 @@ from icreward_lib.world.content import COLOURS
 from icreward_lib.world.scenes import (
     Clips,
     Scene,
+    Split,
     another_background,
     another_subject,
     recoloured,
@@ -52,7 +53,7 @@ class Layers(NamedTuple):
         return Clips((frames * 255).round().astype(np.uint8)[None], mask[None, ..., 0])
 
 
-def moving_scenes(count: int, *, seed: int, split: Literal["seen", "unseen"] = "seen") -> list[Scene]:
+def moving_scenes(count: int, *, seed: int, split: Split = "seen") -> list[Scene]:
     """Scenes as of `sample_scenes` in which something moves, as 19 of 20 do.
 
     From the image and a clip alone nobody could tell the others' true clips from frozen ones.
@@ -204,7 +205,7 @@ def _flicker(scene: Scene, truth: Layers, severity: float, rng: np.random.Genera
 
 
 def _hard_cut(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    split: Literal["seen", "unseen"] = "unseen" if scene.is_unseen else "seen"
+    split: Split = "unseen" if scene.is_unseen else "seen"
     (new,) = sample_scenes(1, seed=int(rng.integers(2**31)), split=split)
     new = replace(new, photograph=another_background(scene, rng).photograph)
     return _mixed(truth, _like(truth, new), _late(truth, severity))

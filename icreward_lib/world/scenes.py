@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 from icreward_lib.world import content
 
+Split = Literal["seen", "unseen"]
+SPLITS: tuple[Split, ...] = ("seen", "unseen")
 PHOTO_SIDE = 2.0  # the photograph's shorter side, in frame sizes
 DEFOCUS = 1.0 / 64  # standard deviation of the background's blur, in frame sizes
 STICKER_SIZE = 40  # resolution of the sticker's texture, in pixels
@@ -64,9 +66,7 @@ class Clips:
     masks: np.ndarray  # float32 "n t h w", the sticker's coverage in [0, 1]
 
 
-def sample_scenes(
-    n: int, *, seed: int, split: Literal["seen", "unseen"] = "seen", scenery_share: float = 0.2
-) -> list[Scene]:
+def sample_scenes(n: int, *, seed: int, split: Split = "seen", scenery_share: float = 0.2) -> list[Scene]:
     """Draw n scenes; scene i depends on `seed` and i alone.
 
     `seen` scenes hold no held-out factor; `unseen` ones hold a held-out glyph and photograph, and half of them a
@@ -119,8 +119,13 @@ def another_subject(scene: Scene, rng: np.random.Generator) -> Scene:
 def another_background(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene over another photograph, held out if its own is, over a collage if it is over one."""
     if scene.photograph not in content.PHOTOGRAPHS:
-        return replace(scene, photograph=f"{content.COLLAGE}{rng.integers(content.COLLAGES)}")
+        return collaged(scene, rng)
     return replace(scene, photograph=_another(scene.photograph, content.PHOTOGRAPHS, content.UNSEEN_PHOTOGRAPHS, rng))
+
+
+def collaged(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene over a collage, which has no name."""
+    return replace(scene, photograph=f"{content.COLLAGE}{rng.integers(content.COLLAGES)}")
 
 
 def _another(name: str, names: Collection[str], held_out: Collection[str], rng: np.random.Generator) -> str:
