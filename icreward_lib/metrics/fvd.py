@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from icreward_lib.stats import Interval, bootstrap
+from icreward_lib.stats import Interval, bootstrap, percentile_interval
 
 Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (n, d) and (m, d); 0 = alike
 
@@ -88,8 +88,7 @@ def real_vs_real(
         raise ValueError(f"Two disjoint sets of {n} need {2 * n} real clips, not {len(real)}.")
     orders = np.random.default_rng(seed).permuted(np.tile(np.arange(len(real)), (draws, 1)), axis=1)
     distances = [distance(real[order[:n]], real[order[n : 2 * n]]) for order in orders]
-    low, high = np.quantile(distances, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(distances)), float(low), float(high), n)
+    return percentile_interval(distances, estimate=float(np.mean(distances)), level=level, n=n)
 
 
 def bootstrap_fvd(
@@ -135,15 +134,15 @@ def distance_columns(
 
     Returns:
         `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-        `d_real`, `d_real_low`, `d_real_high` (`real_vs_real`) of `real_vs_real_clips` a side: n or, where fewer are
-        real, m / 2, at which FVD is larger; `fvd_infinity`.
+        `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where fewer
+        are real, m / 2, at which FVD is larger; `fvd_infinity`.
     """
     half = min(len(fake), len(real) // 2)
     row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}
     for name, distance in (("fvd", frechet_distance), ("kvd", kernel_distance)):
         found = bootstrap_fvd(real, fake, images=images, seed=seed, draws=draws, level=level, distance=distance)
         scale = real_vs_real(real, half, seed=seed, level=level, distance=distance)
-        for column, value in ((name, found), (f"{name}_real", scale)):
+        for column, value in ((name, found), (f"{name}_real_vs_real", scale)):
             row |= {column: value.mean, f"{column}_low": value.low, f"{column}_high": value.high}
     return row | {"real_vs_real_clips": half, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
 
