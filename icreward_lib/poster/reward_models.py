@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -277,6 +277,14 @@ def save_trained(
         model.save_pretrained(folder)
     epochs = np.array([list(epoch) for epoch in history.epochs])
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
+
+
+def published(trained: Mapping[str, Trained]) -> dict[str, dict[str, str]]:
+    """What a notebook records as `rewards`: the stage that holds each reward, by the name of `icreward score`.
+
+    The names are `icreward`, `mlp` and `robust`; `icreward score --with icreward=laptop` finds the reward by it.
+    """
+    return {name: {"stage": model.stage.name, "key": model.stage.key} for name, model in trained.items()}
 
 
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:

@@ -24,9 +24,9 @@ from playwright.sync_api import Browser, Page
 from skimage import data
 from support.chromium import DESKTOP, IN_A_BROWSER, PHONE, launched
 
+from icreward_lib.rewards.base import ClipScores
 from icreward_lib.score import report
 from icreward_lib.score.intake import Clip, Picture
-from icreward_lib.score.judges import Verdict
 from icreward_lib.score.ranking import Entry, Ranking
 from icreward_lib.score.report import write_report
 from icreward_lib.video import Video, read_video
@@ -44,19 +44,19 @@ def ramp(count: int, height: int, width: int) -> np.ndarray:
     return np.broadcast_to(levels(count)[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
 
 
-def verdict(scores: np.ndarray, *, parts: bool = True, mapped: bool = False, warnings: Sequence[str] = ()) -> Verdict:
+def scored(scores: np.ndarray, *, parts: bool = True, mapped: bool = False, warnings: Sequence[str] = ()) -> ClipScores:
     """Scores of frames; its maps depart in the left half alone, by what is missing from 1."""
     maps = np.ones((len(scores), 4, 6), np.float32)
     maps[:, :, :3] = scores[:, None, None]
     overall = float(scores.mean())
     dimensions = {"subject": overall / 2, "background": overall} if parts else {}
-    return Verdict(overall, dimensions, scores.astype(np.float32), maps if mapped else None, tuple(warnings))
+    return ClipScores(overall, dimensions, scores.astype(np.float32), maps if mapped else None, tuple(warnings))
 
 
 def entry(
     path: str,
     frames: np.ndarray,
-    verdicts: dict[str, Verdict],
+    scores: dict[str, ClipScores],
     *,
     rank: int,
     seconds: float = 3.0,
@@ -65,11 +65,11 @@ def entry(
     count, height, width = frames.shape[:3]
     times = np.linspace(0, seconds, count)
     clip = Clip(Path(path), Video(frames, 8), times, 3 * count, (width, height), warnings)
-    return Entry(path, clip, verdicts, rank, None, warnings)
+    return Entry(path, clip, scores, rank, None, warnings)
 
 
 def failed(path: str, error: str) -> Entry:
-    return Entry(path, None, {}, None, error)
+    return Entry(path, error=error)
 
 
 def ranking(*entries: Entry, reference: str = "in/picture.png", reward: str = "icreward") -> Ranking:
@@ -86,13 +86,13 @@ def two_judges() -> Ranking:
         entry(
             "out/a.mp4",
             ramp(8, 90, 160),
-            {"icreward": verdict(dip, mapped=True, warnings=[strange]), "clipsim": verdict(dip / 2, parts=False)},
+            {"icreward": scored(dip, mapped=True, warnings=[strange]), "clipsim": scored(dip / 2, parts=False)},
             rank=1,
         ),
         entry(
             NASTY,
             ramp(12, 121, 61),
-            {"icreward": verdict(falling, mapped=True, warnings=[strange]), "clipsim": verdict(falling, parts=False)},
+            {"icreward": scored(falling, mapped=True, warnings=[strange]), "clipsim": scored(falling, parts=False)},
             rank=2,
             seconds=12,
             warnings=("its frame rate varies",),
@@ -153,7 +153,7 @@ def test_what_people_wrote_is_shown_and_never_obeyed(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_text_does_not_stop_the_report(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
-    page = written(tmp_path, ranking(entry(name, ramp(2, 8, 8), {"icreward": verdict(np.ones(2))}, rank=1)))
+    page = written(tmp_path, ranking(entry(name, ramp(2, 8, 8), {"icreward": scored(np.ones(2))}, rank=1)))
     assert "caf?.mp4" in page.text
 
 
@@ -162,7 +162,7 @@ def test_nothing_to_report_leaves_the_old_file(tmp_path: Path) -> None:
     old.write_text("old", encoding="utf-8")
     with pytest.raises(ValueError, match="no ranking"):
         write_report(old, [])
-    forgotten = Entry("a.mp4", None, {"icreward": verdict(np.ones(2))}, 1, None)
+    forgotten = Entry("a.mp4", None, {"icreward": scored(np.ones(2))}, 1, None)
     with pytest.raises(ValueError, match="keep_clips"):
         write_report(old, [ranking(forgotten)])
     assert old.read_text(encoding="utf-8") == "old"
@@ -196,7 +196,7 @@ def test_the_clips_are_the_judged_frames_at_a_moderate_even_size(
     tmp_path: Path, count: int, height: int, width: int
 ) -> None:
     scores = np.linspace(1, 0.5, count)
-    page = written(tmp_path, ranking(entry("a.mp4", ramp(count, height, width), {"icreward": verdict(scores)}, rank=1)))
+    page = written(tmp_path, ranking(entry("a.mp4", ramp(count, height, width), {"icreward": scored(scores)}, rank=1)))
     (player,) = page.each("video")
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(base64.b64decode(str(player["src"]).removeprefix("data:video/mp4;base64,")))
@@ -216,10 +216,10 @@ def test_the_strip_has_the_worst_frame_once_and_all_in_order(scores: list[float]
     strip = report._strip(
         np.zeros((len(scores), 2, 2, 3), np.uint8), np.arange(len(scores)) / 2, np.array(scores), worst
     )
-    places = [each.place for each in strip]
+    places = [each["place"] for each in strip]
     assert len(strip) == min(len(scores), 8)
     assert places == sorted(set(places))
-    assert [each.label for each in strip if each.worst] == [
+    assert [each["label"] for each in strip if each["worst"]] == [
         f"{worst / 2:.2f}\N{NO-BREAK SPACE}s, score {scores[worst]:.3f}"
     ]
 
@@ -247,7 +247,7 @@ def test_names_are_short_and_tell_files_apart(paths: list[str], names: list[str]
 def test_five_clips_of_photographs_stay_below_five_megabytes(tmp_path: Path) -> None:
     photograph = data.chelsea()
     frames = np.stack([photograph[t : t + 260, 2 * t : 2 * t + 380] for t in range(32)])
-    clips = [entry(f"{k}.mp4", frames, {"icreward": verdict(np.ones(32), mapped=True)}, rank=1) for k in range(5)]
+    clips = [entry(f"{k}.mp4", frames, {"icreward": scored(np.ones(32), mapped=True)}, rank=1) for k in range(5)]
     written(tmp_path, ranking(*clips))
     assert (tmp_path / "report.html").stat().st_size < 5e6
 
@@ -261,7 +261,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("a folder # with ünusual name") / "report.html"
-    plain = entry("b/x.mp4", ramp(4, 64, 64), {"icreward": verdict(np.ones(4))}, rank=1)
+    plain = entry("b/x.mp4", ramp(4, 64, 64), {"icreward": scored(np.ones(4))}, rank=1)
     write_report(path, [two_judges(), ranking(plain, reference="in/other.png")])
     return path
 
