@@ -13,9 +13,9 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -25,22 +25,8 @@ AGAIN = "write or download it again"
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 
 # All that Pillow and PyAV are known to raise on broken bytes.
-_READER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    AssertionError,
-    struct.error,
-    Image.DecompressionBombError,
-    av.error.FFmpegError,
-)
+_PYTHONS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+_OTHERS = (EOFError, MemoryError, AssertionError, struct.error, Image.DecompressionBombError, av.error.FFmpegError)
 
 
 class IntakeError(ValueError):
@@ -61,10 +47,9 @@ class Limits:
     side: int = 512
 
     def __post_init__(self) -> None:  # noqa: D105
-        for field in fields(self):
-            least = 2 if field.name == "kept" else 1
-            if getattr(self, field.name) < least:
-                raise ValueError(f"Limits.{field.name} must be at least {least}, not {getattr(self, field.name)}.")
+        for name, least in {"pixels": 1, "frames": 1, "kept": 2, "side": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"Limits.{name} must be at least {least}, not {getattr(self, name)}.")
 
     def check_pixels(self, width: int, height: int) -> None:
         """Raise IntakeError for a picture or frame that is empty or larger than allowed."""
@@ -103,7 +88,7 @@ def one_sentence(path: Path, kind: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         kinds = ", ".join(PICTURES).lower()
         raise IntakeError(f"{name} is not a picture of a kind that can be read ({kinds}): convert it.") from error
-    except _READER_ERRORS as error:
+    except (*_PYTHONS, *_OTHERS) as error:
         said = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
         raise IntakeError(f"{name} is not a readable {kind} ({said}): {AGAIN}, or convert it.") from error
 
@@ -129,7 +114,6 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
 
 
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov reads mp4 and m4v too, matroska reads webm
-_TRUNCATED = f"looks truncated: {AGAIN}"
 _TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave the alpha channel out
 _THREADS = 4  # each holds frames of its own: more would cost memory on large machines
 
@@ -159,18 +143,8 @@ def on_white(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-class Frames(Protocol):
-    """A video in an open file."""
-
-    def times(self) -> tuple[np.ndarray, float]:
-        """When each frame is shown, in seconds from the first: float64 (N,), sorted; and the clock's tick in s."""
-
-    def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown."""
-
-
 class AnimatedWebP:
-    """An animated (or still) webp, read by Pillow."""
+    """An animated (or still) webp, read by Pillow; methods as of `StreamedVideo`."""
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:  # noqa: D107
         self.file, self.limits = file, limits
@@ -185,12 +159,12 @@ class AnimatedWebP:
                 yield opened
 
     def times(self) -> tuple[np.ndarray, float]:
-        """See Frames. Pillow tells the times together with the frames, so these are decoded twice."""
+        """Pillow tells the times together with the frames, so these are decoded twice."""
         stamps = np.array([frame.info.get("timestamp", 0) for frame in self._frames()])
         return (stamps - stamps[0]) / 1000, 0.001
 
     def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """See Frames."""
+        """All frames have the size of the canvas."""
         wanted, kept, size = set(chosen.tolist()), [], (0, 0)
         for number, frame in enumerate(self._frames()):
             size = frame.size
@@ -227,7 +201,10 @@ class StreamedVideo:
             yield container, stream
 
     def times(self) -> tuple[np.ndarray, float]:
-        """See Frames. Nothing is decoded for it; a file that is cut short raises IntakeError."""
+        """When each frame is shown, in seconds from the first: float64 (N,), sorted; and the clock's tick in s.
+
+        Nothing is decoded for it; a file that is cut short raises IntakeError.
+        """
         with self._open() as (container, stream):
             self.limits.check_frames(stream.frames)
             packets, stamps, is_avi = 0, [], container.format.name == "avi"
@@ -248,7 +225,10 @@ class StreamedVideo:
             return np.array([(stamp - first) * tick for stamp in sorted(stamps)]), tick
 
     def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """See Frames. Frames that are damaged or missing raise IntakeError."""
+        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown.
+
+        Frames that are damaged or missing raise IntakeError.
+        """
         wanted, kept, seen, shape = set(chosen.tolist()), [], 0, (0, 0)
         with self._open() as (container, stream):
             decoder, ratio = self._decoder(stream), float(stream.sample_aspect_ratio or 1)
@@ -304,10 +284,9 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
 
 def _upright(image: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
     """Turn and mirror a picture (H, W, 3) by a display matrix, to the next quarter turn."""
-    a, b, c, d = matrix
-    swapped = abs(b) > abs(a)
-    down, right = (b, c) if swapped else (d, a)
-    image = image.swapaxes(0, 1) if swapped else image
+    right, down = matrix[0], matrix[3]
+    if abs(matrix[1]) > abs(matrix[0]):
+        image, right, down = image.swapaxes(0, 1), matrix[2], matrix[1]
     return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
@@ -326,7 +305,7 @@ def _require_whole(file: BinaryIO, kind: str, packets: int, indexed: int) -> Non
     else:
         cut = kind == "avi" and 8 + int.from_bytes(head[4:8], "little") > length
     if cut:
-        raise IntakeError(_TRUNCATED)
+        raise IntakeError(f"looks truncated: {AGAIN}")
 
 
 def _is_shorter_than_segment(head: bytes, length: int) -> bool:

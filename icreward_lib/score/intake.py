@@ -16,7 +16,6 @@ from icreward_lib.score.decoding import (
     DEFAULTS,
     PICTURES,
     AnimatedWebP,
-    Frames,
     IntakeError,
     Limits,
     StreamedVideo,
@@ -36,7 +35,6 @@ _FEW = 8  # frames under which a score over time says little
 class Picture:
     """A picture: `image` uint8 RGB (H, W, 3), shrunk; `size` its (width, height) in pixels as shown, before that."""
 
-    path: Path
     image: np.ndarray
     size: tuple[int, int]
     warnings: tuple[str, ...]
@@ -50,7 +48,6 @@ class Clip:
     seconds from the first. `num_frames`: of the file. `size`: (width, height) in pixels as shown, before shrinking.
     """
 
-    path: Path
     video: Video
     times: np.ndarray
     num_frames: int
@@ -76,7 +73,7 @@ def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Pic
         ImageOps.exif_transpose(image, in_place=True)
         if several:
             warnings = (*warnings, "it holds several pictures: the first is taken")
-        return Picture(path, on_white(image), (height, width) if turned else (width, height), warnings)
+        return Picture(on_white(image), (height, width) if turned else (width, height), warnings)
 
 
 def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
@@ -89,9 +86,8 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
     """
     path = Path(path)
     with one_sentence(path, "video"), open_file(path) as file:
-        reader: type[AnimatedWebP] | type[StreamedVideo]
-        reader = AnimatedWebP if file.read(12)[8:] == b"WEBP" else StreamedVideo
-        source: Frames = reader(file, limits)
+        webp = file.read(12)[8:] == b"WEBP"
+        source = AnimatedWebP(file, limits) if webp else StreamedVideo(file, limits)
         times, tick = source.times()
         if len(times) > 1 and times[-1] == 0:
             raise IntakeError(f"has zero duration: all its {len(times)} frames are shown at the same moment")
@@ -99,7 +95,7 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
         frames, size = source.read(chosen, len(times))
         shown = times[chosen]
         rate = float((len(shown) - 1) / shown[-1]) if len(shown) > 1 else 1.0
-        return Clip(path, Video(np.stack(frames), rate), shown, len(times), size, _warnings(times, shown, tick))
+        return Clip(Video(np.stack(frames), rate), shown, len(times), size, _warnings(times, shown, tick))
 
 
 def framed(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -151,8 +147,8 @@ def _evenly_spaced(times: np.ndarray, kept: int) -> np.ndarray:
 
 def _warnings(times: np.ndarray, shown: np.ndarray, tick: float) -> tuple[str, ...]:
     found = []
-    if len(times) < _FEW:
-        found.append(f"it is short: {len(times)} frame{'s' * (len(times) > 1)}")
+    if len(shown) < _FEW:
+        found.append(f"only {len(shown)} frame{'s' * (len(shown) > 1)}: the score says little")
     gaps = np.diff(times)
     if len(gaps) and np.ptp(gaps) > max(2 * tick, 0.5 * float(np.median(gaps))):  # times are rounded to ticks
         found.append(f"its frame rate varies: {len(shown)} of {len(times)} frames are kept, by when they are shown")

@@ -64,7 +64,7 @@ def entry(
 ) -> Entry:
     count, height, width = frames.shape[:3]
     times = np.linspace(0, seconds, count)
-    clip = Clip(Path(path), Video(frames, 8), times, 3 * count, (width, height), warnings)
+    clip = Clip(Video(frames, 8), times, 3 * count, (width, height), warnings)
     return Entry(path, clip, scores, rank, None, warnings)
 
 
@@ -73,7 +73,7 @@ def failed(path: str, error: str) -> Entry:
 
 
 def ranking(*entries: Entry, reference: str = "in/picture.png", reward: str = "icreward") -> Ranking:
-    picture = Picture(Path(reference), data.astronaut()[::4, ::4], (512, 512), ("it was turned",))
+    picture = Picture(data.astronaut()[::4, ::4], (512, 512), ("it was turned",))
     return Ranking(reference, picture, reward, entries)
 
 
