@@ -119,7 +119,7 @@ def _score(chosen: argparse.Namespace) -> int:
         from icreward_lib.score import report
 
         with batch.writing(chosen.report):
-            report.write_report(chosen.report, [ranked])
+            report.write_report(chosen.report, ranked)
     videos = [video for each in shown for video in each["videos"]]
     errors = [video["error"] for video in videos if "error" in video]
     for error in errors:

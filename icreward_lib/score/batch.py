@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,26 +126,21 @@ def _scored(
     rows: Sequence[Row], known: frozenset[int], judges: Sequence[OpenedReward], limits: Limits
 ) -> Iterator[tuple[int, Line]]:
     """The lines of rows that are not known, by their place."""
+    picture_of = lru_cache(maxsize=1)(_picture)  # rows that follow each other share theirs
     for _, run in itertools.groupby(range(len(rows)), key=lambda place: rows[place].image):
         # Parts depend on the table alone, so that a part that was interrupted gives the same numbers when scored again.
         places = list(run)
-        parts = [places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)]
-        if known.issuperset(places):
-            continue
-        picture = _picture(rows[places[0]], limits)
-        for part in parts:
-            if known.issuperset(part):
-                continue
-            for place, entry in zip(
-                part, _entries([rows[place] for place in part], picture, judges, limits), strict=True
-            ):
-                if place not in known:
-                    yield place, _line(rows[place], entry, judges, limits)
+        for part in (places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)):
+            if not known.issuperset(part):
+                own = [rows[place] for place in part]
+                entries = _entries(own, picture_of(own[0].folder / own[0].image, limits), judges, limits)
+                lines = zip(part, own, entries, strict=True)
+                yield from ((k, _line(row, entry, judges, limits)) for k, row, entry in lines if k not in known)
 
 
-def _picture(row: Row, limits: Limits) -> Picture | IntakeError:
+def _picture(path: Path, limits: Limits) -> Picture | IntakeError:
     try:
-        return read_picture(row.folder / row.image, limits)
+        return read_picture(path, limits)
     except IntakeError as error:
         return error
 

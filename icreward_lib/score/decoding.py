@@ -75,27 +75,13 @@ DEFAULTS = Limits()
 
 
 @contextmanager
-def one_sentence(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever is raised about a file into an IntakeError that begins with its path.
+def open_file(path: Path, kind: str) -> Iterator[BinaryIO]:
+    """Open a regular file that has something in it, and turn whatever is raised about it into an IntakeError.
 
-    An IntakeError raised inside says only what is wrong ("is empty"). `kind`: what the file should be ("video").
+    Its message begins with the path; an IntakeError raised inside says only what is wrong ("holds no frames"). `kind`:
+    what the file should be ("video").
     """
     name = os.fsencode(path).decode(errors="replace")  # names that are not UTF-8 could not be printed
-    try:
-        yield
-    except IntakeError as error:
-        raise IntakeError(f"{name} {error}.") from error.__cause__
-    except UnidentifiedImageError as error:
-        kinds = ", ".join(PICTURES).lower()
-        raise IntakeError(f"{name} is not a picture of a kind that can be read ({kinds}): convert it.") from error
-    except (*_PYTHONS, *_OTHERS) as error:
-        said = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-        raise IntakeError(f"{name} is not a readable {kind} ({said}): {AGAIN}, or convert it.") from error
-
-
-@contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file that has something in it; raises IntakeError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -104,13 +90,20 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             raise IntakeError("is not a regular file: copy its content to one")
         if status.st_size == 0:
             raise IntakeError(f"is empty (0 bytes): {AGAIN}")
-        file = path.open("rb")
+        with path.open("rb") as file:
+            yield file
+    except IntakeError as error:
+        raise IntakeError(f"{name} {error}.") from error.__cause__
     except FileNotFoundError as error:
-        raise IntakeError("does not exist: check its name") from error
+        raise IntakeError(f"{name} does not exist: check its name.") from error
     except PermissionError as error:
-        raise IntakeError("may not be read: change its permissions") from error
-    with file:
-        yield file
+        raise IntakeError(f"{name} may not be read: change its permissions.") from error
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(PICTURES).lower()
+        raise IntakeError(f"{name} is not a picture of a kind that can be read ({kinds}): convert it.") from error
+    except (*_PYTHONS, *_OTHERS) as error:
+        said = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
+        raise IntakeError(f"{name} is not a readable {kind} ({said}): {AGAIN}, or convert it.") from error
 
 
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov reads mp4 and m4v too, matroska reads webm
@@ -213,7 +206,8 @@ class StreamedVideo:
                     continue  # the mark of the end
                 packets += 1
                 self.limits.check_frames(packets)
-                if _is_shown(packet, stream.codec_context.name):
+                hidden = stream.codec_context.name == "vp8" and packet.size and not bytes(packet)[0] & 0x10
+                if not packet.is_discard and not hidden:  # that an edit cut away, or VP8 only refers to
                     # AVI only tells when to decode a frame: another order, at the same distances.
                     stamps.append(packet.dts if is_avi else packet.pts)
             _require_whole(self.file, container.format.name, packets, len(stream.index_entries))
@@ -242,7 +236,9 @@ class StreamedVideo:
                     if frame.is_corrupt:
                         raise IntakeError(f"is damaged at frame {seen + 1}: {AGAIN}")
                     if seen in wanted:
-                        small = _resized(_picture(frame), self.limits.shrunk(*size))
+                        clear = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+                        picture = frame.to_ndarray(format="rgba" if clear else "rgb24", threads=1)
+                        small = _resized(Image.fromarray(picture), self.limits.shrunk(*size))
                         kept.append(np.ascontiguousarray(_upright(on_white(small), matrix)))
                     seen += 1
         if seen != count:
@@ -256,16 +252,6 @@ class StreamedVideo:
         decoder.options = self._bound
         decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
         return decoder
-
-
-def _is_shown(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet gives a frame: not those that an edit cut away, nor VP8's hidden reference frames."""
-    return not packet.is_discard and not (codec == "vp8" and packet.size and not bytes(packet)[0] & 0x10)
-
-
-def _picture(frame: av.VideoFrame) -> Image.Image:
-    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    return Image.fromarray(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -295,16 +281,15 @@ def _require_whole(file: BinaryIO, kind: str, packets: int, indexed: int) -> Non
     length = os.fstat(file.fileno()).st_size
     file.seek(0)
     head = file.read(1024)
-    if kind == "gif":
-        file.seek(max(0, length - 1024))
-        cut = not file.read().rstrip(b"\0").endswith(b";")
-    elif kind == "matroska,webm":
-        cut = _is_shorter_than_segment(head, length)
-    elif packets != indexed:  # counts in headers include frames that edits cut away, and empty ones
+    # Counts in headers include frames that edits cut away, and empty ones; an index does not.
+    if kind not in ("gif", "matroska,webm") and packets != indexed:
         raise IntakeError(f"holds {packets} of its {indexed} frames: {AGAIN}")
-    else:
-        cut = kind == "avi" and 8 + int.from_bytes(head[4:8], "little") > length
-    if cut:
+    file.seek(max(0, length - 1024))
+    if (
+        (kind == "gif" and not file.read().rstrip(b"\0").endswith(b";"))
+        or (kind == "avi" and 8 + int.from_bytes(head[4:8], "little") > length)
+        or (kind == "matroska,webm" and _is_shorter_than_segment(head, length))
+    ):
         raise IntakeError(f"looks truncated: {AGAIN}")
 
 

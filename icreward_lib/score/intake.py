@@ -20,13 +20,10 @@ from icreward_lib.score.decoding import (
     Limits,
     StreamedVideo,
     on_white,
-    one_sentence,
     open_file,
     open_picture,
 )
 from icreward_lib.video import Video
-
-__all__ = ["Clip", "IntakeError", "Limits", "Picture", "framed", "read_clip", "read_picture"]
 
 _FEW = 8  # frames under which a score over time says little
 
@@ -62,7 +59,7 @@ def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Pic
     first frame is taken. Raises IntakeError.
     """
     path = Path(path)
-    with one_sentence(path, "picture"), open_file(path) as file, open_picture(file, PICTURES, limits) as opened:
+    with open_file(path, "picture") as file, open_picture(file, PICTURES, limits) as opened:
         width, height = opened.size
         # Phones put a preview beside the photo, as a second picture of the file.
         several = getattr(opened, "is_animated", False) and opened.format != "MPO"
@@ -85,7 +82,7 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
     damaged frame, raises IntakeError, as does everything else that cannot be used.
     """
     path = Path(path)
-    with one_sentence(path, "video"), open_file(path) as file:
+    with open_file(path, "video") as file:
         webp = file.read(12)[8:] == b"WEBP"
         source = AnimatedWebP(file, limits) if webp else StreamedVideo(file, limits)
         times, tick = source.times()

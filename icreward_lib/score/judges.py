@@ -168,7 +168,7 @@ def _clipsim(source: str) -> OpenedReward:
 def _saved(name: str, default: str, source: str) -> OpenedReward:
     """A reward of a profile's published run, its first training, or whatever a folder holds."""
     source = source or default
-    if _is_profile(source):
+    if source in profile_names() or source.endswith((".yaml", ".yml")):
         folder: Path | None = published(load_profile(source).name, name)[0]
     else:
         path = Path(source).expanduser()
@@ -210,10 +210,6 @@ def _by_content(model: str) -> Path | str:
 
 def _is_small(model: str) -> bool:
     return Path(model).resolve().is_relative_to(CHECKOUT / _SMALL)
-
-
-def _is_profile(source: str) -> bool:
-    return source in profile_names() or source.endswith((".yaml", ".yml"))
 
 
 _KINDS: Mapping[str, Callable[[str], OpenedReward]] = {

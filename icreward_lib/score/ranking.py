@@ -39,18 +39,22 @@ class Entry:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         numbers = {name: _numbers(scores) for name, scores in self.scores.items()}
-        everybodys = set.intersection(*(set(scores.warnings) for scores in self.scores.values()))
-        found = list(self.warnings)
-        for name, scores in self.scores.items():
-            found += [text if text in everybodys else f"{name}: {text}" for text in scores.warnings]
         return {
             "path": self.path,
             "rank": self.rank,
             **numbers[reward],
             "frames": [round(float(score), DIGITS) for score in self.scores[reward].frames],
-            "warnings": list(dict.fromkeys(found)),
+            "warnings": self.all_warnings(),
             **({"scores": numbers} if len(numbers) > 1 else {}),
         }
+
+    def all_warnings(self) -> list[str]:
+        """Those about the file, then the judges', each once, with the judge's name unless all of them say it."""
+        found = list(self.warnings)
+        for name, scores in self.scores.items():
+            shared = [text for text in scores.warnings if all(text in each.warnings for each in self.scores.values())]
+            found += [text if text in shared else f"{name}: {text}" for text in scores.warnings]
+        return list(dict.fromkeys(found))
 
 
 def _numbers(scores: ClipScores) -> dict[str, float | None]:

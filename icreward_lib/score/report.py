@@ -32,14 +32,12 @@ THUMBNAILS = 8
 SHORTEST, LONGEST = 2.0, 8.0  # seconds that all clips of a reference are stretched to, as long as the longest
 
 
-def write_report(path: Path, rankings: Sequence[Ranking]) -> None:
-    """Write rankings as one self-contained HTML file, whole or not at all.
+def write_report(path: Path, ranking: Ranking) -> None:
+    """Write a ranking as one self-contained HTML file, whole or not at all.
 
-    Raises ValueError if there is no ranking or if one was made without its clips, `DiskFullError` if no room is left.
+    Raises ValueError if it was made without its clips, `DiskFullError` if no room is left.
     """
-    if not rankings:
-        raise ValueError(f"There is no ranking to report in {path}: score at least one reference picture first.")
-    if any(entry.clip is None and entry.error is None for ranking in rankings for entry in ranking.entries):
+    if any(entry.clip is None and entry.error is None for entry in ranking.entries):
         raise ValueError(f"The ranking has not kept the clips that {path} is to show: rank with keep_clips=True.")
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     # What is inlined is allowed by its hash, so that nothing else can run or load, whatever a file is called.
@@ -50,14 +48,12 @@ def write_report(path: Path, rankings: Sequence[Ranking]) -> None:
     pages = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sections = list(map(_section, rankings, _names([ranking.reference for ranking in rankings])))
     page = pages.get_template("report.html").render(
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        sections=sections,
-        judges=list(dict.fromkeys(judge for section in sections for judge in section["judges"])),
-        motion=any("motion" in parts for section in sections for _, parts in section["columns"]),
+        ranking=ranking,
+        section=_section(ranking),
         legend=_png(_departure(np.linspace(1, 0, 128)[None])),
         version=__version__,
     )
@@ -81,8 +77,8 @@ def _names(paths: Sequence[str]) -> list[str]:
 # What the page is made of: `report.html` takes the parts of these by name, pictures and clips as data URIs.
 
 
-def _section(ranking: Ranking, name: str) -> dict[str, Any]:
-    """One ranking: `warnings` hold for the reference or for every video, `seconds` is what its clips last here."""
+def _section(ranking: Ranking) -> dict[str, Any]:
+    """The ranking: `warnings` hold for the reference or for every video, `seconds` is what its clips last here."""
     shown = [entry for entry in ranking.entries if entry.error is None]
     judges = list(dict.fromkeys([ranking.reward, *(judge for entry in shown for judge in entry.scores)]))
     columns = [
@@ -91,7 +87,7 @@ def _section(ranking: Ranking, name: str) -> dict[str, Any]:
     ]
     mapped_by = next((j for j in judges if any(entry.scores[j].maps is not None for entry in shown)), None)
     seconds = min(max([SHORTEST, *(float(entry.clip.times[-1]) for entry in shown if entry.clip)]), LONGEST)
-    warnings = [_warnings(entry, judges) for entry in ranking.entries]
+    warnings = [entry.all_warnings() for entry in ranking.entries]
     scored = [found for entry, found in zip(ranking.entries, warnings, strict=True) if entry.error is None]
     everywhere = [text for text in scored[0] if all(text in found for found in scored)] if len(scored) > 1 else []
     names = _names([entry.path for entry in ranking.entries])
@@ -106,24 +102,16 @@ def _section(ranking: Ranking, name: str) -> dict[str, Any]:
         for each, entry, found in zip(names, ranking.entries, warnings, strict=True)
     ]
     return {
-        "name": name,
-        "ranking": ranking,
+        "name": os.path.basename(ranking.reference),
         "picture": _jpeg(_fitted(ranking.picture.image[None], REFERENCE)[0]),
         "judges": judges,
         "columns": columns,
+        "motion": any("motion" in parts for _, parts in columns),
         "mapped_by": mapped_by,
         "cards": cards,
         "warnings": [*ranking.picture.warnings, *(f"All videos: {text}" for text in everywhere)],
         "seconds": seconds,
     }
-
-
-def _warnings(entry: Entry, judges: Sequence[str]) -> list[str]:
-    """What is to be known about a video, once each, with the judge who says it if there are several."""
-    found = list(entry.warnings)
-    for judge, scores in entry.scores.items():
-        found += [f"{judge}: {text}" if len(judges) > 1 else text for text in scores.warnings]
-    return list(dict.fromkeys(found))
 
 
 def _facts(clip: Clip) -> str:
@@ -216,14 +204,14 @@ def _mp4(video: Video) -> str:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    return _picture(picture, "jpeg", quality=85)
+    return _encoded(picture, "jpeg", quality=85)
 
 
 def _png(picture: np.ndarray) -> str:
-    return _picture(picture, "png", optimize=True)
+    return _encoded(picture, "png", optimize=True)
 
 
-def _picture(picture: np.ndarray, kind: str, **options: int) -> str:
+def _encoded(picture: np.ndarray, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, kind, **options)
     return _uri(f"image/{kind}", buffer.getvalue())

@@ -576,7 +576,7 @@ def test_playlists_and_scripts_open_no_other_file(tmp_path: Path) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from icreward_lib.scoring.intake import read_clip
+from icreward_lib.score.intake import read_clip
 
 def peak():  # not getrusage: its peak begins with that of the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
