@@ -7,13 +7,14 @@ clips and nothing about where they came from.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -32,7 +33,7 @@ from icreward_lib.run.files import DiskFullError
 from icreward_lib.run.profile import Group
 from icreward_lib.study.export import votes_table
 from icreward_lib.study.pairs import Pair
-from icreward_lib.study.protocol import Screen, StudyError
+from icreward_lib.study.protocol import StudyError, first_problem
 from icreward_lib.study.store import Rater, RefusedError, Store
 
 PAGE = Path(__file__).parent / "page"
@@ -52,7 +53,6 @@ HEADERS = {
     "X-Robots-Tag": "noindex",
 }
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -79,16 +79,10 @@ class Withdrawal(Group):
     code: Annotated[str, Field(min_length=1, max_length=32)]
 
 
-class SecurityHeaders:
-    """Adds `HEADERS` to every response."""
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """An application that adds `HEADERS` to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its response back with the headers."""
-
+    async def sent(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -96,7 +90,9 @@ class SecurityHeaders:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        await self.app(scope, receive, sending)
+        await app(scope, receive, sending)
+
+    return sent
 
 
 class Study:
@@ -115,9 +111,7 @@ class Study:
             routes=[
                 Route("/", self.welcome),
                 Route("/r/{token}", self.page),
-                Route("/study.css", self.page_file),
-                Route("/study.js", self.page_file),
-                Route("/icon.svg", self.page_file),
+                *(Route(f"/{name}", self.page_file) for name in ("study.css", "study.js", "icon.svg")),
                 Route("/media/{name}", self.file),
                 Route("/api/withdraw", self.withdraw, methods=["POST"]),
                 Route("/api/{token}/state", self.state),
@@ -128,7 +122,7 @@ class Study:
             ],
             # A page elsewhere could otherwise reach a local study through a name that it points here.
             middleware=[
-                Middleware(SecurityHeaders),
+                Middleware(_with_headers),
                 Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
             ],
             exception_handlers={
@@ -140,20 +134,17 @@ class Study:
             },
         )
 
-    async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _as_rater(
-        self, request: Request, work: Callable[Concatenate[Rater, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _as_rater(self, request: Request, work: Callable[[Rater], T]) -> T:
         """Do something for the rater of the link."""
-        token = request.path_params["token"]
 
         def known() -> T:
-            rater = self.store.rater(token)
+            rater = self.store.rater(request.path_params["token"])
             if rater is None:
                 raise HTTPException(404, "This link is not valid, or its answers have been deleted.")
-            return work(rater, *args, **kwargs)
+            return work(rater)
 
         return await self._do(known)
 
@@ -204,13 +195,13 @@ class Study:
         note = await _body(request, Note)
         if (note.feedback and not self.config.feedback) or not set(note.tags) <= set(self.config.tags):
             raise HTTPException(400, "This study does not ask for that.")
-        await self._as_rater(request, self.store.note, note.trial, note.feedback, note.tags)
+        await self._as_rater(request, lambda rater: self.store.note(rater, note.trial, note.feedback, note.tags))
         return JSONResponse({"trial": note.trial})
 
     async def withdraw(self, request: Request) -> Response:
         """Delete a rater's data."""
         code = (await _body(request, Withdrawal)).code
-        if not await self._do(self.store.withdraw, code):
+        if not await self._do(functools.partial(self.store.withdraw, code)):
             raise HTTPException(404, "There is no such withdrawal code; its answers may be deleted already.")
         return JSONResponse({"deleted": True})
 
@@ -219,7 +210,7 @@ class Study:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.admin_token is None or not secrets.compare_digest(given.encode(), self.admin_token.encode()):
             raise HTTPException(403, "The admin token is missing or wrong.")
-        table = await self._do(votes_table, self.store)
+        table = await self._do(functools.partial(votes_table, self.store))
         return Response(table.to_csv(index=False), media_type="text/csv")
 
     def _state(self, rater: Rater) -> dict[str, Any]:
@@ -241,14 +232,13 @@ class Study:
             "of": last - first,
             "feedback": config.feedback,
             "tags": config.tags,
-            "screen": {"trial": rater.trial, "question": self.texts[screen.question], **_shown(screen)},
+            "screen": {  # all that the browser may know: attention items look like trials
+                "trial": rater.trial,
+                "question": self.texts[screen.question],
+                "reference": f"/media/{screen.reference}",
+                "clips": [{kind: f"/media/{clip.media}.{kind}" for kind in ("webm", "mp4")} for clip in screen.clips],
+            },
         }
-
-
-def _shown(screen: Screen) -> dict[str, Any]:
-    """What the browser may know of a screen: where its files are. Attention items look like trials."""
-    clips = [{"webm": f"/media/{clip.media}.webm", "mp4": f"/media/{clip.media}.mp4"} for clip in screen.clips]
-    return {"reference": f"/media/{screen.reference}", "clips": clips}
 
 
 def _sentence(status: int, sentence: str) -> JSONResponse:
@@ -272,9 +262,7 @@ async def _body(request: Request, shape: type[Body]) -> Body:
     try:
         return shape.model_validate_json(bytes(content))
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "request"
-        raise HTTPException(400, f"{where}: {problem['msg']}.") from error
+        raise HTTPException(400, f"{first_problem(error)}.") from error
 
 
 def media_files(pairs: list[Pair]) -> dict[str, Path]:

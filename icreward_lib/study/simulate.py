@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from icreward_lib.study.votes import COLUMNS, CORRUPTED, EXPORT, validate
+from icreward_lib.study.votes import COLUMNS, CORRUPTED, REQUIRED, validate
 from icreward_lib.world.truth import FIDELITIES
 
 SOURCE = "simulated"
@@ -153,7 +153,7 @@ def simulate_votes(
                 "arm_right": right, "choice": choice, "question": QUESTION, "is_attention": kind == "attention",
                 "is_repeat": kind == "repeat", "feedback": feedback, "tags": tags, "source": SOURCE,
             })  # fmt: skip
-    return validate(pd.DataFrame(rows).reindex(columns=[*EXPORT, "source"]))[list(COLUMNS)]
+    return validate(pd.DataFrame(rows).reindex(columns=[*REQUIRED, "source"]))[list(COLUMNS)]
 
 
 def _sample_raters(model: RaterModel, rng: np.random.Generator) -> list[_Rater]:

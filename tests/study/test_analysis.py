@@ -29,15 +29,13 @@ def test_a_ranking_is_one_trial_with_a_row_for_any_two_of_its_videos():
     assert len(validate(rows.assign(trial=0, pair=["a:1", "a:2", "a:3"]))) == 3
 
 
-def test_raters_whom_nobody_invited_are_refused(tmp_path):
+def test_votes_on_samples_of_another_study_are_refused(tmp_path):
     SMALL.to_csv(tmp_path / "votes.csv", index=False)
-    assert len(read_votes(tmp_path / "votes.csv", raters=["r1", "r2", "r3"])) == 6
-    with pytest.raises(VotesError, match="Row 4 .*this sample is not one of the 1 of the study"):
-        validate(SMALL, samples=["a"])
+    assert len(read_votes(tmp_path / "votes.csv", samples=["a", "b"])) == 6
     with pytest.raises(
-        VotesError, match=r"Row 2 .*\(rater r2, sample a\): this rater is not one of the 2 of the study\."
+        VotesError, match=r"Row 4 .*\(rater r1, sample b\): this sample is not one of the 1 of the study"
     ):
-        read_votes(tmp_path / "votes.csv", raters=["r1", "r3"])
+        read_votes(tmp_path / "votes.csv", samples=["a"])
 
 
 @pytest.mark.parametrize(
