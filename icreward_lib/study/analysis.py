@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import choix
 import krippendorff
@@ -29,16 +29,6 @@ from icreward_lib.study.votes import (
     trials,
     validate,
 )
-
-
-class Agreement(NamedTuple):
-    """Of the raters: Krippendorff's nominal `alpha` (<= 1), and the share of `alike` pairs of votes, in [0, 1].
-
-    None where undefined. Alpha is no gate: honest raters of close pairs reach low values.
-    """
-
-    alpha: Interval | None
-    alike: float | None
 
 
 def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
@@ -77,10 +67,12 @@ def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rates, orient="index").rename_axis("question")
 
 
-def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
-    """How far raters agree on a pair. The interval of alpha draws raters and samples, both with replacement.
+def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000) -> tuple[Interval | None, float | None]:
+    """How far raters agree on a pair: Krippendorff's nominal alpha (<= 1), and the share of pairs of votes alike.
 
-    A rater drawn twice agrees with itself, which lifts alpha: the interval is moved back by the draws' mean error.
+    None where undefined. Alpha is no gate: honest raters of close pairs reach low values. Its 95 % interval draws
+    raters and samples, both with replacement; a rater drawn twice agrees with itself, which lifts alpha: the interval
+    is moved back by the draws' mean error.
     """
     found = trials(votes)
     chosen = pd.get_dummies(found["preferred"]).to_numpy(dtype=np.int64)  # (votes, answers)
@@ -98,12 +90,12 @@ def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level:
     alike = float((table * (table - 1)).sum() / both) if both else None
     alpha = _alpha(table)
     if np.isnan(alpha) or found["sample"].nunique() < 2:
-        return Agreement(None, alike)
+        return None, alike
     drawn = [
         _alpha(np.repeat(answers(of_raters), of_samples[first], axis=0))
         for of_raters, of_samples in _two_way_draws(found, seed=seed, draws=draws)
     ]
-    return Agreement(percentile_interval(drawn, estimate=alpha, level=level, n=len(pairs), biased=True), alike)
+    return percentile_interval(drawn, estimate=alpha, level=0.95, n=len(pairs), biased=True), alike
 
 
 def _two_way_draws(found: pd.DataFrame, *, seed: int, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -125,14 +117,14 @@ def _alpha(table: np.ndarray) -> float:
 PRIOR = 0.5  # votes that every arm is taken to have won against every other: an arm that always wins stays finite
 
 
-def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500, level: float = 0.95) -> pd.DataFrame:
+def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500) -> pd.DataFrame:
     """How strong every arm is, the strongest first: arm a beats arm b with probability 1 / (1 + exp(b - a)).
 
     A tie is half a win for each. The interval draws raters and samples, both with replacement (a vote counts as
     often as its rater times its sample), never single votes; it errs on the wide side.
 
     Returns:
-        Per arm "strength" (log odds, mean 0), "low", "high", "wins" (with half the ties) and "n" votes.
+        Per arm "strength" (log odds, mean 0), its 95 % limits "low", "high", "wins" (with half the ties) and "n" votes.
     """
     found = trials(votes)
     require_several(found, "rater", "sample")
@@ -154,15 +146,12 @@ def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500, level: fl
     table = wins(np.ones(len(found)))
     n = (table + table.T).sum(axis=1).astype(int)
     drawn = np.array([strengths(wins(r * s)) for r, s in _two_way_draws(found, seed=seed, draws=draws)])
-    found_for = [
-        percentile_interval(drawn[:, arm], estimate=strength, level=level, n=int(n[arm]))
+    fitted = [
+        percentile_interval(drawn[:, arm], estimate=strength, level=0.95, n=int(n[arm])).as_dict()
         for arm, strength in enumerate(strengths(table))
     ]
-    result = pd.DataFrame(
-        [(each.mean, each.low, each.high) for each in found_for],
-        columns=["strength", "low", "high"],
-        index=pd.Index(arms, name="arm"),
-    ).assign(wins=table.sum(axis=1), n=n)
+    result = pd.DataFrame(fitted, index=pd.Index(arms, name="arm")).rename(columns={"mean": "strength"})
+    result.insert(3, "wins", table.sum(axis=1))
     return result.sort_values("strength", ascending=False, kind="stable")
 
 
@@ -192,7 +181,7 @@ def summarise(
     attention = attention_pass_rate(votes)
     per_sample = counts(first, arms).reset_index()
     left, repeated = side_bias(first, seed=seed), repeat_consistency(first, seed=seed)
-    agreed = rater_agreement(first, seed=seed)
+    alpha, alike = rater_agreement(first, seed=seed)
     return {
         "source": found["source"].iloc[0],
         "question": found["question"].iloc[0],
@@ -207,8 +196,8 @@ def summarise(
         "side_bias": left and left.as_dict(),
         "consistency": repeated and repeated.as_dict(),
         "attention": {"passed": int(attention["passed"].sum()), "n": int(attention["n"].sum())},
-        "alpha": agreed.alpha and agreed.alpha.as_dict(),
-        "agreement": agreed.alike,
+        "alpha": alpha and alpha.as_dict(),
+        "agreement": alike,
         "themes": themes(first, arms).reset_index().to_dict(orient="records"),
         "tags": tag_counts(first, arms).reset_index().to_dict(orient="records"),
     }
@@ -247,7 +236,9 @@ def themes(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     written = _commented(trials(votes, arms))
     stems = {theme: re.compile(rf"\b(?:{words.replace(' ', '|')})", re.IGNORECASE) for theme, words in THEMES.items()}
     carried = [[theme for theme, stem in stems.items() if stem.search(text)] for text in written["feedback"]]
-    about = written.assign(theme=carried).explode("theme").dropna(subset="theme")
+    about = (
+        written.assign(theme=pd.Series(carried, written.index, dtype=object)).explode("theme").dropna(subset="theme")
+    )
     table = _choices(about, "theme", arms).reindex(list(THEMES), fill_value=0)
     table.insert(0, "comments", table.sum(axis=1))
     table.insert(1, "share", table["comments"] / max(1, len(written)))

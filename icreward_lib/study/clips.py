@@ -16,6 +16,7 @@ from icreward_lib.video import Video, write_video
 
 SHOWN_HEIGHT = 240  # smaller clips are enlarged by whole pixels first, which 4:2:0 colour would smear
 ASPECT_TOLERANCE = 0.02
+LANCZOS = Image.Resampling.LANCZOS
 
 
 def in_one_format(videos: Mapping[str, Video]) -> dict[str, Video]:
@@ -37,7 +38,7 @@ def in_one_format(videos: Mapping[str, Video]) -> dict[str, Video]:
         shown = np.floor(times * video.fps + 1e-6).astype(int)  # the frames on the screen at these times
         frames = video.frames[np.minimum(shown, video.num_frames - 1)]
         if (video.width, video.height) != size:
-            frames = np.stack([Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames])
+            frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, LANCZOS)) for frame in frames])
         return Video(frames, fps)
 
     return {name: formatted(video) for name, video in videos.items()}

@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,12 +164,11 @@ def read_pairs(path: Path) -> list[Pair]:
     _check_rows(table, path.name)
     folder = path.resolve().parent
     pairs = []
-    for row, record in enumerate(table.to_dict(orient="records"), 1):
-        media = {
-            column: _media(folder, record[column], suffixes, f"Row {row} of {path.name}")
-            for column, suffixes in MEDIA.items()
-        }
-        pairs.append(Pair(**record | media))
+    for number, row in enumerate(table.to_numpy(), 1):
+        cells: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+        for column, suffixes in MEDIA.items():
+            cells[column] = _media(folder, cells[column], suffixes, f"Row {number} of {path.name}")
+        pairs.append(Pair(**cells))
     _check_media(pairs)
     return pairs
 
@@ -184,7 +184,7 @@ def _check_rows(table: pd.DataFrame, name: str) -> None:
     for bad, reason in (
         *((table[column].str.strip() == "", f"'{column}' is empty") for column in COLUMNS),
         (table["pair"].duplicated(), "there is another pair '{pair}'"),
-        (arms.eq(CORRUPTED).any(axis=1), f"'{CORRUPTED}' is not an arm's name"),
+        ((arms == CORRUPTED).any(axis=1), f"'{CORRUPTED}' is not an arm's name"),
         (table["arm_a"] == table["arm_b"], "both sides are of the arm '{arm_a}'"),
         (table["video_a"] == table["video_b"], "both sides are one and the same video: drop the pair"),
         (couples.duplicated(), "sample '{sample}' has another pair of {arm_a} and {arm_b}"),

@@ -56,15 +56,11 @@ class StudyConfig(Group):
         description="one block of screens each",
     )
     arms: list[str] = Field(default=[], description="arms to compare; empty: all of the pairs file")
-    on_screen: Annotated[int, Field(ge=2, le=5)] = Field(
-        default=2, description="clips on a screen; above 2 they are ranked"
-    )
+    on_screen: Annotated[int, Field(ge=2, le=5, description="clips on a screen; above 2 they are ranked")] = 2
     pairs_per_rater: Count | None = Field(default=None, description="screens of a block, drawn in turn; null: all")
     practice: Annotated[int, Field(ge=0, le=10)] = 3
     attention_share: Share = Field(default=0.1, description="items with a known answer, as a share of the trials")
-    repeat_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        default=0.1, description="trials that are shown again, mirrored"
-    )
+    repeat_share: Annotated[float, Field(ge=0, le=0.5, description="trials that are shown again, mirrored")] = 0.1
     exclusion: Exclusion = Exclusion()
     feedback: bool = Field(default=True, description="whether raters may write a remark after a choice")
     tags: list[Word] = Field(default=["subject", "background", "motion", "realism"], max_length=12)

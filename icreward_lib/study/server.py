@@ -57,25 +57,22 @@ T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class Vote(Group):
-    """The answer to a screen."""
+Trial = Annotated[int, Field(ge=0, lt=100_000)]
 
-    trial: Annotated[int, Field(ge=0, lt=100_000)]
+
+class _Vote(Group):
+    trial: Trial
     choice: Annotated[str, Field(min_length=1, max_length=16)]
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
-class Note(Group):
-    """What a rater adds to an answer."""
-
-    trial: Annotated[int, Field(ge=0, lt=100_000)]
+class _Note(Group):
+    trial: Trial
     feedback: Annotated[str, Field(max_length=1000)] = ""
     tags: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=12)] = []
 
 
-class Withdrawal(Group):
-    """A wish to be forgotten."""
-
+class _Withdrawal(Group):
     code: Annotated[str, Field(min_length=1, max_length=32)]
 
 
@@ -109,16 +106,16 @@ class Study:
         """The application; requests to other than these host names are refused, "*" takes all."""
         return Starlette(
             routes=[
-                Route("/", self.welcome),
-                Route("/r/{token}", self.page),
-                *(Route(f"/{name}", self.page_file) for name in ("study.css", "study.js", "icon.svg")),
-                Route("/media/{name}", self.file),
-                Route("/api/withdraw", self.withdraw, methods=["POST"]),
-                Route("/api/{token}/state", self.state),
-                Route("/api/{token}/consent", self.consent, methods=["POST"]),
-                Route("/api/{token}/vote", self.vote, methods=["POST"]),
-                Route("/api/{token}/note", self.note, methods=["POST"]),
-                Route("/admin/votes.csv", self.votes),
+                Route("/", self._welcome),
+                Route("/r/{token}", self._page),
+                *(Route(f"/{name}", self._page_file) for name in ("study.css", "study.js", "icon.svg")),
+                Route("/media/{name}", self._clip_or_image),
+                Route("/api/withdraw", self._withdraw, methods=["POST"]),
+                Route("/api/{token}/state", self._state),
+                Route("/api/{token}/consent", self._consent, methods=["POST"]),
+                Route("/api/{token}/vote", self._vote, methods=["POST"]),
+                Route("/api/{token}/note", self._note, methods=["POST"]),
+                Route("/admin/votes.csv", self._votes),
             ],
             # A page elsewhere could otherwise reach a local study through a name that it points here.
             middleware=[
@@ -148,64 +145,55 @@ class Study:
 
         return await self._do(known)
 
-    async def welcome(self, request: Request) -> Response:
-        """Say that a link is needed."""
+    async def _welcome(self, request: Request) -> Response:
         return _sentence(404, "Please open the personal link that you were given.")
 
-    async def page(self, request: Request) -> Response:
-        """The page; whether the link is valid turns out when it asks for the state."""
+    async def _page(self, request: Request) -> Response:
+        # Whether the link is valid turns out when the page asks for the state.
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})
 
-    async def page_file(self, request: Request) -> Response:
-        """Style, script and icon of the page."""
+    async def _page_file(self, request: Request) -> Response:
         return FileResponse(PAGE / request.url.path.removeprefix("/"), headers={"Cache-Control": "no-cache"})
 
-    async def file(self, request: Request) -> Response:
-        """A clip or an image; whole, or the range that was asked for."""
+    async def _clip_or_image(self, request: Request) -> Response:
         path = self.media.get(request.path_params["name"])
         if path is None:
             raise HTTPException(404, "There is no such file.")
         return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    async def state(self, request: Request) -> Response:
-        """What the rater has to do next."""
-        return JSONResponse(await self._as_rater(request, self._state))
+    async def _state(self, request: Request) -> Response:
+        return JSONResponse(await self._as_rater(request, self._next))
 
-    async def consent(self, request: Request) -> Response:
-        """Take the rater's consent."""
+    async def _consent(self, request: Request) -> Response:
         await self._as_rater(request, lambda rater: self.store.consent(rater.number))
-        return await self.state(request)
+        return await self._state(request)
 
-    async def vote(self, request: Request) -> Response:
-        """Store a vote; the reply is sent when it is on the disk. On practice screens it says what was right."""
-        vote = await _body(request, Vote)
+    async def _vote(self, request: Request) -> Response:
+        """Reply when the vote is on the disk; on practice screens, with what was right."""
+        vote = await _body(request, _Vote)
 
         def store(rater: Rater) -> dict[str, Any]:
             choice = self.store.vote(rater, vote.trial, vote.choice, vote.seconds)
             screen = self.store.screen(rater.number, vote.trial)
-            stored: dict[str, Any] = {"trial": vote.trial, "choice": choice}
-            if screen.kind == "practice":
-                stored |= {"right": screen.passes(choice), "answer": screen.answer}
-            return stored
+            known = {"right": screen.passes(choice), "answer": screen.answer} if screen.kind == "practice" else {}
+            return {"trial": vote.trial, "choice": choice, **known}
 
         return JSONResponse(await self._as_rater(request, store))
 
-    async def note(self, request: Request) -> Response:
-        """Store what a rater adds to an answer."""
-        note = await _body(request, Note)
+    async def _note(self, request: Request) -> Response:
+        note = await _body(request, _Note)
         if (note.feedback and not self.config.feedback) or not set(note.tags) <= set(self.config.tags):
             raise HTTPException(400, "This study does not ask for that.")
         await self._as_rater(request, lambda rater: self.store.note(rater, note.trial, note.feedback, note.tags))
         return JSONResponse({"trial": note.trial})
 
-    async def withdraw(self, request: Request) -> Response:
-        """Delete a rater's data."""
-        code = (await _body(request, Withdrawal)).code
+    async def _withdraw(self, request: Request) -> Response:
+        code = (await _body(request, _Withdrawal)).code
         if not await self._do(functools.partial(self.store.withdraw, code)):
             raise HTTPException(404, "There is no such withdrawal code; its answers may be deleted already.")
         return JSONResponse({"deleted": True})
 
-    async def votes(self, request: Request) -> Response:
+    async def _votes(self, request: Request) -> Response:
         """All votes as CSV, for whoever has the admin token."""
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.admin_token is None or not secrets.compare_digest(given.encode(), self.admin_token.encode()):
@@ -213,7 +201,8 @@ class Study:
         table = await self._do(functools.partial(votes_table, self.store))
         return Response(table.to_csv(index=False), media_type="text/csv")
 
-    def _state(self, rater: Rater) -> dict[str, Any]:
+    def _next(self, rater: Rater) -> dict[str, Any]:
+        """What the rater has to do next."""
         config = self.config
         state: dict[str, Any] = {"title": config.title, "contact": config.contact, "code": rater.code}
         if not rater.consented:

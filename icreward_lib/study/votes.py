@@ -69,9 +69,9 @@ def validate(votes: pd.DataFrame) -> pd.DataFrame:
         _refuse(votes, flags.isna(), f"'{column}' must be true or false")
         votes[column] = flags.astype(bool)
     ids = {side: votes["sample"] + "/" + votes[f"arm_{side}"] for side in ("left", "right")}
-    for column, values in {**ids, "source": "people"}.items():
-        if column not in votes:
-            votes[column] = values
+    votes = votes.assign(**{column: values for column, values in ids.items() if column not in votes})
+    if "source" not in votes:
+        votes["source"] = "people"
     for column, allowed in ALLOWED.items():
         _refuse(votes, ~votes[column].isin(allowed), f"'{column}' must be one of {', '.join(allowed)}")
     _refuse(votes, votes["source"] != votes["source"][0], "simulated votes and people's must not be in one table")
