@@ -274,11 +274,6 @@ def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
     return kind.from_pretrained(trained.folders[number], device=run.device)
 
 
-def published(trained: Trained) -> dict[str, str]:
-    """Where a run's cache holds a reward: `stage` and `key`, for the record from which others find it."""
-    return {"stage": trained.stage.name, "key": trained.stage.key}
-
-
 def selection_note(models: Mapping[str, Trained]) -> str:
     """How the epochs were chosen, in a sentence for a caption: the validation errors are of chosen epochs."""
     chosen = ", ".join(f"{NAMES[name]} the best of {len(m.histories[0].epochs)} epochs" for name, m in models.items())
