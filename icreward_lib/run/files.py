@@ -195,13 +195,19 @@ def _remembered_hash(path: Path, size: int, modified: int) -> str:
     """Hash of a file that was not touched since: once in a process, and of a large one once on a machine."""
     if size < LARGE:
         return _hash(path)
-    memory = output_root() / ".cache" / "hashes.json"
-    if (known := read_state(memory).get(str(path))) and known[:2] == [size, modified]:
-        return str(known[2])
+    note, known_by = hash_notes() / f"{digest(str(path))}.json", {"path": str(path), "size": size, "modified": modified}
+    noted = read_state(note)
+    if noted.items() >= known_by.items():
+        return str(noted["sha256"])
     found = _hash(path)
     with suppress(ReadOnlyError, DiskFullError):  # then it is hashed again next time
-        write_json(memory, read_state(memory) | {str(path): [size, modified, found]})
+        write_json(note, known_by | {"sha256": found})
     return found
+
+
+def hash_notes() -> Path:
+    """The folder of what is known of large files."""
+    return output_root() / ".cache" / "hashes"
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from icreward_lib.run.code import code_hash, notebook_code_hash
 from icreward_lib.run.files import (
     atomic,
     digest,
+    hash_notes,
     output_root,
     remove_leftovers,
     verify_checksums,
@@ -222,8 +223,9 @@ def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:
     name = os.environ.get("ICREWARD_PROFILE") or profile
     wanted = load_profile(name, changes)
     run = Run(notebook, wanted, changes if wanted != load_profile(name) else {})
-    for folder in (run.results, run.figures):
-        remove_leftovers(folder)
+    if rank() == 0:
+        for folder in (run.results, run.figures, run.progress.parent, hash_notes()):
+            remove_leftovers(folder)
     run._write_log()
     return run
 
