@@ -64,11 +64,11 @@ def make_folder(folder: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
-        if not os.access(folder, os.W_OK):
-            raise ReadOnlyError(
-                f"nothing can be written to {folder}: make it writable, or choose another folder (for runs: "
-                "ICREWARD_OUTPUT) and run the same again"
-            )
+    if not os.access(folder, os.W_OK):
+        raise ReadOnlyError(
+            f"nothing can be written to {folder}: make it writable, or choose another folder (for runs: "
+            "ICREWARD_OUTPUT) and run the same again"
+        )
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write `SHA256SUMS` into a folder of weights, in the form that `sha256sum --check` reads."""
+    """Write `SHA256SUMS` into a folder of weights, as `sha256sum --check` reads it."""
     write_text(folder / CHECKSUMS, "".join(f"{sha}  {name}\n" for name, sha in folder_hashes(folder).items()))
 
 
@@ -227,14 +227,12 @@ def verify_checksums(folder: Path) -> dict[str, str]:
 
     Raises `DamagedFileError` for a file that is missing or differs.
     """
-    found = folder_hashes(folder)
-    sums = folder / CHECKSUMS
-    if sums.is_file():
-        for line in sums.read_text(encoding="utf-8").splitlines():
-            sha, name = line.split("  ", 1)
-            if found.get(name) != sha:
-                state = "damaged" if name in found else "missing"
-                raise DamagedFileError(f"{folder / name} is {state}: restore it, such as with git checkout")
+    found, sums = folder_hashes(folder), folder / CHECKSUMS
+    for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
+        sha, name = line.split("  ", 1)
+        if found.get(name) != sha:
+            state = "damaged" if name in found else "missing"
+            raise DamagedFileError(f"{folder / name} is {state}: restore it, such as with git checkout")
     return found
 
 

@@ -37,18 +37,14 @@ def device() -> str:
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's share of what is to be made.
-
-    It depends on the items alone, not on which of them exist already: no two processes ever take the same one.
-    """
+    """This process's share of the items, whichever exist already: no two processes ever take the same one."""
     return items[rank() :: processes()]
 
 
 def gather(made: Sequence[Item], count: int) -> list[Item]:
-    """What all processes made of their shares (`mine`) of `count` items, in the order of the items.
+    """What all processes made of their shares (`own_share`) of `count` items, in the order of the items, for each.
 
-    Every process calls this and gets the same. What it made beyond its share is left out. Numbers travel well;
-    a tensor would bring all of its storage, and its device.
+    What one made beyond its share is left out. Numbers travel well; a tensor would bring its storage and device.
     """
     if processes() == 1:
         return list(made[:count])
@@ -80,8 +76,8 @@ Result = TypeVar("Result")
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     """Yield every item with `function(item)`, in order, as many at a time as torch has threads.
 
-    Inside, torch and BLAS work on one thread, so that a result does not depend on how many cores there are. An error is
-    raised at its item's turn; what has not begun by then is dropped. Where there is a GPU, one item at a time fills it.
+    Inside, torch and BLAS work on one thread, so that results do not depend on the cores. An error is raised at its
+    item's turn; what has not begun by then is dropped. Where there is a GPU, one item at a time fills it.
     """
     import torch  # here, as in `device`: the command line has to start quickly
     from threadpoolctl import threadpool_limits
