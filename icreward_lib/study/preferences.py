@@ -1,16 +1,8 @@
 """Votes as labels: one table of preferences, filled by this study or by public sets, and how rewards agree with it.
 
-A preference table has one row per pair of videos and dimension:
-
-==============  ===================================================================================
-column          meaning
-==============  ===================================================================================
-reference       the image that both videos start from: its id, or its file
-video1, video2  ids or files of the videos
-dimension       what was asked, for example "consistency"
-votes1, votes2  how many, or with what weight, preferred each video; numbers from 0
-ties            the same for neither
-==============  ===================================================================================
+A preference table has one row per pair of videos and dimension, with the columns reference (the image that both start
+from: its id or file), video1 and video2 (ids or files), dimension (what was asked, such as "consistency"), votes1 and
+votes2 (how many, or with what weight, preferred each; numbers from 0) and ties (the same for neither).
 """
 
 from __future__ import annotations

@@ -297,6 +297,9 @@ def test_the_command_line_prints_links_and_serves(
     assert capsys.readouterr().out == first
     assert main([*command, "--host", "0.0.0.0"]) == 1
     assert "can be reached from elsewhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--url", "study.example.org"])
+    assert "does not begin with https://" in capsys.readouterr().err
     (tmp_path / "study.yaml").write_text("seed: 5\n")
     assert main([*command, "--config", str(tmp_path / "study.yaml")]) == 1
     assert "was begun with other settings" in capsys.readouterr().err
