@@ -74,7 +74,8 @@ def _serve(chosen: argparse.Namespace) -> None:
     with closing(Store(votes, create=True)) as store:
         store.begin(config, judged)
         store.enrol(chosen.raters, judged)
-        start = chosen.url or f"http://{chosen.host}:{chosen.port}"
+        host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host  # IPv6
+        start = chosen.url or f"http://{host}:{chosen.port}"
         for number, link in store.links():
             print(f"rater {number + 1:3}  {start}/r/{link}")
         print(f"{len(judged)} items; votes are kept in {votes}. Stop with Ctrl-C; links stay valid.", flush=True)

@@ -295,6 +295,8 @@ def test_the_command_line_prints_links_and_serves(
     assert served["access_log"] is False
     assert main(command) == 0
     assert capsys.readouterr().out == first
+    assert main([*command, "--host", "::1"]) == 0
+    assert "http://[::1]:8000/r/" in capsys.readouterr().out
     assert main([*command, "--host", "0.0.0.0"]) == 1
     assert "can be reached from elsewhere" in capsys.readouterr().err
     with pytest.raises(SystemExit):
