@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "costs", parents=[profile], help="expected GPU memory, disk and GPU-hours of every stage of the public models"
     )
     costs.set_defaults(command=_costs)
-    study.add_commands(commands)
+    study.add_command(commands)
     score.add_command(commands, models)
     return parser
 

