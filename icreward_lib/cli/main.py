@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -114,10 +115,10 @@ def _folder(text: str) -> Path:
 
 
 def _changes(text: str) -> dict[str, object]:
-    changes = yaml.safe_load(text)
-    if not isinstance(changes, dict):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form {{name: value}}")
-    return changes
+    with suppress(yaml.YAMLError):
+        if isinstance(changes := yaml.safe_load(text), dict):
+            return changes
+    raise argparse.ArgumentTypeError(f"'{text}' is not of the form {{name: value}}")
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -397,6 +397,7 @@ def test_defaults_are_read_from_the_parameters_cell(write_notebook: Writer) -> N
         (["reproduce", "--profile", "nope"], 1, "icreward: there is no profile 'nope'"),
         (["reproduce", "-p", "nonsense"], 2, "not of the form name=value"),
         (["reproduce", "--from", "1", "--only", "2"], 2, "not allowed with"),
+        (["prepare", "--changes", "{a: ["], 2, "not of the form {name: value}"),
         (["reproduce", "--models", "nowhere"], 2, "there is no folder nowhere"),
         (["nope"], 2, "invalid choice"),
         ([], 2, "required"),
