@@ -39,7 +39,7 @@ CLIP = clip.ClipConfig(
     trials=1,
     loop=LOOP,
 )
-MOTION = videomae.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
+MOTION = videomae.MotionConfig(videomae.model_config(patch_size=16, width=16, layers=1, heads=2), 2, 4, LOOP)
 VLM = qwen2_vl.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
     width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
@@ -238,7 +238,7 @@ class TestMotion:
     def test_movements_follow_the_models_token_order(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
                         position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
-        config = replace(MOTION, patch_size=8, tubelet_size=4)
+        config = replace(MOTION, model=videomae.model_config(width=16, layers=1, heads=2))
         task = videomae.Pretraining(videomae.build(config), config)
         flow = task._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
         moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
