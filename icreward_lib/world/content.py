@@ -117,11 +117,16 @@ def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
         top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
         part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
         part = F.interpolate(part[None], (short_side, short_side), mode="bilinear", antialias=True)[0]
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
-        parts.append((torch.einsum("dc,chw->dhw", turn, part - 0.5) + 0.5).clamp(0, 1))
+        parts.append(turned_colours(part, rng).clamp(0, 1))
     tear = F.interpolate(torch.from_numpy(rng.normal(size=(1, 1, 4, 4))).float(), (short_side,) * 2, mode="bicubic")[0]
     first, second = parts
     return torch.where(tear > 0, first, second)
+
+
+def turned_colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Colours "... 3 h w" turned about grey by a random rotation or reflection of their space."""
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()
+    return torch.einsum("dc,...chw->...dhw", turn, pixels - 0.5) + 0.5
 
 
 @cache

@@ -30,14 +30,7 @@ from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
 CLIP = clip.ClipConfig(
-    embed_dim=16,
-    vision_width=32,
-    vision_layers=1,
-    text_width=32,
-    text_layers=1,
-    batch_size=4,
-    trials=1,
-    loop=LOOP,
+    clip.model_config(embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1), 4, 1, LOOP
 )
 MOTION = videomae.MotionConfig(videomae.model_config(patch_size=16, width=16, layers=1, heads=2), 2, 4, LOOP)
 VLM = qwen2_vl.VlmConfig(
