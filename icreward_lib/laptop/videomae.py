@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
-from icreward_lib.metrics.video_features import MEAN, STD, videomae_pixels
+from icreward_lib.metrics.video_features import videomae_pixels
 from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 from icreward_lib.world.content import CAMERAS, MOTIONS
@@ -134,8 +135,8 @@ def save(model: VideoMAEForVideoClassification, config: MotionConfig, folder: Pa
     processor = VideoMAEImageProcessor(
         size={"height": config.model.image_size, "width": config.model.image_size},
         do_center_crop=False,
-        image_mean=list(MEAN),
-        image_std=list(STD),
+        image_mean=list(IMAGENET_DEFAULT_MEAN),
+        image_std=list(IMAGENET_DEFAULT_STD),
     )
     with atomic(folder) as new:
         model.save_pretrained(new, state_dict=half_weights(model))
