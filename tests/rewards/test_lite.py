@@ -65,6 +65,7 @@ def test_long_clips_are_read_in_parts_and_weights_choose_a_dimension(shipped: IC
     scores = shipped.score(image, [long], weights=(1.0, 0.0))
     assert scores.frames.shape == (1, 48)
     assert scores.overall[0] == pytest.approx(scores.dimensions["subject"][0], abs=1e-6)
+    assert scores.overall == pytest.approx(scores.frames.mean(1), abs=1e-6)
     with pytest.raises(ValueError, match="weights"):
         shipped.score(image, [long], weights=(1.0, 1.0))
     with pytest.raises(ValueError, match="one length and size"):
