@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,16 @@ from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.poster import open_sora_dpo
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured
-from icreward_lib.poster.open_sora_dpo import HELD_OUT, Preferences, Tuned, at_most, config_of, generate_new, tune
+from icreward_lib.poster.open_sora_dpo import (
+    HELD_OUT,
+    Preferences,
+    Tuned,
+    at_most,
+    config_of,
+    generate_new,
+    prefer,
+    tune,
+)
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
 from icreward_lib.stats import bootstrap_mean
@@ -59,13 +69,11 @@ def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mappin
         rule: a key of `RULES`.
         matrices: reward -> split -> scores, "samples videos".
     """
+    scores = {name: values.__getitem__ for name, values in matrices.items()}
 
     def preferred(splits: Sequence[str]) -> Preferences:
-        samples = [sample for split in splits for sample in curated.of(split)]
-        scores = {name: np.concatenate([values[split] for split in splits]) for name, values in matrices.items()}
-        motion = np.concatenate([curated.matrix("dynamic_degree", split) for split in splits])
-        seed = run.seed("coin", *splits)
-        return Preferences(pairs_by(rule, scores, motion, subset=run.profile.dpo.subset, seed=seed), samples)
+        made = partial(pairs_by, rule, subset=run.profile.dpo.subset, seed=run.seed("coin", *splits))
+        return prefer(curated, splits, scores, made)
 
     training = preferred(["train"])
     held_out = at_most(preferred(HELD_OUT), run.profile.rules.held_out_pairs, seed=run.seed("held out"))

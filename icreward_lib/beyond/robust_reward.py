@@ -22,7 +22,7 @@ from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.poster.samples import SceneSample
-from icreward_lib.poster.videos import item_of
+from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import ROBUST, cautious
 from icreward_lib.rewards.head import movement, moves
@@ -30,7 +30,7 @@ from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
+from icreward_lib.run.processes import side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import fit_clip
 from icreward_lib.world.departures import PROBES, moving_scenes
@@ -143,10 +143,8 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
 
-            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(read, missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+            save_each(stage, samples, read)
+    found = load_each(stage, samples)
     place = np.repeat(np.arange(len(samples)), [len(values["kind"]) for values in found])
     labels = torch.from_numpy(np.concatenate([values["labels"] for values in found]))
     clips = ClipDataset(

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from icreward_lib.metrics.clip import clipsim
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import rows_of
-from icreward_lib.poster.reward_models import clip_features
+from icreward_lib.poster.measure import measure
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
 from icreward_lib.run import Run
@@ -36,16 +34,13 @@ def showcase_clipsim(
     Returns:
         Columns sample (title), pick, video, clipsim.
     """
-    features, rows, test = clip_features(run, curated), rows_of(curated, "test"), curated.of("test")
+    similar, test = measure(run, curated, "test")["clipsim"], curated.of("test")
     found = []
     for number, sample in enumerate(samples, start=1):
-        position = test.index(sample)
-        reference = features.references[sample.id].numpy()
+        row = test.index(sample)
         for name, columns in chosen.items():
-            video = int(columns[position])
-            similar = float(clipsim(reference, features.clips[rows[position, video]].numpy(), include_first=True))
-            title = f"sample {number}: {sample.title}"
-            found.append({"sample": title, "pick": name, "video": video, "clipsim": similar})
+            picked = {"pick": name, "video": int(columns[row]), "clipsim": float(similar[row, columns[row]])}
+            found.append({"sample": f"sample {number}: {sample.title}", **picked})
     return pd.DataFrame(found)
 
 
@@ -59,35 +54,33 @@ def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFra
         Columns sample, arm and the three fidelities; `attrs["identical"]` counts the samples left out.
     """
     chosen = {arm: picks(values) for arm, values in scores.items()}
-    fidelities = {name: curated.matrix(name, "test") for name in FIDELITIES}
-    rows = []
-    identical = 0
-    for position, sample in enumerate(curated.of("test")):
-        if len({int(columns[position]) for columns in chosen.values()}) == 1:
-            identical += 1
-            continue
-        rows += [
-            {"sample": sample.id, "arm": arm}
-            | {name: float(values[position, columns[position]]) for name, values in fidelities.items()}
-            for arm, columns in chosen.items()
+    differ = np.ptp(list(chosen.values()), axis=0) > 0
+    ids = np.array([sample.id for sample in curated.of("test")])
+    truth = {name: curated.matrix(name, "test") for name in FIDELITIES}
+    tables = [
+        pd.DataFrame({"sample": ids, "arm": arm} | {name: of_picks(values, c) for name, values in truth.items()})[
+            differ
         ]
-    table = pd.DataFrame(rows, columns=["sample", "arm", *FIDELITIES])
-    table.attrs["identical"] = identical
+        for arm, c in chosen.items()
+    ]
+    table = pd.concat(tables).sort_values("sample", kind="stable", ignore_index=True)
+    table.attrs["identical"] = int((~differ).sum())
     return table
 
 
 def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """What each reward, and the label, say of the pickers' videos: a column each, by the video's id in the votes."""
-    chosen = {arm: picks(values) for arm, values in scores.items()}
     judges = {**scores, "label": curated.matrix("label", "test")}
-    return pd.DataFrame.from_dict(
-        {
-            f"{sample.id}/{arm}": {j: float(values[position, columns[position]]) for j, values in judges.items()}
-            for position, sample in enumerate(curated.of("test"))
-            for arm, columns in chosen.items()
-        },
-        orient="index",
-    )
+    tables = []
+    for arm, values in scores.items():
+        ids = [f"{sample.id}/{arm}" for sample in curated.of("test")]
+        tables.append(pd.DataFrame({j: of_picks(said, picks(values)) for j, said in judges.items()}, index=ids))
+    return pd.concat(tables)
+
+
+def of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Values (S, K) of the videos that were picked, (S,), of each sample."""
+    return np.asarray(values[np.arange(len(values)), columns])
 
 
 def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], split: str = "test") -> Iterator[Shown]:

@@ -22,11 +22,11 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import CONSISTENCY, Curated
 from icreward_lib.poster.reward_models import Trained, clip_features, load
 from icreward_lib.poster.samples import Sample, other_real_clips, real_folder
-from icreward_lib.poster.videos import item_of
+from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.training import predict
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
+from icreward_lib.run.processes import side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import Video
 
@@ -101,10 +101,8 @@ def measure_clips(
     ) as stage:
         if not stage.done:
             readers = _Readers(run)
-            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(lambda sample: readers.read(sample, clips_of(sample)), missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+            save_each(stage, samples, lambda sample: readers.read(sample, clips_of(sample)))
+    found = load_each(stage, samples)
     read = {key: [values.pop(key) for values in found] for key in READ}
     table = pd.concat(
         [
@@ -187,25 +185,17 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
 
 
-def rows_of(curated: Curated, split: str) -> np.ndarray:
-    """Rows of `Curated.rows` of a split's generated videos, "samples videos"."""
-    table = curated.table
-    rows = table.index.to_numpy()[table["split"] == split]
-    return rows.reshape(len(curated.of(split)), -1)
-
-
 def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
     """Metrics of every generated video of a split, "samples videos"; none but the label was trained on."""
-    features = clip_features(run, curated)
-    rows = rows_of(curated, split)
+    features, samples = clip_features(run, curated), curated.of(split)
     frames, references = features.clips.numpy(), features.references.numpy()
-    result = {}
-    for name, first in (("clipsim", True), ("clipsim_no_first", False)):
-        values = [
-            clipsim(references[sample.id], frames[videos], include_first=first)
-            for sample, videos in zip(curated.of(split), rows, strict=True)
-        ]
-        result[name] = np.stack(values)
+    rows = np.flatnonzero(curated.table["split"] == split).reshape(len(samples), -1)
+    result = {
+        name: np.stack(
+            [clipsim(references[s.id], frames[own], include_first=first) for s, own in zip(samples, rows, strict=True)]
+        )
+        for name, first in (("clipsim", True), ("clipsim_no_first", False))
+    }
     return result | {name: curated.matrix(name, split) for name in ("dynamic_degree", "label")}
 
 

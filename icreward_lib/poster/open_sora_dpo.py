@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from icreward_lib.poster.videos import compared_with, item_of
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, rank, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.stats import cluster_draws, paired_difference
+from icreward_lib.stats import bootstrap_mean, cluster_draws, paired_difference, percentile_interval
 from icreward_lib.study.pairs import Shown
 from icreward_lib.video import Video, read_video, write_video
 from icreward_lib.world.truth import FIDELITIES
@@ -40,20 +40,18 @@ class Preferences:
     samples: list[Sample]
 
 
-def prefer(run: Run, curated: Curated, icreward: Trained, mlp: Trained, splits: Sequence[str]) -> Preferences:
-    """Pairs of ICReward's pick over the MLP's pick, from every subset of a sample's videos of the profile's size."""
+Scores = dict[str, np.ndarray]
+Rule = Callable[[Scores, np.ndarray], Pairs]  # scores by reward and dynamic degrees, (S, K) each, to pairs
+
+
+def prefer(
+    curated: Curated, splits: Sequence[str], scores: Mapping[str, Callable[[str], np.ndarray]], rule: Rule
+) -> Preferences:
+    """The pairs that a rule gives in some splits; `scores` gives each reward's of a split, "samples videos"."""
     samples = [sample for split in splits for sample in curated.of(split)]
-
-    def stacked(matrix: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([matrix[split] for split in splits])
-
-    pairs = build_pairs(
-        stacked({split: icreward.matrix(split) for split in splits}),
-        stacked({split: mlp.matrix(split) for split in splits}),
-        motion=stacked({split: curated.matrix("dynamic_degree", split) for split in splits}),
-        subset=run.profile.dpo.subset,
-    )
-    return Preferences(pairs, samples)
+    stacked = {name: np.concatenate([of(split) for split in splits]) for name, of in scores.items()}
+    motion = np.concatenate([curated.matrix("dynamic_degree", split) for split in splits])
+    return Preferences(rule(stacked, motion), samples)
 
 
 def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
@@ -68,8 +66,17 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
 def preferences(
     run: Run, curated: Curated, icreward: Trained, mlp: Trained
 ) -> tuple[Preferences, Preferences, Preferences]:
-    """Pairs of training images, to train on; all pairs of validation and test images; and those of them to evaluate."""
-    training, every = (prefer(run, curated, icreward, mlp, splits) for splits in (("train",), HELD_OUT))
+    """Pairs of ICReward's pick over the MLP's, from every subset of a sample's videos of the profile's size.
+
+    Returns:
+        Those of training images, to train on; all of validation and test images; and those of them to evaluate.
+    """
+
+    def rule(scores: Scores, motion: np.ndarray) -> Pairs:
+        return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=run.profile.dpo.subset)
+
+    scores = {"icreward": icreward.matrix, "mlp": mlp.matrix}
+    training, every = (prefer(curated, splits, scores, rule) for splits in (("train",), HELD_OUT))
     return training, every, at_most(every, run.profile.dpo.held_out_pairs, seed=run.seed("held out"))
 
 
@@ -79,21 +86,15 @@ def images_for_new_samples(run: Run, curated: Curated) -> list[Sample]:
 
 
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
-    """Latents and texts of the pairs."""
-    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
-    text, mask = generator.encode_prompts([sample.prompt for sample in preferences.samples])
-    settings = run.profile.generation
-    return PairData.gather(
-        preferences.pairs.table,
-        latents,
-        latents[:, 0, :, 0],
-        text,
-        mask,
-        num_frames=settings.num_frames,
-        height=settings.height,
-        width=settings.width,
-        fps=settings.fps,
-    )
+    """Latents and texts of the pairs, of one or of many (`at_most`)."""
+    used, rows = np.unique(preferences.pairs.table["sample"], return_inverse=True)
+    samples = [preferences.samples[number] for number in used]
+    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in samples]))
+    text, mask = generator.encode_prompts([sample.prompt for sample in samples])
+    shape = run.profile.generation
+    size = {"num_frames": shape.num_frames, "height": shape.height, "width": shape.width}
+    pairs = preferences.pairs.table.assign(sample=rows)
+    return PairData.gather(pairs, latents, latents[:, 0, :, 0], text, mask, fps=shape.fps, **size)
 
 
 @dataclass(frozen=True)
@@ -224,33 +225,27 @@ def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float
     """
     single = pd.concat([pd.DataFrame(tuned.history.curve).assign(seed=str(n)) for n, tuned in enumerate(runs)])
     outcomes = pd.concat([pd.DataFrame(tuned.history.outcomes).assign(seed=n) for n, tuned in enumerate(runs)])
+    chosen = np.random.default_rng(seed).integers(len(runs), size=draws)
     rows = []
     for step, part in outcomes.groupby("step"):
-        wins = part.pivot(index="pair", columns="seed", values="win").to_numpy()
-        images = part[part["seed"] == 0].sort_values("pair")["sample"].to_numpy()
-        codes, counts = cluster_draws(images, seed=seed, draws=draws)
-        sums = np.stack([np.bincount(codes, wins[:, n]) for n in range(len(runs))])
-        chosen = np.random.default_rng(seed).integers(len(runs), size=draws)
-        means = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        row = {"accuracy": float(wins.mean()), "low": float(low), "high": float(high), "n_pairs": len(wins)}
+        won = part.pivot(index=["pair", "sample"], columns="seed", values="win")
+        codes, counts = cluster_draws(won.index.get_level_values("sample").to_numpy(), seed=seed, draws=draws)
+        sums = np.stack([np.bincount(codes, won[n]) for n in won])
+        drawn = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
+        found = percentile_interval(drawn, estimate=float(won.to_numpy().mean()), level=level, n=len(won))
+        row = {"accuracy": found.mean, "low": found.low, "high": found.high, "n_pairs": found.n}
         rows.append({"seed": "all", "step": step, **row})
-    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[
-        ["seed", "step", "accuracy", "low", "high", "n_pairs"]
-    ]
+    columns = ["seed", "step", "accuracy", "low", "high", "n_pairs"]
+    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[columns]
 
 
-def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
+def running_share(won: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
     """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images seen so far.
 
     Returns columns evaluated, running, low, high, from the second image on.
     """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for n in range(2, len(wins) + 1):
-        means = wins[rng.integers(n, size=(draws, n))].mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
+    found = [bootstrap_mean(won[:n], seed=seed, draws=draws, level=level) for n in range(2, len(won) + 1)]
+    rows = [{"evaluated": each.n, "running": each.mean, "low": each.low, "high": each.high} for each in found]
     return pd.DataFrame(rows)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +56,21 @@ def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
 def item_of(sample: int) -> str:
     """Name of a sample's item in a stage."""
     return f"{sample:04d}"
+
+
+S = TypeVar("S", bound=Sample)
+
+
+def save_each(stage: Stage, samples: Sequence[S], measure: Callable[[S], Mapping[str, np.ndarray]]) -> None:
+    """Save the arrays of every sample of this process's share that a stage lacks; several are measured side by side."""
+    missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+    for sample, values in side_by_side(measure, missing):
+        stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+
+
+def load_each(stage: Stage, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
+    """The arrays of every sample."""
+    return [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
 
 
 def generate(run: Run, samples: Sequence[Sample]) -> Videos:
