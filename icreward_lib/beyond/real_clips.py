@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from icreward_lib.beyond.detection import scores_by_severity
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.poster.measure import wins
-from icreward_lib.score.judges import Judge
+from icreward_lib.score.judges import OpenedReward
 from icreward_lib.stats import Interval, bootstrap_share
 from icreward_lib.video import Video
 from icreward_lib.world.damage import KINDS, REGIONS, depart
@@ -126,7 +126,7 @@ def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float],
     return {key: Video(departed, fps) for key, departed in clips.items()}
 
 
-def judge_shots(judges: Sequence[Judge], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
+def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
     """Have judges see every shot and its departures, the next shot being the other.
 
     Returns:
@@ -147,13 +147,13 @@ def judge_shots(judges: Sequence[Judge], shots: Sequence[Shot], *, seed: int) ->
 
 
 def _judged(
-    judges: Sequence[Judge], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
+    judges: Sequence[OpenedReward], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": amount} for kind, amount in clips]
     for judge in judges:
-        for row, verdict in zip(rows, judge.judge(image, list(clips.values())), strict=True):
-            row[judge.name] = verdict.overall
-            row |= {f"{judge.name} {dimension}": value for dimension, value in verdict.dimensions.items()}
+        for row, scores in zip(rows, judge.score_clips(image, list(clips.values())), strict=True):
+            row[judge.name] = scores.overall
+            row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
     return rows
 
 

@@ -258,15 +258,18 @@ def save_trained(
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
+def published(trained: Mapping[str, Trained]) -> dict[str, dict[str, str]]:
+    """What a notebook records as `rewards`: the stage that holds each reward, by the name of `icreward score`.
+
+    The names are `icreward`, `mlp` and `robust`; `icreward score --with icreward=laptop` finds the reward by it.
+    """
+    return {name: {"stage": model.stage.name, "key": model.stage.key} for name, model in trained.items()}
+
+
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
     """The model of one training of a reward."""
     kind = MLPReward if trained.name == "mlp" else ICRewardModel
     return kind.from_pretrained(trained.folders[number], device=run.device)
-
-
-def published(trained: Trained) -> dict[str, str]:
-    """Where a run's cache holds a reward: `stage` and `key`, for the record from which others find it."""
-    return {"stage": trained.stage.name, "key": trained.stage.key}
 
 
 def selection_note(models: Mapping[str, Trained]) -> str:

@@ -33,7 +33,7 @@ def quick(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No matrix products, the library importable in kernels, and no trace in this process's environment."""
     monkeypatch.setattr(reproduce_module, "measure_gflops", lambda dtype: (1.0, None))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name, value in {"ICREWARD_PROFILE": "", "JUPYTER_PREFER_ENV_PATH": "", **reproduce_module.KEEP_MEMORY}.items():
+    for name, value in {"ICREWARD_PROFILE": "", "JUPYTER_PREFER_ENV_PATH": "", **reproduce_module.KERNELS}.items():
         monkeypatch.setenv(name, os.environ.get(name, value))  # restored afterwards
 
 
