@@ -1,7 +1,7 @@
 """One function, one figure. Each takes the numbers it plots and returns the figure; `Run.figure` writes both."""
 
 from icreward_lib.figures.appearance import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, style
-from icreward_lib.figures.beyond import over_optimisation, probes, rules, weight_trade_off
+from icreward_lib.figures.beyond import over_optimisation, probes, rules, shares_noticed, weight_trade_off
 from icreward_lib.figures.poster import (
     consistency_overlay,
     label_histogram,
@@ -29,6 +29,7 @@ __all__ = [
     "probes",
     "rules",
     "running_wins",
+    "shares_noticed",
     "showcase_clipsim",
     "style",
     "validation_mse",
