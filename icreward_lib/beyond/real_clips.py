@@ -156,7 +156,7 @@ def _judged(
     return rows
 
 
-def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
     """Share of the departed clips of these kinds that a judge scores below their true clip; equal ones count half.
 
     Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own.
@@ -166,7 +166,7 @@ def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, dr
     return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
-def ordered(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def monotonicity(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
     """Share of pairs of severities of one shot and kind, of which the lesser scores above; 1/2 is no order at all.
 
     The true clip is the severity 0 of each kind.

@@ -82,9 +82,10 @@ def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed:
 def real_vs_real(
     real: np.ndarray, n: int, *, seed: int, draws: int = 50, level: float = 0.95, distance: Distance = frechet_distance
 ) -> Interval:
-    """Distance between two disjoint random sets of n real clips each: a perfect generator's FVD at this n.
+    """Distance between two disjoint random sets of n real clips each: how far apart different scenes are at this n.
 
-    `real` (N, d) with N >= 2n, one clip per image. The limits are quantiles over `draws` repeated splits.
+    A scale, not a floor: clips that are compared with the real clips of their own images may come nearer, a perfect
+    generator's to 0. `real` (N, d) with N >= 2n, one clip per image. The limits are quantiles over `draws` splits.
     """
     real = _features(real)
     if len(real) < 2 * n:
@@ -158,17 +159,18 @@ def distance_columns(
 
     Returns:
         `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-        `d_floor`, `d_floor_low`, `d_floor_high` (`real_vs_real`) of `floor_clips` clips a side, which are n or, where
-        fewer are real, m / 2: then FVD's floor is too high; `fvd_infinity`.
+        `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side, which are n or, where
+        fewer are real, m / 2: then it is too high beside FVD; `fvd_infinity`.
     """
-    floor_clips = min(len(fake), len(real) // 2)
+    side = min(len(fake), len(real) // 2)
     row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}
     for name, distance in (("fvd", frechet_distance), ("kvd", kernel_distance)):
         found = bootstrap_fvd(real, fake, images=images, seed=seed, draws=draws, level=level, distance=distance)
-        floor = real_vs_real(real, floor_clips, seed=seed, level=level, distance=distance)
+        apart = real_vs_real(real, side, seed=seed, level=level, distance=distance)
         row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-        row |= {f"{name}_floor": floor.mean, f"{name}_floor_low": floor.low, f"{name}_floor_high": floor.high}
-    return row | {"floor_clips": floor_clips, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
+        scale = f"{name}_real_vs_real"
+        row |= {scale: apart.mean, f"{scale}_low": apart.low, f"{scale}_high": apart.high}
+    return row | {"real_vs_real_clips": side, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

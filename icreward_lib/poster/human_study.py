@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import _rows
+from icreward_lib.poster.measure import rows_of
 from icreward_lib.poster.reward_models import clip_features
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
@@ -36,7 +36,7 @@ def showcase_clipsim(
     Returns:
         Columns sample (title), pick, video, mean, low, high.
     """
-    features, rows, test = clip_features(run, curated), _rows(curated, "test"), curated.of("test")
+    features, rows, test = clip_features(run, curated), rows_of(curated, "test"), curated.of("test")
     bars = []
     for number, sample in enumerate(samples, start=1):
         position = test.index(sample)

@@ -177,7 +177,7 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
 
 
-def _rows(curated: Curated, split: str) -> np.ndarray:
+def rows_of(curated: Curated, split: str) -> np.ndarray:
     """Rows of `Curated.rows` of a split's generated videos, "samples videos"."""
     table = curated.table
     rows = table.index.to_numpy()[table["split"] == split]
@@ -187,7 +187,7 @@ def _rows(curated: Curated, split: str) -> np.ndarray:
 def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
     """Metrics of every generated video of a split, "samples videos"; none but the label was trained on."""
     features = clip_features(run, curated)
-    rows = _rows(curated, split)
+    rows = rows_of(curated, split)
     frames, references = features.clips.numpy(), features.references.numpy()
     result = {}
     for name, first in (("clipsim", True), ("clipsim_no_first", False)):

@@ -135,14 +135,14 @@ def test_a_judge_sees_all_departures_and_all_strange_images(table: pd.DataFrame)
     own = table[table["kind"] == TRUE].set_index("sample")["closeness"]
     strange = table[table["kind"] == real_clips.IMAGE].groupby("sample")["closeness"].max()
     assert (own > strange).all()
-    assert real_clips.told(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
-    assert real_clips.told(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
+    assert real_clips.detection_rate(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
+    assert real_clips.detection_rate(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
 
 
 def test_a_judge_that_measures_the_difference_notices_and_orders_replacements(table: pd.DataFrame) -> None:
     for kind in ("subject replaced", "background replaced"):
-        assert real_clips.told(table, "closeness", [kind], **SETTINGS).mean == 1
-        assert real_clips.ordered(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.detection_rate(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.monotonicity(table, "closeness", [kind], **SETTINGS).mean == 1
         region, other = ("subject", "background") if kind.startswith("s") else ("background", "subject")
         score_drops = real_clips.score_drops(table, "closeness", kind)
         assert len(score_drops) == len(SHOTS) and (score_drops[region] > score_drops[other]).all()
@@ -158,9 +158,9 @@ def test_shares_by_hand() -> None:
             for kind, severity, score in zip(kinds, severities, scores, strict=True)
         ]
     hand = pd.DataFrame(rows)
-    told = real_clips.told(hand, "judge", ["subject warped"], **SETTINGS)
+    told = real_clips.detection_rate(hand, "judge", ["subject warped"], **SETTINGS)
     assert told.mean == pytest.approx((1 + 1.5 / 3) / 2) and told.n == 2
-    ordered = real_clips.ordered(hand, "judge", ["subject warped"], **SETTINGS)
+    ordered = real_clips.monotonicity(hand, "judge", ["subject warped"], **SETTINGS)
     assert ordered.mean == pytest.approx((5 / 6 + 4.5 / 6) / 2)
 
 

@@ -278,7 +278,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
     )
     path = write_notebook("01_a", START.format(name="01_a"), loop, parameters=PARAMETERS)
     code = (
-        "import sys; from pathlib import Path; from icreward_lib import reproduce\n"
+        "import sys; from pathlib import Path; from icreward_lib.cli import reproduce\n"
         "reproduce.measure_gflops = lambda dtype: (1.0, None)\n"
         "reproduce.reproduce('smoke', notebooks=Path(sys.argv[1]))"
     )

@@ -1,4 +1,4 @@
-"""FVD: the textbook formula, small samples, the floor, intervals over images; FVD-infinity and KVD."""
+"""FVD: the textbook formula, small samples, real against real, intervals over images; FVD-infinity and KVD."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_metric_properties(rng: np.random.Generator) -> None:
     assert far == pytest.approx(50 * 0.09, rel=1e-2)
 
 
-def test_floor_falls_with_n_and_is_seeded(rng: np.random.Generator) -> None:
+def test_real_against_real_falls_with_n_and_is_seeded(rng: np.random.Generator) -> None:
     real = rng.normal(size=(240, 20))
     small, large = real_vs_real(real, 30, seed=1), real_vs_real(real, 120, seed=1)
     assert small.mean > 2 * large.mean > 0
@@ -160,12 +160,12 @@ def test_fvd_infinity_draws_whole_images_from_half_to_all(rng: np.random.Generat
 def test_a_row_says_all_that_belongs_to_a_value(rng: np.random.Generator) -> None:
     real, fake, images = rng.normal(size=(70, 6)), rng.normal(0.4, 1, size=(60, 6)), np.repeat(np.arange(30), 2)
     row = distance_columns(real, fake, images=images, seed=0, draws=50)
-    assert (row["clips"], row["images"], row["real_clips"], row["floor_clips"]) == (60, 30, 70, 35)
+    assert (row["clips"], row["images"], row["real_clips"], row["real_vs_real_clips"]) == (60, 30, 70, 35)
     assert row["fvd"] == pytest.approx(frechet_distance(real, fake))
     assert row["kvd"] == pytest.approx(kernel_distance(real, fake))
     for name in ("fvd", "kvd"):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
-        assert row[f"{name}_floor_low"] < row[f"{name}_floor"] < row[f"{name}_floor_high"] < row[name]
+        assert row[f"{name}_real_vs_real_low"] < row[f"{name}_real_vs_real"] < row[f"{name}_real_vs_real_high"] < row[name]
     assert row["fvd_infinity"] == fvd_infinity(real, fake, images=images, seed=0)
 
 
