@@ -85,7 +85,7 @@ def validation_mse(epochs: pd.DataFrame, final: pd.DataFrame, *, level: float) -
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), width_ratios=(3, 2.4))
         for model, part in epochs.groupby("model", sort=False):
             seeds, last = part["seed"].nunique(), part["epoch"].max()
-            label = f"{NAMES[str(model)]} ({seeds} trainings of {last} epoch{'s' * (last > 1)})"
+            label = f"{NAMES[str(model)]} ({seeds} trainings of {last} epoch{'' if last == 1 else 's'})"
             by_epoch = part.groupby("epoch")["mse"]
             colour = COLOURS[str(model)]
             left.plot(by_epoch.mean(), color=colour, marker="o", ms=3.5, lw=1.2, label=label)
@@ -217,7 +217,8 @@ def preference_accuracy(curve: pd.DataFrame, poster: float, *, level: float) -> 
         alone = [part for seed, part in curve.groupby("seed") if seed != "all"]
         for number, part in enumerate(alone):
             label = f"each of {len(alone)} trainings" if number == 0 else None
-            axis.plot(part["step"], part["accuracy"], "x", color=colour, ms=5, label=label)
+            aside = 0.015 * curve["step"].max() * (number + 1)  # beside the mean, which would hide them
+            axis.plot(part["step"] + aside, part["accuracy"], "x", color=colour, ms=5, label=label)
         mean = curve[curve["seed"] == "all"]
         axis.errorbar(mean["step"], mean["accuracy"], yerr=errors(mean, "accuracy"), fmt="o", ms=5, capsize=3,
                       color="black", label="mean")  # fmt: skip
