@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from icreward_lib.beyond.detection import scores_by_severity, wins
+from icreward_lib.beyond.detection import scores_by_severity
 from icreward_lib.beyond.probes import TRUE
+from icreward_lib.poster.measure import wins
 from icreward_lib.score.judges import Judge
 from icreward_lib.stats import Interval, bootstrap_share
 from icreward_lib.video import Video
@@ -156,7 +157,9 @@ def _judged(
     return rows
 
 
-def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def detection_rate(
+    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
+) -> Interval:
     """Share of the departed clips of these kinds that a judge scores below their true clip; equal ones count half.
 
     Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own.
@@ -166,7 +169,9 @@ def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, see
     return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
-def monotonicity(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def monotonicity(
+    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
+) -> Interval:
     """Share of pairs of severities of one shot and kind, of which the lesser scores above; 1/2 is no order at all.
 
     The true clip is the severity 0 of each kind.

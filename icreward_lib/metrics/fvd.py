@@ -159,7 +159,7 @@ def distance_columns(
 
     Returns:
         `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-        `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side, which are n or, where
+        `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where
         fewer are real, m / 2: then it is too high beside FVD; `fvd_infinity`.
     """
     side = min(len(fake), len(real) // 2)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.features import distinct_frames
@@ -32,6 +33,15 @@ from icreward_lib.video import Video
 #: What is higher for a clip that should be better.
 METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
 READ = ("clip_image", "clip_frames", "image_tokens", "video_tokens", "features")
+
+
+TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
+
+
+def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """1 where a is above b, 0 where it is below, 1/2 where they are equal; broadcast."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return np.asarray((1 + np.sign(np.where(np.abs(difference) < TIE, 0, difference))) / 2)
 
 
 @dataclass(frozen=True)

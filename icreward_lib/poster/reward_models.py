@@ -167,9 +167,7 @@ def _over_trainings(
     """A statistic of values "trainings images ...": its mean over trainings, bootstrapped over both."""
     rng = np.random.default_rng(seed)
     trainings, images = values.shape[:2]
-    drawn = [
-        statistic(values[rng.integers(trainings), rng.integers(images, size=images)]) for _ in range(draws)
-    ]
+    drawn = [statistic(values[rng.integers(trainings), rng.integers(images, size=images)]) for _ in range(draws)]
     estimate = float(np.mean([statistic(each) for each in values]))
     return percentile_interval(np.array(drawn), estimate=estimate, level=level, n=images)
 

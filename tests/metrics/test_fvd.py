@@ -165,7 +165,9 @@ def test_a_row_says_all_that_belongs_to_a_value(rng: np.random.Generator) -> Non
     assert row["kvd"] == pytest.approx(kernel_distance(real, fake))
     for name in ("fvd", "kvd"):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
-        assert row[f"{name}_real_vs_real_low"] < row[f"{name}_real_vs_real"] < row[f"{name}_real_vs_real_high"] < row[name]
+        assert (
+            row[f"{name}_real_vs_real_low"] < row[f"{name}_real_vs_real"] < row[f"{name}_real_vs_real_high"] < row[name]
+        )
     assert row["fvd_infinity"] == fvd_infinity(real, fake, images=images, seed=0)
 
 
