@@ -57,7 +57,9 @@ def paired_loss(
         z = np.linspace(-widest, widest, 200)
         top = float(np.logaddexp(0, widest))
         axis.plot(z, np.logaddexp(0, -z), color="black", lw=1.2)
-        label = f"{len(values)} held-out pairs after training\n(1st of {trainings}): {np.mean(values > 0):.0%} right of 0"
+        label = (
+            f"{len(values)} held-out pairs after training\n(1st of {trainings}): {np.mean(values > 0):.0%} right of 0"
+        )
         axis.plot(values, np.full(len(values), -0.08 * top), "|", color=COLOURS["tuned"], ms=9, label=label)
         axis.axvline(0, color="#bbbbbb", lw=0.8, label="all pairs before training")
         axis.set_ylim(-0.16 * top, 1.05 * top)
@@ -228,7 +230,9 @@ def preference_accuracy(curve: pd.DataFrame, poster: float, *, level: float) -> 
         axis.set_xticks(mean["step"])
         axis.set_xlabel("optimizer step")
         axis.set_ylabel("preference accuracy")
-        axis.set_title(f"{int(curve['n_pairs'].iloc[0])} held-out pairs; {interval_name(level)} over images and trainings")
+        axis.set_title(
+            f"{int(curve['n_pairs'].iloc[0])} held-out pairs; {interval_name(level)} over images and trainings"
+        )
         axis.legend(loc="lower right", ncols=3)
     return figure
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -23,7 +24,7 @@ from icreward_lib.poster.videos import compared_with, item_of
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, rank, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.stats import cluster_draws, paired_difference
+from icreward_lib.stats import bootstrap_mean, cluster_draws, paired_difference
 from icreward_lib.study.pairs import Shown
 from icreward_lib.video import Video, read_video, write_video
 from icreward_lib.world.truth import FIDELITIES
@@ -240,17 +241,18 @@ def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float
     ]
 
 
-def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
-    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images seen so far.
+def running_share(
+    wins: ArrayLike, images: ArrayLike, *, seed: int, draws: int, level: float, points: int = 200
+) -> pd.DataFrame:
+    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images (n,) seen so far.
 
-    Returns columns evaluated, running, low, high, from the second image on.
+    Returns columns evaluated, running, low, high, at about as many places as `points`, from the second win to the last.
     """
-    rng = np.random.default_rng(seed)
+    won, seen = np.asarray(wins, float), np.asarray(images)
     rows = []
-    for n in range(2, len(wins) + 1):
-        means = wins[rng.integers(n, size=(draws, n))].mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
+    for n in np.unique(np.linspace(2, len(won), points).round().astype(int)):
+        share = bootstrap_mean(won[:n], clusters=seen[:n], seed=seed, draws=draws, level=level)
+        rows.append({"evaluated": n, "running": share.mean, "low": share.low, "high": share.high})
     return pd.DataFrame(rows)
 
 
