@@ -120,22 +120,22 @@ def frozen_preference(
 def summary(
     table: pd.DataFrame, metrics: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
 ) -> dict[str, Any]:
-    """All of the above as plain numbers for JSON.
+    """All of the above, of many metrics.
 
     Returns:
         `auroc` and `monotonicity`, by metric and kind, `mean_auroc` over all kinds and `frozen_preference`, by metric,
-        each with mean, low, high and n. A kind that fits fewer than two of the scenes is left out.
+        each an `Interval`. A kind that fits fewer than two of the scenes is left out.
     """
     shared: dict[str, Any] = {"seed": seed, "draws": draws, "level": level}
     fits = table.groupby("kind")["sample"].nunique()
     kinds = [kind for kind in PROBES if fits.get(kind, 0) >= 2]
     result: dict[str, Any] = {
-        "auroc": {m: {k: auroc(table, m, [k], **shared).as_dict() for k in kinds} for m in metrics},
-        "mean_auroc": {m: auroc(table, m, kinds, **shared).as_dict() for m in metrics},
-        "monotonicity": {m: {k: monotonicity(table, m, k, **shared).as_dict() for k in kinds} for m in metrics},
+        "auroc": {m: {k: auroc(table, m, [k], **shared) for k in kinds} for m in metrics},
+        "mean_auroc": {m: auroc(table, m, kinds, **shared) for m in metrics},
+        "monotonicity": {m: {k: monotonicity(table, m, k, **shared) for k in kinds} for m in metrics},
     }
     if "freeze" in kinds:
-        result["frozen_preference"] = {m: frozen_preference(table, m, **shared).as_dict() for m in metrics}
+        result["frozen_preference"] = {m: frozen_preference(table, m, **shared) for m in metrics}
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from icreward_lib.beyond.detection import auroc
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.rewards.base import overall_score
+from icreward_lib.rewards.ensemble import cautious
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.world.departures import PROBES
 
@@ -84,6 +85,15 @@ def weighted(dimensions: Mapping[str, np.ndarray], weight: float) -> np.ndarray:
     parts = torch.from_numpy(np.stack(list(dimensions.values()), axis=-1).astype(np.float64))
     score: np.ndarray = overall_score(parts, torch.tensor([weight, 1 - weight], dtype=torch.float64)).numpy()
     return score
+
+
+def dimension_scores(scores: np.ndarray, caution: float | None = None) -> dict[str, np.ndarray]:
+    """A reward's dimensions, (N,) each, by all its trainings: their mean, or with `caution` the `cautious` score.
+
+    `scores` are those of `measure.reward_scores`, (seeds, N, 1 + D), the overall score first.
+    """
+    parts = scores.mean(0) if caution is None else cautious(scores, caution)
+    return dict(zip(("subject", "background", "motion"), parts[:, 1:].T, strict=False))
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float]:

@@ -19,7 +19,7 @@ from icreward_lib.beyond.probes import TRUE, clips_of
 from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
 from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import Measured
+from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.poster.samples import SceneSample
 from icreward_lib.poster.videos import load_each, save_each
@@ -54,6 +54,14 @@ RECIPES = {
     "head": Recipe("a new head on its body", conformity=False, departures=False),
     "conformity": Recipe("+ mean and least conformity", conformity=True, departures=False),
     "departures": Recipe("+ departures to learn from, without those labels", conformity=False, departures=True),
+}
+#: What tables call the rewards that `every_score` scores by, and the robust one.
+TITLES = {
+    "mlp": "MLP",
+    POSTER: "the poster's ICReward",
+    **{name: recipe.title for name, recipe in RECIPES.items()},
+    ROBUST: "+ a gate for what does not move",
+    "robust": "robust: the last, cautious",
 }
 STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
 
@@ -299,3 +307,32 @@ def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
     """What the robust reward says of the generated videos of a split, "samples videos"."""
     members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
     return cautious(members, run.profile.robust.caution)
+
+
+def every_score(
+    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
+) -> dict[str, np.ndarray]:
+    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each."""
+    two = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
+    return two | recipe_scores(run, measured, poster, recipes)
+
+
+def add_every_score(run: Run, measured: Measured, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table of measured clips with the overall scores of `every_score`.
+
+    A column `<name>_<number>` a training; the MLP's and the poster's means as `mlp` and `POSTER`, and `robust`.
+    """
+    columns = {f"{name}_{n}": each[:, 0] for name, several in scores.items() for n, each in enumerate(several)}
+    columns |= {name: scores[name][..., 0].mean(0) for name in ("mlp", POSTER)}
+    columns["robust"] = cautious(scores[ROBUST][..., 0], run.profile.robust.caution)
+    return measured.table.assign(**columns)
+
+
+def ensemble_scores(
+    run: Run, measured: Measured, mlp: Trained, icreward: Trained, robust: Trained
+) -> dict[str, np.ndarray]:
+    """Overall scores (N,) of measured clips: the mean of the trainings of `mlp` and of `icreward`, and `robust`."""
+    each = {"mlp": mlp, "icreward": icreward, "robust": robust}
+    scores = {name: reward_scores(run, measured, trained)[..., 0] for name, trained in each.items()}
+    caution = run.profile.robust.caution
+    return {name: cautious(own, caution) if name == "robust" else own.mean(0) for name, own in scores.items()}

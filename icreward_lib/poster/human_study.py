@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import measure
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
 from icreward_lib.run import Run
@@ -16,32 +15,20 @@ from icreward_lib.study.pairs import Shown
 from icreward_lib.world.truth import FIDELITIES
 
 
-def showcase(run: Run, curated: Curated) -> list[Sample]:
-    """The samples that figures show one by one: the first of the test split, those with a subject before others."""
-    by_subject = sorted(curated.of("test"), key=lambda sample: sample.dimension != "subject")
-    return by_subject[: run.profile.study.showcase]
+def showcase(run: Run, curated: Curated, chosen: Sequence[np.ndarray]) -> dict[str, Sample]:
+    """The test samples that Figures 3 and 4 show one by one, by their titles there.
 
-
-def showcase_clipsim(
-    run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], samples: Sequence[Sample]
-) -> pd.DataFrame:
-    """CLIPSim of the picked video of each sample: single values, whose frames are no sample to draw from.
+    Those for which pickers chose different videos come first, and among them those with a subject: a rule that sees no
+    score and no vote.
 
     Args:
-        chosen: picker -> video per test sample, (S,).
-        samples: which of the test samples.
-
-    Returns:
-        Columns sample (title), pick, video, clipsim.
+        chosen: for each picker the video per test sample, (S,).
     """
-    similar, test = measure(run, curated, "test")["clipsim"], curated.of("test")
-    found = []
-    for number, sample in enumerate(samples, start=1):
-        row = test.index(sample)
-        for name, columns in chosen.items():
-            picked = {"pick": name, "video": int(columns[row]), "clipsim": float(similar[row, columns[row]])}
-            found.append({"sample": f"sample {number}: {sample.title}", **picked})
-    return pd.DataFrame(found)
+    differ = np.ptp(np.stack(chosen), axis=0) > 0
+    test = curated.of("test")
+    order = sorted(range(len(test)), key=lambda i: (not differ[i], test[i].dimension != "subject"))
+    shown = [test[i] for i in order[: run.profile.study.showcase]]
+    return {f"sample {number}: {sample.title}": sample for number, sample in enumerate(shown, start=1)}
 
 
 def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -239,13 +240,19 @@ def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float
     return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[columns]
 
 
-def running_share(won: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
-    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images seen so far.
+def running_share(
+    won: ArrayLike, images: ArrayLike, *, seed: int, draws: int, level: float, points: int = 200
+) -> pd.DataFrame:
+    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images (n,) seen so far.
 
-    Returns columns evaluated, running, low, high, from the second image on.
+    Returns columns evaluated, running, low, high, at about as many places as `points`, from the second image on.
     """
-    found = [bootstrap_mean(won[:n], seed=seed, draws=draws, level=level) for n in range(2, len(won) + 1)]
-    rows = [{"evaluated": each.n, "running": each.mean, "low": each.low, "high": each.high} for each in found]
+    values, seen = np.asarray(won, float), np.asarray(images)
+    second = int(np.argmax(seen != seen[0])) + 1
+    rows = []
+    for n in np.unique(np.linspace(second, len(values), points).round().astype(int)):
+        share = bootstrap_mean(values[:n], clusters=seen[:n], seed=seed, draws=draws, level=level)
+        rows.append({"evaluated": n, "running": share.mean, "low": share.low, "high": share.high})
     return pd.DataFrame(rows)
 
 
