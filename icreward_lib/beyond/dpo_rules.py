@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -151,14 +151,20 @@ def rule_table(
         gain = after.set_index("sample")[judges] - before.set_index("sample").loc[after["sample"], judges]
         for judge in judges:
             add(rule, judge, gain[judge])
+        bins = pd.concat([pd.DataFrame(each.history.bins).assign(training=n) for n, each in enumerate(trainings)])
+        rises = bins[bins["step"] == bins["step"].max()].groupby("training")[["d_winner", "d_loser"]].mean()
         for side in ("winner", "loser"):
-            last_bins = [[row for row in each.history.bins if row["step"] == each.config.steps] for each in trainings]
-            rises = [float(np.mean([row["d_" + side] for row in bins])) for bins in last_bins]
-            spread = {"mean": float(np.mean(rises)), "low": min(rises), "high": max(rises), "n": len(rises)}
+            rise = rises[f"d_{side}"]
+            spread = {"mean": rise.mean(), "low": rise.min(), "high": rise.max(), "n": len(rise)}
             rows.append({"rule": rule, "measure": f"{side}_error", **spread})
-        images = after["sample"].to_numpy()
-        new = np.concatenate([each.features for each in measured[rule]])
-        own = np.tile(base.features, (len(trainings), 1))
-        rise = bootstrap_fvd(real, new, images=images, minus=own, seed=seed, draws=min(draws, 200), level=level)
-        rows.append({"rule": rule, "measure": "fvd", **rise.as_dict()})
+        fvd = bootstrap_fvd(
+            real,
+            np.concatenate([each.features for each in measured[rule]]),
+            images=after["sample"].to_numpy(),
+            minus=np.tile(base.features, (len(trainings), 1)),
+            seed=seed,
+            draws=min(draws, 200),
+            level=level,
+        )
+        rows.append({"rule": rule, "measure": "fvd", **asdict(fvd)})
     return pd.DataFrame(rows)

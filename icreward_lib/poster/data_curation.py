@@ -88,10 +88,12 @@ def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.
     weights = {"subject": settings.subject_weight, "background": settings.background_weight}
     scores = {d: table[d].to_numpy() for d in DIMENSIONS}
     table = table.assign(label=ic_label(scores, limits, weights))
-    for d in DIMENSIONS:
-        alone = {other: float(other == d) for other in DIMENSIONS}
-        table[f"label_{d}"] = ic_label(scores, limits, alone)
-    return table
+    return table.assign(**{f"label_{d}": on_label_scale(table[d], limits[d]) for d in DIMENSIONS})
+
+
+def on_label_scale(raw: pd.Series, limits: Anchors) -> np.ndarray:
+    """Raw scores (N,) as `ic_label` has them: 0 at the lower anchor, 1 at the upper one, clipped."""
+    return np.clip((raw.to_numpy() - limits.low) / (limits.high - limits.low), 0, 1)
 
 
 def low_scores(
