@@ -14,12 +14,11 @@ from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured, SampleClips, measure_clips
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import compared_with, item_of
+from icreward_lib.poster.videos import Videos, compared_with, save_videos
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import Interval, bootstrap_mean
-from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.video import Video
 
 FloatArray = NDArray[np.float64]
 
@@ -35,9 +34,7 @@ class Pool:
 
     def of(self, sample: Sample) -> list[Video]:
         """All videos of a sample, the curated ones first."""
-        own = self.curated.videos.of(sample.id)
-        folder = self.more.path(item_of(sample.id))
-        return own + [read_video(folder / f"{k:03d}.mp4") for k in range(len(own), self.size)]
+        return self.curated.videos.of(sample.id) + Videos(self.more).of(sample.id)
 
 
 def many_videos(run: Run, curated: Curated) -> Pool:
@@ -58,16 +55,11 @@ def many_videos(run: Run, curated: Curated) -> Pool:
         if not stage.done:
             generator = open_sora(run)
 
-            def sampled(sample: Sample) -> list[Video]:
+            def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
                 image, seed = sample.image(shape.height, shape.width), run.seed("many videos", sample.id)
-                return generator.generate(image, sample.prompt, num_videos=settings.videos - first, seed=seed)
+                return generator.generate(image, sample.prompt, num_videos=settings.videos - first, seed=seed), {}
 
-            missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
-            for sample, videos in side_by_side(sampled, missing):
-                with stage.write(item_of(sample.id)) as folder:
-                    folder.mkdir()
-                    for k, video in enumerate(videos, start=first):
-                        write_video(folder / f"{k:03d}.mp4", video, lossless=True)
+            save_videos(stage, samples, sampled)
     return Pool(samples, curated, stage, settings.videos)
 
 

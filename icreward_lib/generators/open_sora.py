@@ -80,8 +80,8 @@ class OpenSoraGenerator:
     def sample(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> tuple[list[Video], torch.Tensor]:
         """The videos of `generate`, and the latents (K, c, t', h', w') that they were decoded from.
 
-        As many at a time as fit on a GPU, a few on a CPU, which changes no video. Raises `GpuMemoryError` where not even
-        one fits.
+        As many at a time as fit on a GPU, a few on a CPU, which changes no video. Raises `GpuMemoryError` where not
+        even one fits.
         """
         s = self.settings
         generators = one_per_video(torch.Generator().manual_seed(seed), num_videos)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,13 @@ from icreward_lib.poster.measure import Measured, SampleClips, measure_clips, re
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.reward_models import Trained
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import compared_with, item_of
+from icreward_lib.poster.videos import Videos, compared_with, save_videos
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, rank, side_by_side
+from icreward_lib.run.processes import rank
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import bootstrap_mean, cluster_draws, paired_difference, percentile_interval
 from icreward_lib.study.pairs import Shown
-from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
 HELD_OUT = ("val", "test")
@@ -110,17 +109,9 @@ class Tuned:
 def config_of(run: Run, seed: int) -> DPOConfig:
     """The profile's settings of Flow-DPO, for one of its trainings."""
     settings = run.profile.dpo
+    shared = {"beta", "lr", "lora_rank", "steps", "batch_size", "micro_batch", "eval_every", "eval_timesteps"}
     return DPOConfig(
-        beta=settings.beta,
-        lr=settings.lr,
-        lora_rank=settings.lora_rank,
-        lora_alpha=2.0 * settings.lora_rank,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        micro_batch=settings.micro_batch,
-        eval_every=settings.eval_every,
-        eval_timesteps=settings.eval_timesteps,
-        seed=run.seed("dpo", seed),
+        **settings.model_dump(include=shared), lora_alpha=2.0 * settings.lora_rank, seed=run.seed("dpo", seed)
     )
 
 
@@ -171,13 +162,9 @@ class NewClips:
     stage: Stage
     samples: Sequence[Sample]
 
-    def path(self, sample: Sample) -> Path:
-        """Where a sample's clip lies."""
-        return self.stage.path(f"{item_of(sample.id)}.mp4")
-
     def of(self, sample: Sample) -> Video:
         """The clip of a sample."""
-        return read_video(self.path(sample))
+        return Videos(self.stage).first(sample.id)
 
 
 def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step: int | None = None) -> NewClips:
@@ -194,25 +181,21 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
         tuned=tuned.stage if tuned and after else None,
         step=after,
         samples=[sample.account() for sample in samples],
-        generation=settings.model_dump(),
+        generation=settings,
         seed=run.profile.seed,
     ) as stage:
-        made = NewClips(stage, samples)
         if not stage.done:
             generator = open_sora(run)
             if tuned and after:
                 policy = _policy(generator, tuned.config)
                 set_peft_model_state_dict(policy, load_file(tuned.stage.path(_adapters(after))))
 
-            def sampled(sample: Sample) -> Video:
+            def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
                 image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
-                return generator.generate(image, sample.prompt, num_videos=1, seed=seed)[0]
+                return generator.generate(image, sample.prompt, num_videos=1, seed=seed), {}
 
-            missing = [sample for sample in own_share(samples) if not stage.has(made.path(sample).name)]
-            for sample, clip in side_by_side(sampled, missing):
-                with stage.write(made.path(sample).name) as path:
-                    write_video(path, clip, lossless=True)
-    return made
+            save_videos(stage, samples, sampled)
+    return NewClips(stage, samples)
 
 
 def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float) -> pd.DataFrame:
