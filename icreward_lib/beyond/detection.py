@@ -1,6 +1,6 @@
 """What scores of probes tell: which departures a metric notices, whether in the order of severity, and frozen copies.
 
-Tables are those of `probing.probe`: a row per clip with columns sample, unseen, kind, severity, and one per metric.
+Tables are those of `probes.probe`: a row per clip with columns sample, unseen, kind, severity, and one per metric.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def weight_sweep(
         dimensions: subject, background and maybe motion, which stays a gate: scores (S, N) of N clips of S images.
         judges: (S, N) each.
         weights: of the subject against the background, in [0, 1].
-        seed: of the bootstrap over images; draws: of it; level: of its intervals.
+        seed, draws, level: of the bootstrap over images.
 
     Returns:
         Columns weight, n (images) and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random
@@ -60,10 +60,8 @@ def detection_sweep(
     """Which departures a reward notices as its weight moves from the background to the subject.
 
     Args:
-        table: of probed clips, as of `detecting`.
-        dimensions: as of `weight_sweep`, of those clips, (N,) each.
-        weights: of the subject against the background, in [0, 1].
-        seed: of the bootstrap over scenes; draws: of it; level: of its intervals.
+        table: of probed clips, as of `detection`.
+        dimensions: of those clips, (N,) each, and all else as of `weight_sweep`.
 
     Returns:
         Columns weight, n (scenes at most) and, for `subject` and `background`, `<name>`, `<name>_low`, `<name>_high`:

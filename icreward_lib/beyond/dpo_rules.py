@@ -14,16 +14,7 @@ from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.poster import open_sora_dpo
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured
-from icreward_lib.poster.open_sora_dpo import (
-    HELD_OUT,
-    Preferences,
-    Tuned,
-    at_most,
-    config_of,
-    generate_new,
-    prefer,
-    tune,
-)
+from icreward_lib.poster.open_sora_dpo import HELD_OUT, Preferences, Tuned
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
 from icreward_lib.stats import bootstrap_mean
@@ -42,14 +33,9 @@ JUDGES = (*FIDELITIES, "label", "dynamic_degree")
 
 
 def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *, subset: int, seed: int) -> Pairs:
-    """The pairs of a rule.
+    """The pairs of a rule of `RULES`, from scores of mlp, icreward and robust, and dynamic degrees, (S, K) each.
 
-    Args:
-        rule: a key of `RULES`.
-        scores: of the rewards mlp, icreward and robust, (S, K) each.
-        motion: dynamic degrees (S, K).
-        subset: as of `build_pairs`, for the poster's rule.
-        seed: for the coin.
+    `subset` is for the poster's rule, as of `build_pairs`, and `seed` for the coin.
     """
     if rule in ("poster", "supervised"):
         return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=subset)
@@ -63,29 +49,26 @@ def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *,
 def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
     """Fine-tune the generator on a rule's pairs of the training images, once a seed.
 
-    Args:
-        run: whose profile says how.
-        curated: the videos.
-        rule: a key of `RULES`.
-        matrices: reward -> split -> scores, "samples videos".
+    `matrices` are reward -> split -> scores, "samples videos".
     """
     scores = {name: values.__getitem__ for name, values in matrices.items()}
 
     def preferred(splits: Sequence[str]) -> Preferences:
         made = partial(pairs_by, rule, subset=run.profile.dpo.subset, seed=run.seed("coin", *splits))
-        return prefer(curated, splits, scores, made)
+        return open_sora_dpo.prefer(curated, splits, scores, made)
 
     training = preferred(["train"])
-    held_out = at_most(preferred(HELD_OUT), run.profile.rules.held_out_pairs, seed=run.seed("held out"))
+    every, count = preferred(HELD_OUT), run.profile.rules.held_out_pairs
+    held_out = open_sora_dpo.at_most(every, count, seed=run.seed("held out"))
     configs = [rule_config(run, rule, seed) for seed in range(run.profile.rules.seeds)]
-    return [tune(run, curated, training, held_out, config) for config in configs]
+    return [open_sora_dpo.tune(run, curated, training, held_out, config) for config in configs]
 
 
 def rule_config(run: Run, rule: str, seed: int) -> DPOConfig:
     """Settings of one fine-tuning under a rule: those of Flow-DPO, but shorter."""
     settings = run.profile.rules
     return replace(
-        config_of(run, seed),
+        open_sora_dpo.config_of(run, seed),
         steps=settings.steps,
         warmup=settings.steps // 5,
         eval_every=settings.steps,
@@ -105,10 +88,11 @@ def measure_all(
 ) -> dict[str, list[Measured]]:
     """Measure a new clip of every sample from the base generator (`BASE`) and from each fine-tuned one."""
     generators: dict[str, Sequence[Tuned | None]] = {BASE: [None], **tuned}
-    return {
-        rule: [open_sora_dpo.measure_new(run, curated, generate_new(run, samples, each)) for each in several]
-        for rule, several in generators.items()
-    }
+
+    def measured(each: Tuned | None) -> Measured:
+        return open_sora_dpo.measure_new(run, curated, open_sora_dpo.generate_new(run, samples, each))
+
+    return {rule: [measured(each) for each in several] for rule, several in generators.items()}
 
 
 def rule_table(
@@ -121,9 +105,7 @@ def rule_table(
     """What each rule came to.
 
     Args:
-        run: for seeds, and the level of intervals.
-        tuned: rule -> its trainings.
-        measured: of `measure_all`.
+        tuned: rule -> its trainings; measured: of `measure_all`.
         scores: rule, or `BASE` -> for each of its generators, reward -> scores (N,) of those clips.
         real: features (M, D) of real clips, for FVD.
 

@@ -136,10 +136,9 @@ def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: 
     """
     rows = []
     for number, shot in enumerate(shots):
-        clips = departures(shot, shots[(number + 1) % len(shots)], seed=seed + number)
         truth = shot.video.frames
-        rows += _judged(judges, shot, truth[0], clips)
-        others = [other for other in shots if other is not shot]
+        others = [*shots[number + 1 :], *shots[:number]]
+        rows += _judged(judges, shot, truth[0], departures(shot, others[0], seed=seed + number))
         for place, other in enumerate(others, 1):
             image = fitted(other.video.frames[:1], truth)[0]
             rows += _judged(judges, shot, image, {(IMAGE, float(place)): shot.video})

@@ -71,10 +71,10 @@ def of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], split: str = "test") -> Iterator[Shown]:
-    """The image of each sample with the video that every picker chose, for `study.pairs.build_pairs`.
+    """The image of each sample with the video that every picker chose, for `study.pairs.write_pairs`.
 
     Args:
-        chosen: picker -> video per sample of the split, (S,), as `sampling.picks` and `random_picks` give.
+        chosen: picker -> video per sample of the split, (S,), as `best_of_k.picks` and `random_picks` give.
     """
     shape = run.profile.generation
     for position, sample in enumerate(curated.of(split)):

@@ -48,7 +48,7 @@ def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 class SampleClips:
     """K clips of one sample, of one length and size, and what they are compared with, uint8 RGB (H, W, 3) each.
 
-    CLIPSim and the rewards compare with `image`, labels with `seen` (see `generation.compared_with`). `about` are
+    CLIPSim and the rewards compare with `image`, labels with `seen` (see `videos.compared_with`). `about` are
     further columns of the table, a value a clip.
     """
 
