@@ -156,7 +156,7 @@ class Trained:
         label = pd.DataFrame(self.label_matrix(split)).rank(axis=1)
         scores = [pd.DataFrame(values).rank(axis=1) for values in self.matrices(split)]
         found = np.stack([ranks.corrwith(label, axis=1).to_numpy() for ranks in scores])
-        return _over_trainings(found, np.nanmean, seed=seed, draws=draws, level=level)
+        return _over_trainings(found, lambda r: float(pd.Series(r).mean()), seed=seed, draws=draws, level=level)
 
 
 def _over_trainings(
