@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
@@ -93,6 +94,13 @@ def test_it_tells_a_story_and_holds_no_machinery(notebook: nbformat.NotebookNode
             assert not isinstance(node, ast.ClassDef)
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno is not None and node.end_lineno - node.lineno < 15
+
+
+def test_its_code_is_short() -> None:
+    """Cells show one step each: bookkeeping belongs to the library."""
+    cells = [cell for path in PATHS for cell in code_cells(nbformat.read(path, as_version=4))]
+    lines = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
+    assert max(lines) <= 20 and statistics.median(lines) <= 7
 
 
 def test_its_videos_show_in_a_notebook_that_is_not_trusted(notebook: nbformat.NotebookNode) -> None:

@@ -1,11 +1,12 @@
 """What scores of probes tell: which departures a metric notices, whether in the order of severity, and frozen copies.
 
-Tables are those of `probing.probe`: a row per clip with columns sample, unseen, kind, severity, and one per metric.
+Tables are those of `probes.probe`: a row per clip with columns sample, unseen, kind, severity, and one per metric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.poster.measure import wins
-from icreward_lib.stats import Interval, bootstrap_share, cluster_draws, wilson
+from icreward_lib.stats import Interval, bootstrap_share, cluster_draws, percentile_interval, wilson
 from icreward_lib.world.departures import PROBES
 
 Metric = str | Sequence[str]  # a column; of several, such as a reward's trainings, their mean result
@@ -38,16 +39,14 @@ def auroc(
 ) -> Interval:
     """Area under the ROC curve of telling true clips from departed ones of all severities, by one metric.
 
-    The chance that a true clip scores above a departed one, of whichever scene; equal ones count half. 1: always told,
-    1/2: not at all, 0: the departed clip always looks better. Of several kinds, the mean. The bootstrap draws scenes,
-    whole; n counts those that any of the kinds fits. Where all comparisons agree, as in `stats.bootstrap_share`, the
-    interval is Wilson's.
+    The chance that a true clip scores above a departed one, of whichever scene; equal ones count half. Of several
+    kinds, the mean. The bootstrap draws scenes, whole; n counts those that any of the kinds fits. Where all comparisons
+    agree, the interval is Wilson's, as in `stats.bootstrap_share`.
     """
     mean, drawn, n = _auroc_draws(table, metric, kinds, seed=seed, draws=draws)
     if mean in (0, 1):
         return wilson(round(mean) * n, n, level=level)
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), n)
+    return percentile_interval(drawn, estimate=mean, level=level, n=n)
 
 
 def auroc_difference(
@@ -63,8 +62,7 @@ def auroc_difference(
     """`auroc` of one metric less that of another, on the same draws of scenes."""
     mean, drawn, n = _auroc_draws(table, first, kinds, seed=seed, draws=draws)
     other, other_drawn, _ = _auroc_draws(table, second, kinds, seed=seed, draws=draws)
-    low, high = np.nanquantile(drawn - other_drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean - other, float(low), float(high), n)
+    return percentile_interval(drawn - other_drawn, estimate=mean - other, level=level, n=n)
 
 
 def _auroc_draws(
@@ -120,22 +118,22 @@ def frozen_preference(
 def summary(
     table: pd.DataFrame, metrics: Sequence[str], *, seed: int, draws: int = 2000, level: float = 0.95
 ) -> dict[str, Any]:
-    """All of the above as plain numbers for JSON.
+    """All of the above, of many metrics.
 
     Returns:
         `auroc` and `monotonicity`, by metric and kind, `mean_auroc` over all kinds and `frozen_preference`, by metric,
-        each with mean, low, high and n. A kind that fits fewer than two of the scenes is left out.
+        each an `Interval`. A kind that fits fewer than two of the scenes is left out.
     """
     shared: dict[str, Any] = {"seed": seed, "draws": draws, "level": level}
     fits = table.groupby("kind")["sample"].nunique()
     kinds = [kind for kind in PROBES if fits.get(kind, 0) >= 2]
     result: dict[str, Any] = {
-        "auroc": {m: {k: auroc(table, m, [k], **shared).as_dict() for k in kinds} for m in metrics},
-        "mean_auroc": {m: auroc(table, m, kinds, **shared).as_dict() for m in metrics},
-        "monotonicity": {m: {k: monotonicity(table, m, k, **shared).as_dict() for k in kinds} for m in metrics},
+        "auroc": {m: {k: auroc(table, m, [k], **shared) for k in kinds} for m in metrics},
+        "mean_auroc": {m: auroc(table, m, kinds, **shared) for m in metrics},
+        "monotonicity": {m: {k: monotonicity(table, m, k, **shared) for k in kinds} for m in metrics},
     }
     if "freeze" in kinds:
-        result["frozen_preference"] = {m: frozen_preference(table, m, **shared).as_dict() for m in metrics}
+        result["frozen_preference"] = {m: frozen_preference(table, m, **shared) for m in metrics}
     return result
 
 
@@ -146,15 +144,12 @@ def fvd_rise(
 
     Args:
         table: of the clips; a group is those of one kind and severity.
-        features: (N, D) of the same rows.
-        real: features (M, D) of other scenes' true clips.
-        seed: of the bootstrap over scenes.
-        draws: of it.
-        level: of its intervals.
+        features: (N, D) of the same rows; real: (M, D) of other scenes' true clips.
+        seed, draws, level: of the bootstrap over scenes.
 
     Returns:
-        One row per kind and severity that fits two scenes or more: the rise over FVD of the same scenes' true clips as
-        mean, low and high, and n, the scenes.
+        A row per kind and severity that fits two scenes or more: mean, low, high of the rise over the FVD of the same
+        scenes' true clips, and n, the scenes.
     """
     true = table[table["kind"] == TRUE]
     row_of = pd.Series(true.index, index=true["sample"])
@@ -164,5 +159,5 @@ def fvd_rise(
             continue
         own, departed = features[row_of.loc[part["sample"]]], features[part.index]
         rise = bootstrap_fvd(real, departed, images=part["sample"], minus=own, seed=seed, draws=draws, level=level)
-        rows.append({"kind": kind, "severity": severity, **rise.as_dict()})
+        rows.append({"kind": kind, "severity": severity, **asdict(rise)})
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ import torch
 from icreward_lib.beyond.detection import auroc
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.rewards.base import overall_score
+from icreward_lib.rewards.ensemble import cautious
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.world.departures import PROBES
 
@@ -30,7 +31,7 @@ def weight_sweep(
         dimensions: subject, background and maybe motion, which stays a gate: scores (S, N) of N clips of S images.
         judges: (S, N) each.
         weights: of the subject against the background, in [0, 1].
-        seed: of the bootstrap over images; draws: of it; level: of its intervals.
+        seed, draws, level: of the bootstrap over images.
 
     Returns:
         Columns weight, n (images) and, for each judge, `<name>`, `<name>_low`, `<name>_high`: its gain over a random
@@ -59,10 +60,8 @@ def detection_sweep(
     """Which departures a reward notices as its weight moves from the background to the subject.
 
     Args:
-        table: of probed clips, as of `detecting`.
-        dimensions: as of `weight_sweep`, of those clips, (N,) each.
-        weights: of the subject against the background, in [0, 1].
-        seed: of the bootstrap over scenes; draws: of it; level: of its intervals.
+        table: of probed clips, as of `detection`.
+        dimensions: of those clips, (N,) each, and all else as of `weight_sweep`.
 
     Returns:
         Columns weight, n (scenes at most) and, for `subject` and `background`, `<name>`, `<name>_low`, `<name>_high`:
@@ -84,6 +83,15 @@ def weighted(dimensions: Mapping[str, np.ndarray], weight: float) -> np.ndarray:
     parts = torch.from_numpy(np.stack(list(dimensions.values()), axis=-1).astype(np.float64))
     score: np.ndarray = overall_score(parts, torch.tensor([weight, 1 - weight], dtype=torch.float64)).numpy()
     return score
+
+
+def dimension_scores(scores: np.ndarray, caution: float | None = None) -> dict[str, np.ndarray]:
+    """A reward's dimensions, (N,) each, by all its trainings: their mean, or with `caution` the `cautious` score.
+
+    `scores` are those of `measure.reward_scores`, (seeds, N, 1 + D), the overall score first.
+    """
+    parts = scores.mean(0) if caution is None else cautious(scores, caution)
+    return dict(zip(("subject", "background", "motion"), parts[:, 1:].T, strict=False))
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float]:

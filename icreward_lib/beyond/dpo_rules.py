@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.poster import open_sora_dpo
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured
-from icreward_lib.poster.open_sora_dpo import HELD_OUT, Preferences, Tuned, at_most, config_of, generate_new, tune
+from icreward_lib.poster.open_sora_dpo import HELD_OUT, Preferences, Tuned
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
 from icreward_lib.stats import bootstrap_mean
@@ -32,14 +33,9 @@ JUDGES = (*FIDELITIES, "label", "dynamic_degree")
 
 
 def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *, subset: int, seed: int) -> Pairs:
-    """The pairs of a rule.
+    """The pairs of a rule of `RULES`, from scores of mlp, icreward and robust, and dynamic degrees, (S, K) each.
 
-    Args:
-        rule: a key of `RULES`.
-        scores: of the rewards mlp, icreward and robust, (S, K) each.
-        motion: dynamic degrees (S, K).
-        subset: as of `build_pairs`, for the poster's rule.
-        seed: for the coin.
+    `subset` is for the poster's rule, as of `build_pairs`, and `seed` for the coin.
     """
     if rule in ("poster", "supervised"):
         return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=subset)
@@ -53,31 +49,26 @@ def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *,
 def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
     """Fine-tune the generator on a rule's pairs of the training images, once a seed.
 
-    Args:
-        run: whose profile says how.
-        curated: the videos.
-        rule: a key of `RULES`.
-        matrices: reward -> split -> scores, "samples videos".
+    `matrices` are reward -> split -> scores, "samples videos".
     """
+    scores = {name: values.__getitem__ for name, values in matrices.items()}
 
     def preferred(splits: Sequence[str]) -> Preferences:
-        samples = [sample for split in splits for sample in curated.of(split)]
-        scores = {name: np.concatenate([values[split] for split in splits]) for name, values in matrices.items()}
-        motion = np.concatenate([curated.matrix("dynamic_degree", split) for split in splits])
-        seed = run.seed("coin", *splits)
-        return Preferences(pairs_by(rule, scores, motion, subset=run.profile.dpo.subset, seed=seed), samples)
+        made = partial(pairs_by, rule, subset=run.profile.dpo.subset, seed=run.seed("coin", *splits))
+        return open_sora_dpo.prefer(curated, splits, scores, made)
 
     training = preferred(["train"])
-    held_out = at_most(preferred(HELD_OUT), run.profile.rules.held_out_pairs, seed=run.seed("held out"))
+    every, count = preferred(HELD_OUT), run.profile.rules.held_out_pairs
+    held_out = open_sora_dpo.at_most(every, count, seed=run.seed("held out"))
     configs = [rule_config(run, rule, seed) for seed in range(run.profile.rules.seeds)]
-    return [tune(run, curated, training, held_out, config) for config in configs]
+    return [open_sora_dpo.tune(run, curated, training, held_out, config) for config in configs]
 
 
 def rule_config(run: Run, rule: str, seed: int) -> DPOConfig:
     """Settings of one fine-tuning under a rule: those of Flow-DPO, but shorter."""
     settings = run.profile.rules
     return replace(
-        config_of(run, seed),
+        open_sora_dpo.config_of(run, seed),
         steps=settings.steps,
         warmup=settings.steps // 5,
         eval_every=settings.steps,
@@ -97,10 +88,11 @@ def measure_all(
 ) -> dict[str, list[Measured]]:
     """Measure a new clip of every sample from the base generator (`BASE`) and from each fine-tuned one."""
     generators: dict[str, Sequence[Tuned | None]] = {BASE: [None], **tuned}
-    return {
-        rule: [open_sora_dpo.measure_new(run, curated, generate_new(run, samples, each)) for each in several]
-        for rule, several in generators.items()
-    }
+
+    def measured(each: Tuned | None) -> Measured:
+        return open_sora_dpo.measure_new(run, curated, open_sora_dpo.generate_new(run, samples, each))
+
+    return {rule: [measured(each) for each in several] for rule, several in generators.items()}
 
 
 def rule_table(
@@ -113,9 +105,7 @@ def rule_table(
     """What each rule came to.
 
     Args:
-        run: for seeds, and the level of intervals.
-        tuned: rule -> its trainings.
-        measured: of `measure_all`.
+        tuned: rule -> its trainings; measured: of `measure_all`.
         scores: rule, or `BASE` -> for each of its generators, reward -> scores (N,) of those clips.
         real: features (M, D) of real clips, for FVD.
 
@@ -143,14 +133,20 @@ def rule_table(
         gain = after.set_index("sample")[judges] - before.set_index("sample").loc[after["sample"], judges]
         for judge in judges:
             add(rule, judge, gain[judge])
+        bins = pd.concat([pd.DataFrame(each.history.bins).assign(training=n) for n, each in enumerate(trainings)])
+        rises = bins[bins["step"] == bins["step"].max()].groupby("training")[["d_winner", "d_loser"]].mean()
         for side in ("winner", "loser"):
-            last_bins = [[row for row in each.history.bins if row["step"] == each.config.steps] for each in trainings]
-            rises = [float(np.mean([row["d_" + side] for row in bins])) for bins in last_bins]
-            spread = {"mean": float(np.mean(rises)), "low": min(rises), "high": max(rises), "n": len(rises)}
+            rise = rises[f"d_{side}"]
+            spread = {"mean": rise.mean(), "low": rise.min(), "high": rise.max(), "n": len(rise)}
             rows.append({"rule": rule, "measure": f"{side}_error", **spread})
-        images = after["sample"].to_numpy()
-        new = np.concatenate([each.features for each in measured[rule]])
-        own = np.tile(base.features, (len(trainings), 1))
-        rise = bootstrap_fvd(real, new, images=images, minus=own, seed=seed, draws=min(draws, 200), level=level)
-        rows.append({"rule": rule, "measure": "fvd", **rise.as_dict()})
+        fvd = bootstrap_fvd(
+            real,
+            np.concatenate([each.features for each in measured[rule]]),
+            images=after["sample"].to_numpy(),
+            minus=np.tile(base.features, (len(trainings), 1)),
+            seed=seed,
+            draws=min(draws, 200),
+            level=level,
+        )
+        rows.append({"rule": rule, "measure": "fvd", **asdict(fvd)})
     return pd.DataFrame(rows)

@@ -47,7 +47,7 @@ class Material:
 def gather_material(run: Run, curated: Curated, mlp: Trained, icreward: Trained, robust: Trained) -> Material:
     """The test samples' videos, with all scores that notebooks 01 to 04 and 08 made; of rewards the first training.
 
-    `robust` is the recipe `robust.ROBUST`. Only ICReward's maps are new: they are read off cached tokens.
+    `robust` is the recipe `robust_reward.ROBUST`. Only ICReward's maps are new: they are read off cached tokens.
     """
     shape, samples = run.profile.generation, curated.of("test")
     groups, tokens = consistency(run, curated, icreward)
@@ -161,7 +161,7 @@ def agreement(scores: Mapping[str, np.ndarray], *, seed: int, draws: int, level:
 
     Args:
         scores: (S, K) each.
-        seed: of the bootstrap over samples; draws: of it; level: of its intervals.
+        seed, draws, level: of the bootstrap over samples.
 
     Returns:
         Columns first, second; mean, low, high, n: Spearman's correlation inside samples, over those n that have one,

@@ -14,15 +14,13 @@ from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured, SampleClips, measure_clips
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import compared_with, item_of
+from icreward_lib.poster.videos import Videos, compared_with, save_videos
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.stats import bootstrap_mean
-from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.stats import Interval, bootstrap_mean
+from icreward_lib.video import Video
 
 FloatArray = NDArray[np.float64]
-AT_A_TIME = 8  # clips sampled together; the seed of a clip depends on it
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,7 @@ class Pool:
 
     def of(self, sample: Sample) -> list[Video]:
         """All videos of a sample, the curated ones first."""
-        own = self.curated.videos.of(sample.id)
-        folder = self.more.path(item_of(sample.id))
-        return own + [read_video(folder / f"{k:03d}.mp4") for k in range(len(own), self.size)]
+        return self.curated.videos.of(sample.id) + Videos(self.more).of(sample.id)
 
 
 def many_videos(run: Run, curated: Curated) -> Pool:
@@ -59,20 +55,11 @@ def many_videos(run: Run, curated: Curated) -> Pool:
         if not stage.done:
             generator = open_sora(run)
 
-            def sampled(sample: Sample) -> list[Video]:
-                image, made = sample.image(shape.height, shape.width), list[Video]()
-                while len(made) < settings.videos - first:
-                    count = min(AT_A_TIME, settings.videos - first - len(made))
-                    seed = run.seed("many videos", sample.id, len(made))
-                    made += generator.generate(image, sample.prompt, num_videos=count, seed=seed)
-                return made
+            def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
+                image, seed = sample.image(shape.height, shape.width), run.seed("many videos", sample.id)
+                return generator.generate(image, sample.prompt, num_videos=settings.videos - first, seed=seed), {}
 
-            missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
-            for sample, videos in side_by_side(sampled, missing):
-                with stage.write(item_of(sample.id)) as folder:
-                    folder.mkdir()
-                    for k, video in enumerate(videos, start=first):
-                        write_video(folder / f"{k:03d}.mp4", video, lossless=True)
+            save_videos(stage, samples, sampled)
     return Pool(samples, curated, stage, settings.videos)
 
 
@@ -90,9 +77,9 @@ def measure_pool(run: Run, pool: Pool) -> Measured:
     )
 
 
-def numbers(size: int) -> list[int]:
+def sizes(pool: int) -> list[int]:
     """The n of a best-of-n curve: 1, 2, 4 and so on up to the size of the pool."""
-    return [2**k for k in range(int(np.log2(size)) + 1)]
+    return [2**k for k in range(int(np.log2(pool)) + 1)]
 
 
 def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> FloatArray:
@@ -131,7 +118,7 @@ def best_of_n_curves(
         scores: what picks, (S, N) each; with the judge `itself` the score judges its own picks, in units of its
             standard deviation within a sample.
         judges: (S, N) each.
-        seed: of the bootstrap over samples; draws: of it; level: of its intervals.
+        seed, draws, level: of the bootstrap over samples.
 
     Returns:
         Columns pick, judge, n, mean, low, high, samples: the gain over n = 1.
@@ -142,9 +129,9 @@ def best_of_n_curves(
         spread = np.sqrt(own.var(1).mean()) or 1.0
         for judge, said in {"itself": own / spread, **judges}.items():
             first = best_of_n(own, said, 1)
-            for n in numbers(own.shape[1]):
+            for n in sizes(own.shape[1]):
                 gain = bootstrap_mean(best_of_n(own, said, n) - first, seed=seed, draws=draws, level=level)
-                rows.append({"pick": pick, "judge": judge, "n": n, **_named(gain.as_dict())})
+                rows.append({"pick": pick, "judge": judge, "n": n, **_over_samples(gain)})
     return pd.DataFrame(rows)
 
 
@@ -154,17 +141,16 @@ def turning_points(
     """Where over-optimisation starts: the n at which each judge is content most, and its loss from there to the last n.
 
     Returns:
-        Columns pick, judge, best_n, mean, low, high, samples: the value at the last n minus that at `best_n`. The
-        loss is one that counts where `high` is below 0; `best_n` was chosen on the same clips, so that the loss is
-        somewhat overstated.
+        Columns pick, judge, best_n, mean, low, high, samples: the value at the last n minus that at `best_n`. The loss
+        counts where `high` is below 0; `best_n` was chosen on the same clips, so that it is somewhat overstated.
     """
     rows = []
     for pick, values in scores.items():
         for judge, said in judges.items():
-            found = {n: best_of_n(values, said, n) for n in numbers(np.shape(values)[1])}
+            found = {n: best_of_n(values, said, n) for n in sizes(np.shape(values)[1])}
             best = max(found, key=lambda n: float(found[n].mean()))
             loss = bootstrap_mean(found[max(found)] - found[best], seed=seed, draws=draws, level=level)
-            rows.append({"pick": pick, "judge": judge, "best_n": best, **_named(loss.as_dict())})
+            rows.append({"pick": pick, "judge": judge, "best_n": best, **_over_samples(loss)})
     return pd.DataFrame(rows)
 
 
@@ -176,7 +162,7 @@ def training_curves(
     Args:
         judged: columns sample, step and one a judge; step 0 is the generator before its training.
         judges: those columns.
-        seed: of the bootstrap over samples; draws: of it; level: of its intervals.
+        seed, draws, level: of the bootstrap over samples.
 
     Returns:
         Columns judge, step, mean, low, high, samples.
@@ -186,12 +172,12 @@ def training_curves(
         table = judged.pivot(index="sample", columns="step", values=judge)
         for step in table:
             gain = bootstrap_mean(table[step] - table[0], seed=seed, draws=draws, level=level)
-            rows.append({"judge": judge, "step": step, **_named(gain.as_dict())})
+            rows.append({"judge": judge, "step": step, **_over_samples(gain)})
     return pd.DataFrame(rows)
 
 
-def _named(interval: dict[str, float | int]) -> dict[str, float | int]:
-    return {"samples" if name == "n" else name: value for name, value in interval.items()}
+def _over_samples(found: Interval) -> dict[str, float]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "samples": found.n}
 
 
 def matrix(measured: Measured, values: ArrayLike) -> FloatArray:

@@ -67,15 +67,16 @@ def frozen(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
 def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Video]:
     """The true clip of a sample (kind `TRUE`), or departures from it, by kind and severity; square."""
     shape = run.profile.generation
-    size = {"num_frames": shape.num_frames, "size": shape.height}
-    clips = {}
-    for kind, severity in wanted:
+
+    def made(kind: str, severity: float) -> Video:
         if kind == TRUE:
-            clips[kind, severity] = sample.real_clip(shape.model_copy(update={"width": shape.height}))
-        else:
-            made = depart(sample.scene, kind, severity, seed=run.seed("probes", sample.id), **size)
-            clips[kind, severity] = Video(made.frames[0], shape.fps)
-    return clips
+            return sample.real_clip(shape.model_copy(update={"width": shape.height}))
+        size = {"num_frames": shape.num_frames, "size": shape.height}
+        return Video(
+            depart(sample.scene, kind, severity, seed=run.seed("probes", sample.id), **size).frames[0], shape.fps
+        )
+
+    return {key: made(*key) for key in wanted}
 
 
 def probe(run: Run, curated: Curated, samples: Sequence[SceneSample]) -> Measured:
@@ -97,17 +98,12 @@ def _measure(
 ) -> Measured:
     def clips(sample: Sample) -> SampleClips:
         assert isinstance(sample, SceneSample)
-        return sample_clips(made(run, sample))
+        found = made(run, sample)
+        kinds, severities = zip(*found, strict=True)
+        image = found[TRUE, 0.0].frames[0]
+        return SampleClips(list(found.values()), image, image, {"kind": kinds, "severity": severities})
 
     return measure_clips(run, name, curated, samples, clips, code=[made], seed=run.profile.seed)
-
-
-def sample_clips(clips: Mapping[tuple[str, float], Video]) -> SampleClips:
-    """Departures as `measure_clips` takes them: the first of them, the true clip, gives the image."""
-    videos = list(clips.values())
-    kinds, severities = zip(*clips, strict=True)
-    image = videos[0].frames[0]
-    return SampleClips(videos, image, image, {"kind": kinds, "severity": severities})
 
 
 def add_reward_scores(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:

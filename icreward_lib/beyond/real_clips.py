@@ -22,7 +22,7 @@ from icreward_lib.beyond.detection import scores_by_severity
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.poster.measure import wins
 from icreward_lib.score.judges import OpenedReward
-from icreward_lib.stats import Interval, bootstrap_share
+from icreward_lib.stats import Interval, wilson
 from icreward_lib.video import Video
 from icreward_lib.world.damage import KINDS, REGIONS, depart
 
@@ -136,10 +136,9 @@ def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: 
     """
     rows = []
     for number, shot in enumerate(shots):
-        clips = departures(shot, shots[(number + 1) % len(shots)], seed=seed + number)
         truth = shot.video.frames
-        rows += _judged(judges, shot, truth[0], clips)
-        others = [other for other in shots if other is not shot]
+        others = [*shots[number + 1 :], *shots[:number]]
+        rows += _judged(judges, shot, truth[0], departures(shot, others[0], seed=seed + number))
         for place, other in enumerate(others, 1):
             image = fitted(other.video.frames[:1], truth)[0]
             rows += _judged(judges, shot, image, {(IMAGE, float(place)): shot.video})
@@ -157,29 +156,26 @@ def _judged(
     return rows
 
 
-def detection_rate(
-    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
-) -> Interval:
+def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, level: float) -> Interval:
     """Share of the departed clips of these kinds that a judge scores below their true clip; equal ones count half.
 
-    Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own.
+    Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own. The
+    interval is Wilson's, over shots.
     """
     scores = [scores_by_severity(table, judge, kind).to_numpy() for kind in kinds]
     by_shot = np.mean([wins(each[:, :1], each[:, 1:]).mean(1) for each in scores], axis=0)
-    return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
+    return wilson(float(by_shot.sum()), len(by_shot), level=level)
 
 
-def monotonicity(
-    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
-) -> Interval:
+def monotonicity(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, level: float) -> Interval:
     """Share of pairs of severities of one shot and kind, of which the lesser scores above; 1/2 is no order at all.
 
-    The true clip is the severity 0 of each kind.
+    The true clip is the severity 0 of each kind. Wilson's interval over shots.
     """
     scores = [scores_by_severity(table, judge, kind).to_numpy() for kind in kinds]
     less, more = np.triu_indices(scores[0].shape[1], 1)
     by_shot = np.mean([wins(each[:, less], each[:, more]).mean(1) for each in scores], axis=0)
-    return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
+    return wilson(float(by_shot.sum()), len(by_shot), level=level)
 
 
 def score_drops(table: pd.DataFrame, judge: str, kind: str) -> pd.DataFrame:

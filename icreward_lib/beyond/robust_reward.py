@@ -7,7 +7,7 @@ cautious ensemble.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 
 from icreward_lib.beyond.probes import TRUE, clips_of
-from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
+from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import networks
-from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import Measured
+from icreward_lib.poster.data_curation import Curated, on_label_scale
+from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.poster.samples import SceneSample
-from icreward_lib.poster.videos import item_of
+from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import ROBUST, cautious
 from icreward_lib.rewards.head import movement, moves
@@ -30,7 +30,7 @@ from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
+from icreward_lib.run.processes import side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import fit_clip
 from icreward_lib.world.departures import PROBES, moving_scenes
@@ -55,7 +55,15 @@ RECIPES = {
     "conformity": Recipe("+ mean and least conformity", conformity=True, departures=False),
     "departures": Recipe("+ departures to learn from, without those labels", conformity=False, departures=True),
 }
-STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
+#: What tables call the rewards that `every_score` scores by, and the robust one.
+TITLES = {
+    "mlp": "MLP",
+    POSTER: "the poster's ICReward",
+    **{name: recipe.title for name, recipe in RECIPES.items()},
+    ROBUST: "+ a gate for what does not move",
+    "robust": "robust: the last, cautious",
+}
+STILL_QUANTILE = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,24 +71,10 @@ def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
 
     On the label's own scale: 0 is another image's video and 1 a frozen copy.
     """
-    ends = ("_mean", "_min")
-    alone = {d: {other: float(other == d) for other in DIMENSIONS} for d in DIMENSIONS}
-    return pd.DataFrame(
-        {
-            d: np.mean(
-                [
-                    ic_label(
-                        {other: rows[other + end].to_numpy() for other in DIMENSIONS},
-                        {other: curated.anchors[other + end] for other in DIMENSIONS},
-                        alone[d],
-                    )
-                    for end in ends
-                ],
-                axis=0,
-            )
-            for d in DIMENSIONS
-        }
-    )
+    found = {
+        d: [on_label_scale(rows[d + end], curated.anchors[d + end]) for end in ("_mean", "_min")] for d in DIMENSIONS
+    }
+    return pd.DataFrame({d: np.mean(both, axis=0) for d, both in found.items()})
 
 
 def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[str, float]:
@@ -143,10 +137,8 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
 
-            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(read, missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+            save_each(stage, samples, read)
+    found = load_each(stage, samples)
     place = np.repeat(np.arange(len(samples)), [len(values["kind"]) for values in found])
     labels = torch.from_numpy(np.concatenate([values["labels"] for values in found]))
     clips = ClipDataset(
@@ -160,24 +152,17 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
     return clips, about.assign(sample=np.array([sample.id for sample in samples])[place])
 
 
-def labelled(
+def recipe_data(
     run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
 ) -> ClipDataset:
-    """What a recipe learns from, or is validated on.
+    """What a recipe learns from in the split train, or is validated on in val.
 
-    Args:
-        run: whose profile says what subject and background count.
-        curated: for the labels of generated clips.
-        recipe: one of `RECIPES`.
-        generated: all clips of the curated set, in its order.
-        departed: those of `departed_clips` of the split.
-        split: train or val.
+    `generated` are all clips of the curated set, in its order, `departed` those of `departed_clips` of the split.
     """
-    rows = curated.rows
-    data = generated.part(torch.from_numpy(np.flatnonzero(rows["split"] == split)))
+    rows = np.flatnonzero(curated.rows["split"] == split)
+    data = generated.part(torch.from_numpy(rows))
     if recipe.conformity:
-        own = rows[rows["split"] == split].reset_index(drop=True)
-        labels = torch.tensor(conformity_labels(curated, own).to_numpy(np.float32))
+        labels = torch.tensor(conformity_labels(curated, curated.rows.iloc[rows]).to_numpy(np.float32))
         weights = torch.tensor(networks.icreward_config(run).weights)
         data = replace(data, dimension_labels=labels, labels=labels @ weights)
     return data.joined(departed) if recipe.departures else data
@@ -198,7 +183,6 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
     generated = dataset(curated, vision_tokens(run, curated))
     found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
     departed = {split: clips for split, (clips, _) in found.items()}
-    seeds = range(len(poster.folders))
     with run.stage(
         "recipes",
         code=train_recipes,
@@ -208,26 +192,23 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         config=asdict(config),
         seed=run.profile.seed,
     ) as stage:
-        for number in seeds:
+        for number, folder in enumerate(poster.folders):
             missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
-            if not missing:
-                continue
-            heads = _train_heads(
-                run, curated, poster.folders[number], generated, departed, config, stage, missing, number
-            )
-            for name, reward, history, scores in heads:
-                save_trained(stage, f"{name}_{number}", reward, history, scores)
+            if missing:
+                _train_heads(run, curated, folder, generated, departed, config, stage, missing, number)
+    seeds = range(len(poster.folders))
     trained = {
         name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
         for name in RECIPES
     }
-    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, least_movement(*found["train"]))}
+    moving = movement_threshold(*found["train"])
+    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, moving)}
 
 
-def least_movement(departed: ClipDataset, about: pd.DataFrame) -> float:
-    """How little a frame group of a true clip moves: the quantile `STILL`, of clips of moving scenes."""
+def movement_threshold(departed: ClipDataset, about: pd.DataFrame) -> float:
+    """How little a frame group of a true clip moves: the quantile `STILL_QUANTILE`, of clips of moving scenes."""
     true = departed.video[torch.from_numpy(np.flatnonzero(about["kind"] == TRUE))]
-    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL))
+    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL_QUANTILE))
 
 
 def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, moving: float) -> Trained:
@@ -253,11 +234,8 @@ def _train_heads(
     stage: Stage,
     missing: Sequence[str],
     number: int,
-) -> Iterator[tuple[str, ICRewardModel, History, np.ndarray]]:
-    """Train heads by the recipes `missing` on the body in a folder.
-
-    Gives name, reward, history, and scores of all generated clips.
-    """
+) -> None:
+    """Train and save heads by the recipes `missing` on the body in a folder, with scores of all generated clips."""
     bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
     first = bodies[missing[0]]
     states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
@@ -269,20 +247,20 @@ def _train_heads(
 
     def trained(name: str) -> tuple[History, np.ndarray]:
         head, seed = heads[name], run.seed("recipe", name, number)
-        data = {s: labelled(run, curated, RECIPES[name], states, others[s], s) for s in others}
+        data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
         working = stage.folder / f"training_{name}_{number}"
         history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
         return history, predict(head, states).overall
 
     # The longest first, so that all cores are done at one time.
     for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
-        yield name, bodies[name], history, scores
+        save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
 
 
 def recipe_scores(
     run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
 ) -> dict[str, np.ndarray]:
-    """What `measuring.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
+    """What `measure.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
     with run.stage("recipe_scores", code=recipe_scores, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
         for number, folder in enumerate(poster.folders):
             missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
@@ -301,3 +279,32 @@ def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
     """What the robust reward says of the generated videos of a split, "samples videos"."""
     members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
     return cautious(members, run.profile.robust.caution)
+
+
+def every_score(
+    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
+) -> dict[str, np.ndarray]:
+    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each."""
+    two = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
+    return two | recipe_scores(run, measured, poster, recipes)
+
+
+def add_every_score(run: Run, measured: Measured, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table of measured clips with the overall scores of `every_score`.
+
+    A column `<name>_<number>` a training; the MLP's and the poster's means as `mlp` and `POSTER`, and `robust`.
+    """
+    columns = {f"{name}_{n}": each[:, 0] for name, several in scores.items() for n, each in enumerate(several)}
+    columns |= {name: scores[name][..., 0].mean(0) for name in ("mlp", POSTER)}
+    columns["robust"] = cautious(scores[ROBUST][..., 0], run.profile.robust.caution)
+    return measured.table.assign(**columns)
+
+
+def ensemble_scores(
+    run: Run, measured: Measured, mlp: Trained, icreward: Trained, robust: Trained
+) -> dict[str, np.ndarray]:
+    """Overall scores (N,) of measured clips: the mean of the trainings of `mlp` and of `icreward`, and `robust`."""
+    each = {"mlp": mlp, "icreward": icreward, "robust": robust}
+    scores = {name: reward_scores(run, measured, trained)[..., 0] for name, trained in each.items()}
+    caution = run.profile.robust.caution
+    return {name: cautious(own, caution) if name == "robust" else own.mean(0) for name, own in scores.items()}

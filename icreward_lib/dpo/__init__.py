@@ -2,7 +2,7 @@
 
 from icreward_lib.dpo.objective import add_denoiser_lora, dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData, Pairs, at_random, best_over_worst, build_pairs, motion_matched
-from icreward_lib.dpo.training import DPOConfig, DPOHistory, running_wins, train
+from icreward_lib.dpo.training import DPOConfig, DPOHistory, train
 
 __all__ = [
     "DPOConfig",
@@ -18,6 +18,5 @@ __all__ = [
     "implicit_reward_logit",
     "motion_matched",
     "reference_model",
-    "running_wins",
     "train",
 ]

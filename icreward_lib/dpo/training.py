@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -256,13 +255,6 @@ def _evaluate(
     interval = bootstrap_mean(wins.numpy(), clusters=pairs.sample.numpy(), seed=config.seed)
     history.curve.append({"step": step, "accuracy": interval.mean, "low": interval.low, "high": interval.high,
                           "n_pairs": len(pairs), "logit": float(logit.mean())})  # fmt: skip
-
-
-def running_wins(history: DPOHistory) -> pd.DataFrame:
-    """Running average of wins (Fig 6) over all evaluated pairs: "evaluated" (count), "step", "running"."""
-    outcomes = pd.DataFrame(history.outcomes)
-    count = np.arange(1, len(outcomes) + 1)
-    return pd.DataFrame({"evaluated": count, "step": outcomes["step"], "running": outcomes["win"].cumsum() / count})
 
 
 def _wins(logits: Tensor) -> Tensor:

@@ -92,22 +92,11 @@ def style() -> Iterator[None]:
         yield
 
 
-def bars(axis: plt.Axes, table: pd.DataFrame, *, x: str, hue: str) -> None:
-    """Grouped bars of `mean` with error bars from `low` to `high`, in the colours of the hue's values."""
-    groups, kinds = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[hue]))
-    width = 0.8 / len(kinds)
-    for number, kind in enumerate(kinds):
-        part = table[table[hue] == kind].set_index(x).loc[groups]
-        place = np.arange(len(groups)) + (number - (len(kinds) - 1) / 2) * width
-        errors = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
-        axis.bar(place, part["mean"], width * 0.9, yerr=errors, capsize=2, color=COLOURS[kind], label=NAMES[kind],
-                 error_kw={"lw": 0.9})  # fmt: skip
-    axis.set_xticks(range(len(groups)), groups)
-    axis.legend(ncols=len(kinds), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+def interval_name(level: float) -> str:
+    """How a figure names its intervals: "95 % intervals"."""
+    return f"{level:.0%} intervals".replace("%", " %")
 
 
-def line(axis: plt.Axes, table: pd.DataFrame, x: str, colour: str, label: str) -> None:
-    """A line of `mean` with its interval from `low` to `high`."""
-    axis.plot(table[x], table["mean"], color=colour, marker="o", ms=3, lw=1.2, label=label)
-    axis.fill_between(table[x], table["low"], table["high"], color=colour, alpha=0.12, lw=0)
-    axis.axhline(0, color="#bbbbbb", lw=0.8, zorder=0)
+def errors(table: pd.DataFrame, value: str = "mean") -> np.ndarray:
+    """Distances (2, n) from `value` down to `low` and up to `high`, as matplotlib's error bars take them."""
+    return np.abs(table[["low", "high"]].to_numpy().T - table[value].to_numpy())

@@ -6,7 +6,7 @@ Each function is a stage that resumes where it was interrupted; `curate` runs th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,9 +16,9 @@ from icreward_lib.metrics.motion import dynamic_degree, dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
 from icreward_lib.poster.networks import backbone, consistency_scorer, open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample, draw_samples
-from icreward_lib.poster.videos import Videos, compared_with, generate, item_of
+from icreward_lib.poster.videos import Videos, compared_with, generate, load_each, save_each
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
+from icreward_lib.run.processes import side_by_side
 from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
@@ -44,24 +44,13 @@ def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
                 values["dynamic_degree"] = dynamic_degrees(clips)
                 return values | sample.fidelity(clips, values)
 
-            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(scored, missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    columns = [*CONSISTENCY, "dynamic_degree", *FIDELITIES]
-    rows = []
-    for sample in samples:
-        values = stage.load_npz(f"{item_of(sample.id)}.npz")
-        common = {
-            "sample": sample.id,
-            "split": sample.split,
-            "unseen": sample.is_unseen,
-            "prompt": sample.prompt,
-        }
-        rows += [
-            {**common, "video": k, **{name: float(values[name][k]) for name in columns}}
-            for k in range(len(values["subject"]))
-        ]
-    return pd.DataFrame(rows)
+            save_each(stage, samples, scored)
+    tables = []
+    for sample, values in zip(samples, load_each(stage, samples), strict=True):
+        about = {"sample": sample.id, "split": sample.split, "unseen": sample.is_unseen, "prompt": sample.prompt}
+        columns = {name: values[name].astype(float) for name in (*CONSISTENCY, "dynamic_degree", *FIDELITIES)}
+        tables.append(pd.DataFrame({**about, "video": range(len(values["subject"])), **columns}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, Anchors]:
@@ -99,10 +88,12 @@ def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.
     weights = {"subject": settings.subject_weight, "background": settings.background_weight}
     scores = {d: table[d].to_numpy() for d in DIMENSIONS}
     table = table.assign(label=ic_label(scores, limits, weights))
-    for d in DIMENSIONS:
-        alone = {other: float(other == d) for other in DIMENSIONS}
-        table[f"label_{d}"] = ic_label(scores, limits, alone)
-    return table
+    return table.assign(**{f"label_{d}": on_label_scale(table[d], limits[d]) for d in DIMENSIONS})
+
+
+def on_label_scale(raw: pd.Series, limits: Anchors) -> np.ndarray:
+    """Raw scores (N,) as `ic_label` has them: 0 at the lower anchor, 1 at the upper one, clipped."""
+    return np.clip((raw.to_numpy() - limits.low) / (limits.high - limits.low), 0, 1)
 
 
 def low_scores(
@@ -116,14 +107,16 @@ def low_scores(
     Returns:
         A table like that of `add_labels`, with `video` counted from the sample's own videos on, and the clips.
     """
-    data, labels = run.profile.data, run.profile.labels
+    data = run.profile.data
     train = [sample for sample in samples if sample.split == "train"]
     with run.stage(
         "low_scores",
         code=low_scores,
         videos=videos.stage,
-        labels=labels.model_dump(),
-        data=data.model_dump(),
+        labels=run.profile.labels,
+        backbone=backbone(run),
+        anchors={name: asdict(found) for name, found in limits.items()},
+        data=data,
         seed=run.profile.seed,
     ) as stage:
         if stage.lacks("clips.npz"):
@@ -137,16 +130,11 @@ def low_scores(
                 if first == second:
                     continue
                 sample, other = train[first], train[second]
-                own = videos.of(sample.id)
-                clip = _departure(own[0], videos.first(other.id), rng)
+                clip = _departure(videos.first(sample.id), videos.first(other.id), rng)
                 scored = scorer.score(compared_with(run, sample, videos), [clip])
-                row = {name: float(scored[name][0]) for name in CONSISTENCY}
-                row |= {
-                    "sample": sample.id,
-                    "video": data.videos_per_sample,
-                    "dynamic_degree": dynamic_degree(clip),
-                }
-                row |= {name: float(value[0]) for name, value in sample.fidelity([clip], scored).items()}
+                found = {name: scored[name] for name in CONSISTENCY} | sample.fidelity([clip], scored)
+                row = {"sample": sample.id, "video": data.videos_per_sample, "dynamic_degree": dynamic_degree(clip)}
+                row |= {name: float(value[0]) for name, value in found.items()}
                 label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
                 if label < data.low_score_below:
                     kept.append(clip.frames)
@@ -157,8 +145,8 @@ def low_scores(
     if not rows:
         return pd.DataFrame(), []
     table = add_labels(run, pd.DataFrame(rows), limits)
-    known = {sample.id: sample for sample in samples}
-    table = table.assign(split="train", unseen=False, prompt=[known[i].prompt for i in table["sample"]])
+    prompts = {sample.id: sample.prompt for sample in samples}
+    table = table.assign(split="train", unseen=False, prompt=table["sample"].map(prompts))
     clips = [Video(frames, run.profile.generation.fps) for frames in stage.load_npz("clips.npz")["frames"]]
     return table, clips
 
@@ -243,7 +231,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
         code=autoencoded_gap,
         model=open_sora_files(run),
         samples=[sample.account() for sample in samples],
-        generation=settings.model_dump(),
+        generation=settings,
         backbone=backbone(run),
     ) as stage:
         if stage.lacks("rows.json"):

@@ -37,11 +37,9 @@ class MeasuredGenerator:
 
 def measure_own(run: Run, curated: Curated, split: str) -> MeasuredGenerator:
     """The profile's own generator, whose videos of a split are made and measured already."""
-    rows = curated.table[curated.table["split"] == split]
-    features = fvd_features(run, curated, split)[0]
-    samples = curated.of(split)
-    values = [{name: part[name].to_numpy() for name in SCORES} for _, part in rows.groupby("sample", sort=False)]
-    return _measured(samples, values, features.reshape(-1, features.shape[-1]))
+    samples, features = curated.of(split), fvd_features(run, curated, split)[0]
+    values = [{name: rows[name].to_numpy() for name in SCORES} for _, rows in curated.table.groupby("sample")]
+    return _measured(samples, [values[s.id] for s in samples], features.reshape(-1, features.shape[-1]))
 
 
 def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> MeasuredGenerator:
@@ -77,11 +75,8 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
         items = {f"{item_of(sample.id)}.npz": sample for sample in samples}
         if wanted := [item for item in own_share(list(items)) if not stage.done and not stage.has(item)]:
             generator: Generator = finished or open_generator(source, fps=run.profile.generation.fps, device=run.device)
-            scorer, extractor, shape = (
-                networks.consistency_scorer(run),
-                networks.video_features(run),
-                run.profile.generation,
-            )
+            scorer, extractor = networks.consistency_scorer(run), networks.video_features(run)
+            shape = run.profile.generation
             for item in wanted:
                 sample = items[item]
                 image = sample.image(shape.height, shape.width)
@@ -123,13 +118,12 @@ def _finished(source: str) -> FinishedVideos | None:
 def _measured(
     samples: Sequence[Sample], values: Sequence[Mapping[str, np.ndarray]], features: np.ndarray
 ) -> MeasuredGenerator:
-    rows = [
-        {"prompt": sample.prompt, "kind": sample.kind, "dimension": sample.dimension, "video": k}
-        | {name: float(found[name][k]) for name in SCORES}
-        for sample, found in zip(samples, values, strict=True)
-        for k in range(len(found["subject"]))
-    ]
-    return MeasuredGenerator(pd.DataFrame(rows), features)
+    tables = []
+    for sample, found in zip(samples, values, strict=True):
+        about = {"prompt": sample.prompt, "kind": sample.kind, "dimension": sample.dimension}
+        columns = {name: found[name].astype(float) for name in SCORES}
+        tables.append(pd.DataFrame({**about, "video": range(len(found["subject"])), **columns}))
+    return MeasuredGenerator(pd.concat(tables, ignore_index=True), features)
 
 
 def generator_table(
@@ -144,29 +138,21 @@ def generator_table(
     Args:
         measured: name -> `measure_generator`.
         real: features (m, d) of real clips, by the same extractor.
-        seed: of resamples.
-        draws: resamples behind an interval.
-        level: coverage of intervals.
+        seed, draws, level: of the intervals.
 
     Raises:
         ValueError: if generators were measured on other images: their rows would not compare.
     """
-    names = list(measured)
-    prompts = [measured[name].table["prompt"].tolist() for name in names]
-    for name, own in zip(names, prompts, strict=True):
-        if own != prompts[0]:
-            raise ValueError(f"{name} and {names[0]} were measured on other images or numbers of videos.")
-    return pd.DataFrame.from_dict(
-        {name: _row(measured[name], real, seed, draws, level) for name in names}, orient="index"
-    ).rename_axis("generator")
-
-
-def _row(measured: MeasuredGenerator, real: np.ndarray, seed: int, draws: int, level: float) -> dict[str, float]:
-    table = measured.table
-    parts = {f"i2v_{d}": (d, table[table["dimension"] == d]) for d in DIMENSIONS if d in set(table["dimension"])}
-    row: dict[str, float] = {}
-    for name, (column, part) in (parts | {"dynamic_degree": ("dynamic_degree", table)}).items():
-        found = bootstrap_mean(part[column], clusters=part["prompt"], seed=seed, draws=draws, level=level)
-        row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-    images = table["prompt"].to_numpy()
-    return row | distance_columns(real, measured.features, images=images, seed=seed, draws=draws, level=level)
+    rows: dict[str, dict[str, float]] = {}
+    first, *_ = measured.items()
+    for name, own in measured.items():
+        table, images = own.table, own.table["prompt"].to_numpy()
+        if images.tolist() != first[1].table["prompt"].tolist():
+            raise ValueError(f"{name} and {first[0]} were measured on other images or numbers of videos.")
+        parts = {f"i2v_{d}": (d, part) for d, part in table.groupby("dimension", sort=False)}
+        rows[name] = {}
+        for column, (source, part) in (parts | {"dynamic_degree": ("dynamic_degree", table)}).items():
+            found = bootstrap_mean(part[source], clusters=part["prompt"], seed=seed, draws=draws, level=level)
+            rows[name] |= {column: found.mean, f"{column}_low": found.low, f"{column}_high": found.high}
+        rows[name] |= distance_columns(real, own.features, images=images, seed=seed, draws=draws, level=level)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("generator")

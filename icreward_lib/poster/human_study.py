@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from icreward_lib.metrics.clip import clipsim
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import rows_of
-from icreward_lib.poster.reward_models import clip_features
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
 from icreward_lib.run import Run
@@ -18,35 +15,20 @@ from icreward_lib.study.pairs import Shown
 from icreward_lib.world.truth import FIDELITIES
 
 
-def showcase(run: Run, curated: Curated) -> list[Sample]:
-    """The samples that figures show one by one: the first of the test split, those with a subject before others."""
-    by_subject = sorted(curated.of("test"), key=lambda sample: sample.dimension != "subject")
-    return by_subject[: run.profile.study.showcase]
+def showcase(run: Run, curated: Curated, chosen: Sequence[np.ndarray]) -> dict[str, Sample]:
+    """The test samples that Figures 3 and 4 show one by one, by their titles there.
 
-
-def showcase_clipsim(
-    run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], samples: Sequence[Sample]
-) -> pd.DataFrame:
-    """CLIPSim of the picked video of each sample: single values, whose frames are no sample to draw from.
+    Those for which pickers chose different videos come first, and among them those with a subject: a rule that sees no
+    score and no vote.
 
     Args:
-        chosen: picker -> video per test sample, (S,).
-        samples: which of the test samples.
-
-    Returns:
-        Columns sample (title), pick, video, clipsim.
+        chosen: for each picker the video per test sample, (S,).
     """
-    features, rows, test = clip_features(run, curated), rows_of(curated, "test"), curated.of("test")
-    found = []
-    for number, sample in enumerate(samples, start=1):
-        position = test.index(sample)
-        reference = features.references[sample.id].numpy()
-        for name, columns in chosen.items():
-            video = int(columns[position])
-            similar = float(clipsim(reference, features.clips[rows[position, video]].numpy(), include_first=True))
-            title = f"sample {number}: {sample.title}"
-            found.append({"sample": title, "pick": name, "video": video, "clipsim": similar})
-    return pd.DataFrame(found)
+    differ = np.ptp(np.stack(chosen), axis=0) > 0
+    test = curated.of("test")
+    order = sorted(range(len(test)), key=lambda i: (not differ[i], test[i].dimension != "subject"))
+    shown = [test[i] for i in order[: run.profile.study.showcase]]
+    return {f"sample {number}: {sample.title}": sample for number, sample in enumerate(shown, start=1)}
 
 
 def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -59,45 +41,43 @@ def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFra
         Columns sample, arm and the three fidelities; `attrs["identical"]` counts the samples left out.
     """
     chosen = {arm: picks(values) for arm, values in scores.items()}
-    fidelities = {name: curated.matrix(name, "test") for name in FIDELITIES}
-    rows = []
-    identical = 0
-    for position, sample in enumerate(curated.of("test")):
-        if len({int(columns[position]) for columns in chosen.values()}) == 1:
-            identical += 1
-            continue
-        rows += [
-            {"sample": sample.id, "arm": arm}
-            | {name: float(values[position, columns[position]]) for name, values in fidelities.items()}
-            for arm, columns in chosen.items()
+    differ = np.ptp(list(chosen.values()), axis=0) > 0
+    ids = np.array([sample.id for sample in curated.of("test")])
+    truth = {name: curated.matrix(name, "test") for name in FIDELITIES}
+    tables = [
+        pd.DataFrame({"sample": ids, "arm": arm} | {name: of_picks(values, c) for name, values in truth.items()})[
+            differ
         ]
-    table = pd.DataFrame(rows, columns=["sample", "arm", *FIDELITIES])
-    table.attrs["identical"] = identical
+        for arm, c in chosen.items()
+    ]
+    table = pd.concat(tables).sort_values("sample", kind="stable", ignore_index=True)
+    table.attrs["identical"] = int((~differ).sum())
     return table
 
 
 def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """What each reward, and the label, say of the pickers' videos: a column each, by the video's id in the votes."""
-    chosen = {arm: picks(values) for arm, values in scores.items()}
     judges = {**scores, "label": curated.matrix("label", "test")}
-    return pd.DataFrame.from_dict(
-        {
-            f"{sample.id}/{arm}": {j: float(values[position, columns[position]]) for j, values in judges.items()}
-            for position, sample in enumerate(curated.of("test"))
-            for arm, columns in chosen.items()
-        },
-        orient="index",
-    )
+    tables = []
+    for arm, values in scores.items():
+        ids = [f"{sample.id}/{arm}" for sample in curated.of("test")]
+        tables.append(pd.DataFrame({j: of_picks(said, picks(values)) for j, said in judges.items()}, index=ids))
+    return pd.concat(tables)
 
 
-def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], split: str = "test") -> Iterator[Shown]:
-    """The image of each sample with the video that every picker chose, for `study.pairs.build_pairs`.
+def of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Values (S, K) of the videos that were picked, (S,), of each sample."""
+    return np.asarray(values[np.arange(len(values)), columns])
+
+
+def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray]) -> Iterator[Shown]:
+    """The image of each test sample with the video that every picker chose, for `study.pairs.write_pairs`.
 
     Args:
-        chosen: picker -> video per sample of the split, (S,), as `sampling.picks` and `random_picks` give.
+        chosen: picker -> video per test sample, (S,), as `best_of_k.picks` and `random_picks` give.
     """
     shape = run.profile.generation
-    for position, sample in enumerate(curated.of(split)):
+    for position, sample in enumerate(curated.of("test")):
         videos = curated.videos.of(sample.id)
         picked = {name: videos[int(columns[position])] for name, columns in chosen.items()}
         yield Shown(str(sample.id), sample.image(shape.height, shape.width), picked)

@@ -22,11 +22,11 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import CONSISTENCY, Curated
 from icreward_lib.poster.reward_models import Trained, clip_features, load
 from icreward_lib.poster.samples import Sample, other_real_clips, real_folder
-from icreward_lib.poster.videos import item_of
+from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.training import predict
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, side_by_side
+from icreward_lib.run.processes import side_by_side
 from icreward_lib.run.stages import Stage
 from icreward_lib.video import Video
 
@@ -48,7 +48,7 @@ def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 class SampleClips:
     """K clips of one sample, of one length and size, and what they are compared with, uint8 RGB (H, W, 3) each.
 
-    CLIPSim and the rewards compare with `image`, labels with `seen` (see `generation.compared_with`). `about` are
+    CLIPSim and the rewards compare with `image`, labels with `seen` (see `videos.compared_with`). `about` are
     further columns of the table, a value a clip.
     """
 
@@ -82,12 +82,10 @@ def measure_clips(
     """Measure the clips of some samples.
 
     Args:
-        run: whose profile names the networks.
-        name: of the stage.
+        run, name: of the stage.
         curated: for the label's anchors.
-        samples: whose clips they are.
-        clips_of: makes or reads the clips of a sample, one after the other on several threads.
-        code: functions that `clips_of` was given to call, and inputs: what else it follows from.
+        samples, clips_of: whose clips they are, and what makes or reads those of one, on several threads.
+        code, inputs: functions that `clips_of` was given to call, and what else it follows from.
     """
     with run.stage(
         name,
@@ -100,34 +98,23 @@ def measure_clips(
         **inputs,
     ) as stage:
         if not stage.done:
-            readers = _Readers(run)
-            missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(lambda sample: readers.read(sample, clips_of(sample)), missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
-    found = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]
+            read_clips = _reader(run)
+            save_each(stage, samples, lambda sample: read_clips(sample, clips_of(sample)))
+    found = load_each(stage, samples)
     read = {key: [values.pop(key) for values in found] for key in READ}
+    rows = zip(samples, found, strict=True)
     table = pd.concat(
-        [
-            pd.DataFrame({"sample": sample.id, "unseen": sample.is_unseen, **values})
-            for sample, values in zip(samples, found, strict=True)
-        ],
-        ignore_index=True,
+        [pd.DataFrame({"sample": s.id, "unseen": s.is_unseen, **values}) for s, values in rows], ignore_index=True
     )
     labels = run.profile.labels
     weights = {"subject": labels.subject_weight, "background": labels.background_weight}
     table["label"] = ic_label({d: table[d].to_numpy() for d in DIMENSIONS}, curated.anchors, weights)
     place = np.repeat(np.arange(len(samples)), [len(values) for values in read["features"]])
-
-    def data(clips: str, references: str) -> ClipDataset:
-        return unlabelled(np.concatenate(read[clips]), np.stack(read[references]), place)
-
-    return Measured(
-        stage,
-        table,
-        data("clip_frames", "clip_image"),
-        data("video_tokens", "image_tokens"),
-        np.concatenate(read["features"]),
+    clip, tokens = (
+        unlabelled(np.concatenate(read[clips]), np.stack(read[images]), place)
+        for clips, images in (("clip_frames", "clip_image"), ("video_tokens", "image_tokens"))
     )
+    return Measured(stage, table, clip, tokens, np.concatenate(read["features"]))
 
 
 def unlabelled(clips: np.ndarray, references: np.ndarray, place: np.ndarray) -> ClipDataset:
@@ -138,21 +125,16 @@ def unlabelled(clips: np.ndarray, references: np.ndarray, place: np.ndarray) -> 
     )
 
 
-class _Readers:
-    """All networks, which share what they read of a clip."""
+def _reader(run: Run) -> Callable[[Sample, SampleClips], dict[str, np.ndarray]]:
+    """Values of K clips of a sample, (K,) each, and `READ`, by all networks, which share what they read of a clip."""
+    scorer, video_features, clip = networks.consistency_scorer(run), networks.video_features(run), networks.clip(run)
+    icreward = networks.new_icreward(run, seed=0)  # its vision tower is that of all
 
-    def __init__(self, run: Run) -> None:
-        self.scorer = networks.consistency_scorer(run)
-        self.video_features = networks.video_features(run)
-        self.clip = networks.clip(run)
-        self.icreward = networks.new_icreward(run, seed=0)  # its vision tower is that of all
-
-    def read(self, sample: Sample, clips: SampleClips) -> dict[str, np.ndarray]:
-        """Values of K clips, (K,) each, and `READ`."""
+    def read(sample: Sample, clips: SampleClips) -> dict[str, np.ndarray]:
         videos, image = clips.videos, clips.image
-        raw = self.scorer.score(clips.seen, videos)
+        raw = scorer.score(clips.seen, videos)
         distinct, where = distinct_frames(videos)
-        frames, reference = self.clip.image_features(distinct)[where], self.clip.image_features(image[None])[0]
+        frames, reference = clip.image_features(distinct)[where], clip.image_features(image[None])[0]
         return {
             **{column: np.asarray(values) for column, values in clips.about.items()},
             "clipsim": clipsim(reference, frames, include_first=True),
@@ -162,10 +144,12 @@ class _Readers:
             **sample.fidelity(videos, raw),
             "clip_image": reference,
             "clip_frames": frames,
-            "image_tokens": self.icreward.encode_images([image])[0].numpy(),
-            "video_tokens": self.icreward.encode_videos(videos).numpy(),
-            "features": self.video_features.features(videos),
+            "image_tokens": icreward.encode_images([image])[0].numpy(),
+            "video_tokens": icreward.encode_videos(videos).numpy(),
+            "features": video_features.features(videos),
         }
+
+    return read
 
 
 def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
@@ -187,25 +171,17 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
 
 
-def rows_of(curated: Curated, split: str) -> np.ndarray:
-    """Rows of `Curated.rows` of a split's generated videos, "samples videos"."""
-    table = curated.table
-    rows = table.index.to_numpy()[table["split"] == split]
-    return rows.reshape(len(curated.of(split)), -1)
-
-
 def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
     """Metrics of every generated video of a split, "samples videos"; none but the label was trained on."""
-    features = clip_features(run, curated)
-    rows = rows_of(curated, split)
+    features, samples = clip_features(run, curated), curated.of(split)
     frames, references = features.clips.numpy(), features.references.numpy()
-    result = {}
-    for name, first in (("clipsim", True), ("clipsim_no_first", False)):
-        values = [
-            clipsim(references[sample.id], frames[videos], include_first=first)
-            for sample, videos in zip(curated.of(split), rows, strict=True)
-        ]
-        result[name] = np.stack(values)
+    rows = np.flatnonzero(curated.table["split"] == split).reshape(len(samples), -1)
+    result = {
+        name: np.stack(
+            [clipsim(references[s.id], frames[own], include_first=first) for s, own in zip(samples, rows, strict=True)]
+        )
+        for name, first in (("clipsim", True), ("clipsim_no_first", False))
+    }
     return result | {name: curated.matrix(name, split) for name in ("dynamic_degree", "label")}
 
 

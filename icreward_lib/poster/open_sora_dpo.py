@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -19,13 +19,13 @@ from icreward_lib.poster.measure import Measured, SampleClips, measure_clips, re
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.reward_models import Trained
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import compared_with, item_of
+from icreward_lib.poster.videos import Videos, compared_with, save_videos
 from icreward_lib.run import Run
-from icreward_lib.run.processes import own_share, rank, side_by_side
+from icreward_lib.run.processes import rank
 from icreward_lib.run.stages import Stage
-from icreward_lib.stats import cluster_draws, paired_difference
+from icreward_lib.stats import bootstrap_mean, cluster_draws, paired_difference, percentile_interval
 from icreward_lib.study.pairs import Shown
-from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
 HELD_OUT = ("val", "test")
@@ -40,20 +40,18 @@ class Preferences:
     samples: list[Sample]
 
 
-def prefer(run: Run, curated: Curated, icreward: Trained, mlp: Trained, splits: Sequence[str]) -> Preferences:
-    """Pairs of ICReward's pick over the MLP's pick, from every subset of a sample's videos of the profile's size."""
+Scores = dict[str, np.ndarray]
+Rule = Callable[[Scores, np.ndarray], Pairs]  # scores by reward and dynamic degrees, (S, K) each, to pairs
+
+
+def prefer(
+    curated: Curated, splits: Sequence[str], scores: Mapping[str, Callable[[str], np.ndarray]], rule: Rule
+) -> Preferences:
+    """The pairs that a rule gives in some splits; `scores` gives each reward's of a split, "samples videos"."""
     samples = [sample for split in splits for sample in curated.of(split)]
-
-    def stacked(matrix: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([matrix[split] for split in splits])
-
-    pairs = build_pairs(
-        stacked({split: icreward.matrix(split) for split in splits}),
-        stacked({split: mlp.matrix(split) for split in splits}),
-        motion=stacked({split: curated.matrix("dynamic_degree", split) for split in splits}),
-        subset=run.profile.dpo.subset,
-    )
-    return Preferences(pairs, samples)
+    stacked = {name: np.concatenate([of(split) for split in splits]) for name, of in scores.items()}
+    motion = np.concatenate([curated.matrix("dynamic_degree", split) for split in splits])
+    return Preferences(rule(stacked, motion), samples)
 
 
 def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
@@ -68,8 +66,17 @@ def at_most(preferences: Preferences, count: int, *, seed: int) -> Preferences:
 def preferences(
     run: Run, curated: Curated, icreward: Trained, mlp: Trained
 ) -> tuple[Preferences, Preferences, Preferences]:
-    """Pairs of training images, to train on; all pairs of validation and test images; and those of them to evaluate."""
-    training, every = (prefer(run, curated, icreward, mlp, splits) for splits in (("train",), HELD_OUT))
+    """Pairs of ICReward's pick over the MLP's, from every subset of a sample's videos of the profile's size.
+
+    Returns:
+        Those of training images, to train on; all of validation and test images; and those of them to evaluate.
+    """
+
+    def rule(scores: Scores, motion: np.ndarray) -> Pairs:
+        return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=run.profile.dpo.subset)
+
+    scores = {"icreward": icreward.matrix, "mlp": mlp.matrix}
+    training, every = (prefer(curated, splits, scores, rule) for splits in (("train",), HELD_OUT))
     return training, every, at_most(every, run.profile.dpo.held_out_pairs, seed=run.seed("held out"))
 
 
@@ -79,21 +86,15 @@ def images_for_new_samples(run: Run, curated: Curated) -> list[Sample]:
 
 
 def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferences: Preferences) -> PairData:
-    """Latents and texts of the pairs."""
-    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in preferences.samples]))
-    text, mask = generator.encode_prompts([sample.prompt for sample in preferences.samples])
-    settings = run.profile.generation
-    return PairData.gather(
-        preferences.pairs.table,
-        latents,
-        latents[:, 0, :, 0],
-        text,
-        mask,
-        num_frames=settings.num_frames,
-        height=settings.height,
-        width=settings.width,
-        fps=settings.fps,
-    )
+    """Latents and texts of the pairs, of one or of many (`at_most`)."""
+    used, rows = np.unique(preferences.pairs.table["sample"], return_inverse=True)
+    samples = [preferences.samples[number] for number in used]
+    latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in samples]))
+    text, mask = generator.encode_prompts([sample.prompt for sample in samples])
+    shape = run.profile.generation
+    size = {"num_frames": shape.num_frames, "height": shape.height, "width": shape.width}
+    pairs = preferences.pairs.table.assign(sample=rows)
+    return PairData.gather(pairs, latents, latents[:, 0, :, 0], text, mask, fps=shape.fps, **size)
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,9 @@ class Tuned:
 def config_of(run: Run, seed: int) -> DPOConfig:
     """The profile's settings of Flow-DPO, for one of its trainings."""
     settings = run.profile.dpo
+    shared = {"beta", "lr", "lora_rank", "steps", "batch_size", "micro_batch", "eval_every", "eval_timesteps"}
     return DPOConfig(
-        beta=settings.beta,
-        lr=settings.lr,
-        lora_rank=settings.lora_rank,
-        lora_alpha=2.0 * settings.lora_rank,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        micro_batch=settings.micro_batch,
-        eval_every=settings.eval_every,
-        eval_timesteps=settings.eval_timesteps,
-        seed=run.seed("dpo", seed),
+        **settings.model_dump(include=shared), lora_alpha=2.0 * settings.lora_rank, seed=run.seed("dpo", seed)
     )
 
 
@@ -169,13 +162,9 @@ class NewClips:
     stage: Stage
     samples: Sequence[Sample]
 
-    def path(self, sample: Sample) -> Path:
-        """Where a sample's clip lies."""
-        return self.stage.path(f"{item_of(sample.id)}.mp4")
-
     def of(self, sample: Sample) -> Video:
         """The clip of a sample."""
-        return read_video(self.path(sample))
+        return Videos(self.stage).first(sample.id)
 
 
 def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step: int | None = None) -> NewClips:
@@ -192,25 +181,21 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
         tuned=tuned.stage if tuned and after else None,
         step=after,
         samples=[sample.account() for sample in samples],
-        generation=settings.model_dump(),
+        generation=settings,
         seed=run.profile.seed,
     ) as stage:
-        made = NewClips(stage, samples)
         if not stage.done:
             generator = open_sora(run)
             if tuned and after:
                 policy = _policy(generator, tuned.config)
                 set_peft_model_state_dict(policy, load_file(tuned.stage.path(_adapters(after))))
 
-            def sampled(sample: Sample) -> Video:
+            def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
                 image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
-                return generator.generate(image, sample.prompt, num_videos=1, seed=seed)[0]
+                return generator.generate(image, sample.prompt, num_videos=1, seed=seed), {}
 
-            missing = [sample for sample in own_share(samples) if not stage.has(made.path(sample).name)]
-            for sample, clip in side_by_side(sampled, missing):
-                with stage.write(made.path(sample).name) as path:
-                    write_video(path, clip, lossless=True)
-    return made
+            save_videos(stage, samples, sampled)
+    return NewClips(stage, samples)
 
 
 def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float) -> pd.DataFrame:
@@ -224,33 +209,33 @@ def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float
     """
     single = pd.concat([pd.DataFrame(tuned.history.curve).assign(seed=str(n)) for n, tuned in enumerate(runs)])
     outcomes = pd.concat([pd.DataFrame(tuned.history.outcomes).assign(seed=n) for n, tuned in enumerate(runs)])
+    chosen = np.random.default_rng(seed).integers(len(runs), size=draws)
     rows = []
     for step, part in outcomes.groupby("step"):
-        wins = part.pivot(index="pair", columns="seed", values="win").to_numpy()
-        images = part[part["seed"] == 0].sort_values("pair")["sample"].to_numpy()
-        codes, counts = cluster_draws(images, seed=seed, draws=draws)
-        sums = np.stack([np.bincount(codes, wins[:, n]) for n in range(len(runs))])
-        chosen = np.random.default_rng(seed).integers(len(runs), size=draws)
-        means = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        row = {"accuracy": float(wins.mean()), "low": float(low), "high": float(high), "n_pairs": len(wins)}
+        won = part.pivot(index=["pair", "sample"], columns="seed", values="win")
+        codes, counts = cluster_draws(won.index.get_level_values("sample").to_numpy(), seed=seed, draws=draws)
+        sums = np.stack([np.bincount(codes, won[n]) for n in won])
+        drawn = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
+        found = percentile_interval(drawn, estimate=float(won.to_numpy().mean()), level=level, n=len(won))
+        row = {"accuracy": found.mean, "low": found.low, "high": found.high, "n_pairs": found.n}
         rows.append({"seed": "all", "step": step, **row})
-    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[
-        ["seed", "step", "accuracy", "low", "high", "n_pairs"]
-    ]
+    columns = ["seed", "step", "accuracy", "low", "high", "n_pairs"]
+    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[columns]
 
 
-def running_share(wins: np.ndarray, *, seed: int, draws: int, level: float) -> pd.DataFrame:
-    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images seen so far.
+def running_share(
+    won: ArrayLike, images: ArrayLike, *, seed: int, draws: int, level: float, points: int = 200
+) -> pd.DataFrame:
+    """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images (n,) seen so far.
 
-    Returns columns evaluated, running, low, high, from the second image on.
+    Returns columns evaluated, running, low, high, at about as many places as `points`, from the second image on.
     """
-    rng = np.random.default_rng(seed)
+    values, seen = np.asarray(won, float), np.asarray(images)
+    second = int(np.argmax(seen != seen[0])) + 1
     rows = []
-    for n in range(2, len(wins) + 1):
-        means = wins[rng.integers(n, size=(draws, n))].mean(1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        rows.append({"evaluated": n, "running": float(wins[:n].mean()), "low": float(low), "high": float(high)})
+    for n in np.unique(np.linspace(second, len(values), points).round().astype(int)):
+        share = bootstrap_mean(values[:n], clusters=seen[:n], seed=seed, draws=draws, level=level)
+        rows.append({"evaluated": n, "running": share.mean, "low": share.low, "high": share.high})
     return pd.DataFrame(rows)
 
 

@@ -15,13 +15,13 @@ from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import item_of
+from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.rewards.training import Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
-from icreward_lib.run.processes import barrier, own_share, rank, side_by_side
+from icreward_lib.run.processes import barrier, rank
 from icreward_lib.run.profile import ICRewardSettings, MlpSettings
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import Interval, percentile_interval
@@ -68,12 +68,10 @@ def _features(run: Run, curated: Curated, name: str, models: list[Path], build: 
                 clips = reward.encode_videos(curated.videos.of(sample.id))
                 return {"reference": reference.numpy(), "clips": clips.numpy()}
 
-            missing = [sample for sample in own_share(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
-            for sample, values in side_by_side(seen, missing):
-                stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+            save_each(stage, curated.samples, seen)
             if curated.added_clips and stage.lacks("added.npz"):
                 stage.save_npz("added.npz", clips=reward.encode_videos(curated.added_clips).numpy())
-    items = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in curated.samples]
+    items = load_each(stage, curated.samples)
     found = [item["clips"] for item in items]
     if curated.added_clips:
         found.append(stage.load_npz("added.npz")["clips"])
@@ -158,7 +156,7 @@ class Trained:
         label = pd.DataFrame(self.label_matrix(split)).rank(axis=1)
         scores = [pd.DataFrame(values).rank(axis=1) for values in self.matrices(split)]
         found = np.stack([ranks.corrwith(label, axis=1).to_numpy() for ranks in scores])
-        return _over_trainings(found, np.nanmean, seed=seed, draws=draws, level=level)
+        return _over_trainings(found, lambda r: float(pd.Series(r).mean()), seed=seed, draws=draws, level=level)
 
 
 def _over_trainings(

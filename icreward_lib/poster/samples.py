@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from icreward_lib.poster.suite import SuiteImage, crop_folder, curate_images, image_files, read_suite
+from icreward_lib.poster.suite import crop_folder, curate_images, image_files, read_suite
 from icreward_lib.run import Run
 from icreward_lib.run.files import content_hash
 from icreward_lib.run.models import locate
@@ -24,115 +23,58 @@ INDEX, CROPS, REAL = "vbench2_i2v_full_info.json", "crop", "real"  # in a suite'
 REAL_SUFFIXES = (".mp4", ".webm", ".avi", ".mov")
 
 
-class Sample(Protocol):
-    """One reference image, its prompt and its split."""
-
-    @property
-    def id(self) -> int:
-        """Its number, from 0."""
-        ...
-
-    @property
-    def split(self) -> str:
-        """One of `SPLITS`."""
-        ...
-
-    @property
-    def prompt(self) -> str:
-        """The text that the generator is given."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """A short name for figures."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """What sort of image it is."""
-        ...
-
-    @property
-    def dimension(self) -> str:
-        """What VBench++ scores it by: `subject` or `background`."""
-        ...
-
-    @property
-    def is_unseen(self) -> bool:
-        """Whether its content is held out from all training, that of the pretrained models too."""
-        ...
-
-    def image(self, height: int, width: int) -> np.ndarray:
-        """The reference image, uint8 RGB (height, width, 3)."""
-        ...
-
-    def real_clip(self, shape: GenerationSettings) -> Video:
-        """A real clip of that shape to hold generated ones against; samples of the test split have one each."""
-        ...
-
-    def account(self) -> dict[str, object]:
-        """What it is, for the keys of stages."""
-        ...
-
-    def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What simulated raters see of K videos: the `FIDELITIES`, (K,) in [0, 1] each.
-
-        Args:
-            videos: K of one size and length.
-            scores: what `ConsistencyScorer.score` says of them.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class SceneSample:
     """A scene of the sticker world, whose true continuation is known."""
 
-    id: int
-    split: str
+    id: int  # from 0
+    split: str  # one of `SPLITS`
     scene: Scene
 
     @property
     def prompt(self) -> str:
-        """The scene's caption."""
+        """The text that the generator is given: the scene's caption."""
         return self.scene.caption
 
     @property
     def title(self) -> str:
-        """Its subject, or its photograph."""
+        """A short name for figures: its subject, or its photograph."""
         return self.scene.subject or self.scene.photograph
 
     @property
     def kind(self) -> str:
-        """`subject` or `scenery`."""
+        """What sort of image it is: `subject` or `scenery`."""
         return "scenery" if self.scene.subject is None else "subject"
 
     @property
     def dimension(self) -> str:
-        """Its background, if it has no subject."""
+        """What VBench++ scores it by: `subject`, or `background` if it has none."""
         return "background" if self.scene.subject is None else "subject"
 
     @property
     def is_unseen(self) -> bool:
-        """Whether a glyph, a photograph or the movements are held out."""
+        """Whether a glyph, a photograph or the movements are held out from all training, the pretrained models' too."""
         return self.scene.is_unseen
 
     def image(self, height: int, width: int) -> np.ndarray:
-        """The first frame of the scene's true clip; scenes are square."""
+        """The first frame of the scene's true clip, uint8 RGB (height, width, 3); scenes are square."""
         if height != width:
             raise ValueError(f"Scenes of the sticker world are square, not {height}x{width}.")
         return render([self.scene], num_frames=1, size=height).frames[0, 0]
 
     def real_clip(self, shape: GenerationSettings) -> Video:
-        """The clip that the prompt asks for, rendered."""
+        """The clip that the prompt asks for, rendered: what generated ones are held against."""
         return _rendered([self.scene], shape)[0]
 
     def account(self) -> dict[str, object]:
-        """The scene."""
+        """What it is, for the keys of stages."""
         return asdict(self.scene)
 
     def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """How far each video is from the true clip; no score has a part in it."""
+        """What simulated raters see of K videos: the `FIDELITIES` to the true clip, (K,) in [0, 1] each.
+
+        The `scores` (`ConsistencyScorer.score`) have no part in it.
+        """
         del scores
         return fidelity(self.scene, videos)
 
@@ -143,34 +85,17 @@ class SuiteSample:
 
     id: int
     split: str
-    entry: SuiteImage
+    prompt: str  # the image's own
+    kind: str  # its category in the suite
+    dimension: str
     path: Path
-    real: Path | None  # a real video
-
-    @property
-    def prompt(self) -> str:
-        """The image's own prompt."""
-        return self.entry.prompt
+    real: Path | None  # a real video, of whatever content; samples of the test split have one each
+    is_unseen: bool = False  # nobody knows what the public models have seen
 
     @property
     def title(self) -> str:
         """The beginning of the prompt."""
-        return self.entry.prompt if len(self.entry.prompt) <= 24 else self.entry.prompt[:23].rstrip() + "…"
-
-    @property
-    def kind(self) -> str:
-        """Its category in the suite."""
-        return self.entry.kind
-
-    @property
-    def dimension(self) -> str:
-        """As the suite's index has it."""
-        return self.entry.dimension
-
-    @property
-    def is_unseen(self) -> bool:
-        """Nobody knows what the public models have seen: False."""
-        return False
+        return self.prompt if len(self.prompt) <= 24 else self.prompt[:23].rstrip() + "…"
 
     def image(self, height: int, width: int) -> np.ndarray:
         """The cropped picture, resized."""
@@ -178,21 +103,22 @@ class SuiteSample:
         return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
     def real_clip(self, shape: GenerationSettings) -> Video:
-        """A real video, of whatever content."""
+        """Its real video."""
         if self.real is None:
-            raise ValueError(
-                f"Sample {self.id} of the split {self.split} has no real clip: only those of the test split."
-            )
+            raise ValueError(f"Sample {self.id} of the split {self.split} has no real clip: only test samples have.")
         return fit_clip(read_video(self.real), shape)
 
     def account(self) -> dict[str, object]:
-        """Prompt, and the picture's content."""
-        return {"prompt": self.entry.prompt, "image": content_hash(self.path)}
+        """Likewise: prompt, and the picture's content."""
+        return {"prompt": self.prompt, "image": content_hash(self.path)}
 
     def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """No truth is known: the mean likeness of the frames to the image, which is no part of the label."""
         values = (scores["subject_mean"], scores["background_mean"], np.ones(len(videos)))
         return dict(zip(FIDELITIES, values, strict=True))
+
+
+Sample = SceneSample | SuiteSample
 
 
 def draw_samples(run: Run) -> Sequence[Sample]:
@@ -224,11 +150,11 @@ def _suite_samples(run: Run) -> list[SuiteSample]:
     crops = crop_folder(folder / CROPS, settings.height, settings.width)
     files = image_files([image for _, image in parts], crops)
     real = _real_files(folder, data.test)
-    samples = []
-    for i, ((split, image), path) in enumerate(zip(parts, files, strict=True)):
-        clip = real[i - data.train - data.val] if split == "test" else None
-        samples.append(SuiteSample(i, split, image, path, clip))
-    return samples
+    clips = [*[None] * (len(parts) - data.test), *real[: data.test]]  # the test split comes last
+    return [
+        SuiteSample(i, split, image.prompt, image.kind, image.dimension, path, clip)
+        for i, ((split, image), path, clip) in enumerate(zip(parts, files, clips, strict=True))
+    ]
 
 
 def other_real_clips(run: Run) -> list[Video]:

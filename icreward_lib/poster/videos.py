@@ -1,20 +1,21 @@
-"""The videos that the generator makes of every sample."""
+"""The videos that the generator makes of samples, and what is measured of them, an item of a stage each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import torch
-from PIL import Image
 
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.video import Video, read_image, read_video, write_video
+from icreward_lib.video import Video, read_video, write_video
+
+S = TypeVar("S", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,19 @@ class Videos:
 
     def of(self, sample: int) -> list[Video]:
         """The K videos of a sample."""
-        folder = self.stage.path(item_of(sample))
-        return [read_video(path) for path in sorted(folder.glob("*.mp4"))]
+        return [read_video(path) for path in sorted(self.stage.path(item_of(sample)).glob("*.mp4"))]
 
     def first(self, sample: int) -> Video:
         """The first of them."""
-        return read_video(self.stage.path(item_of(sample)) / "0.mp4")
-
-    def seen(self, sample: int) -> np.ndarray:
-        """Their image as the generator sees it (`OpenSoraGenerator.as_seen`), uint8 RGB (H, W, 3)."""
-        return read_image(self.stage.path(item_of(sample)) / "seen.png")
+        return read_video(self.stage.path(item_of(sample)) / "000.mp4")
 
     def latents(self, sample: int) -> np.ndarray:
         """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
         return np.load(self.stage.path(item_of(sample)) / "latents.npy")
+
+    def seen(self, sample: int) -> np.ndarray:
+        """Their image as the generator sees it (`OpenSoraGenerator.as_seen`), uint8 RGB (H, W, 3)."""
+        return np.load(self.stage.path(item_of(sample)) / "seen.npy")
 
 
 def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
@@ -52,37 +52,59 @@ def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
     return videos.seen(sample.id)
 
 
+def generate(run: Run, samples: Sequence[Sample]) -> Videos:
+    """Generate the videos of every sample from its image and prompt."""
+    settings, k = run.profile.generation, run.profile.data.videos_per_sample
+    with run.stage(
+        "videos",
+        code=generate,
+        model=open_sora_files(run),
+        generation=settings,
+        seed=run.profile.seed,
+        samples=[sample.account() for sample in samples],
+        k=k,
+    ) as stage:
+        if not stage.done:
+            generator = open_sora(run)
+
+            def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
+                image, seed = sample.image(settings.height, settings.width), run.seed("videos", sample.id)
+                clips, latents = generator.sample(image, sample.prompt, num_videos=k, seed=seed)
+                return clips, {"latents": latents.numpy(), "seen": generator.as_seen(image)}
+
+            save_videos(stage, samples, sampled)
+    return Videos(stage)
+
+
 def item_of(sample: int) -> str:
     """Name of a sample's item in a stage."""
     return f"{sample:04d}"
 
 
-def generate(run: Run, samples: Sequence[Sample]) -> Videos:
-    """Generate the videos of every sample from its image and prompt."""
-    settings = run.profile.generation
-    inputs = {"samples": [sample.account() for sample in samples], "k": run.profile.data.videos_per_sample}
-    with run.stage(
-        "videos",
-        code=generate,
-        model=open_sora_files(run),
-        generation=settings.model_dump(),
-        seed=run.profile.seed,
-        **inputs,
-    ) as stage:
-        if not stage.done:
-            generator = open_sora(run)
+def save_videos(
+    stage: Stage, samples: Sequence[S], make: Callable[[S], tuple[Sequence[Video], Mapping[str, np.ndarray]]]
+) -> None:
+    """Save the videos, and arrays, of every sample of this process's share that a stage lacks, as `Videos` reads them.
 
-            def sampled(sample: Sample) -> tuple[list[Video], torch.Tensor, np.ndarray]:
-                image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample
-                made = generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
-                return *made, generator.as_seen(image)
+    Several samples' are made side by side.
+    """
+    missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
+    for sample, (clips, arrays) in side_by_side(make, missing):
+        with stage.write(item_of(sample.id)) as folder:
+            folder.mkdir()
+            for k, clip in enumerate(clips):
+                write_video(folder / f"{k:03d}.mp4", clip, lossless=True)
+            for name, array in arrays.items():
+                np.save(folder / f"{name}.npy", array)
 
-            missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
-            for sample, (clips, latents, seen) in side_by_side(sampled, missing):
-                with stage.write(item_of(sample.id)) as folder:
-                    folder.mkdir()
-                    for k, clip in enumerate(clips):
-                        write_video(folder / f"{k}.mp4", clip, lossless=True)
-                    np.save(folder / "latents.npy", latents.numpy())
-                    Image.fromarray(seen).save(folder / "seen.png")
-    return Videos(stage)
+
+def save_each(stage: Stage, samples: Sequence[S], measure: Callable[[S], Mapping[str, np.ndarray]]) -> None:
+    """Save arrays of every sample, likewise."""
+    missing = [sample for sample in own_share(samples) if not stage.has(f"{item_of(sample.id)}.npz")]
+    for sample, values in side_by_side(measure, missing):
+        stage.save_npz(f"{item_of(sample.id)}.npz", **values)
+
+
+def load_each(stage: Stage, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
+    """The arrays of every sample."""
+    return [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in samples]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.poster import measure
 from icreward_lib.poster.samples import draw_samples
 from icreward_lib.run import Run, start
+from icreward_lib.run.files import write_json
 from icreward_lib.stats import wilson
 from icreward_lib.world.departures import PROBES, SEVERITIES
 
@@ -94,13 +95,13 @@ def test_a_kind_that_is_not_there_is_named() -> None:
         detection.scores_by_severity(HAND, "metric", "freeze")
 
 
-def test_the_summary_leaves_out_what_fits_one_scene_and_can_be_written() -> None:
+def test_the_summary_leaves_out_what_fits_one_scene_and_can_be_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = table_of({"flicker": rng.random((4, 5)), "freeze": rng.random((4, 5)), "hard_cut": rng.random((1, 5))})
     found = detection.summary(table, ["metric"], seed=0, draws=100)
     assert list(found["auroc"]["metric"]) == ["flicker", "freeze"] == list(found["monotonicity"]["metric"])
-    assert set(found["mean_auroc"]["metric"]) == {"mean", "low", "high", "n"}
-    assert "NaN" not in json.dumps(found) and "frozen_preference" in found
+    assert found["mean_auroc"]["metric"].n == 4 and "frozen_preference" in found
+    write_json(tmp_path / "found.json", found)  # which refuses NaN
 
 
 def test_fvd_rises_by_the_difference_of_the_distances() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib.beyond.over_optimisation import best_of_n, best_of_n_curves, numbers, training_curves, turning_points
+from icreward_lib.beyond.over_optimisation import best_of_n, best_of_n_curves, sizes, training_curves, turning_points
 
 SETTINGS = {"seed": 0, "draws": 200, "level": 0.95}
 
@@ -39,7 +39,7 @@ def test_curves_start_at_nothing_and_a_score_likes_its_own_picks_ever_more() -> 
     rng = np.random.default_rng(2)
     scores = rng.random((5, 16))
     table = best_of_n_curves({"mlp": scores}, {"truth": scores, "against": -scores}, **SETTINGS)
-    assert sorted(table["n"].unique()) == numbers(16) == [1, 2, 4, 8, 16]
+    assert sorted(table["n"].unique()) == sizes(16) == [1, 2, 4, 8, 16]
     by_judge = table.groupby("judge")["mean"]
     own, truth, against = (by_judge.get_group(judge).to_numpy() for judge in ("itself", "truth", "against"))
     assert (np.diff(truth) > 0).all() and truth[0] == pytest.approx(0) and own[-1] > 1
@@ -51,7 +51,7 @@ def test_where_a_judge_turns() -> None:
     scores = np.tile(np.arange(8.0), (4, 1))
     liked = np.tile([0.0, 1, 2, 3, 4, 5, 6, 0], (4, 1))  # the very best is a fraud
     turn = turning_points({"mlp": scores}, {"truth": liked, "fine": scores}, **SETTINGS).set_index("judge")
-    found = {n: best_of_n(scores, liked, n).mean() for n in numbers(8)}
+    found = {n: best_of_n(scores, liked, n).mean() for n in sizes(8)}
     assert turn.loc["truth", "best_n"] == max(found, key=lambda n: found[n]) < 8
     assert turn.loc["truth", "mean"] == pytest.approx(0 - max(found.values())) and turn.loc["truth", "high"] < 0
     assert turn.loc["fine", "best_n"] == 8 and turn.loc["fine", "mean"] == 0

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -18,15 +17,15 @@ import pytest
 from icreward_lib.beyond import real_clips
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.beyond.real_clips import RANGES, Shot, film, fitted, real_shot
-from icreward_lib.figures.beyond import shares_noticed
+from icreward_lib.figures import shares_noticed
 from icreward_lib.rewards.base import Scores
 from icreward_lib.run.models import CHECKOUT
 from icreward_lib.score.judges import OpenedReward, open_reward
+from icreward_lib.stats import wilson
 from icreward_lib.video import Video, read_image, read_video
 
 matplotlib.use("Agg")
 EXAMPLES = CHECKOUT / "examples"
-SETTINGS: dict[str, Any] = {"seed": 0, "draws": 200, "level": 0.95}
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -132,14 +131,14 @@ def test_a_judge_sees_all_departures_and_all_strange_images(table: pd.DataFrame)
     own = table[table["kind"] == TRUE].set_index("sample")["closeness"]
     strange = table[table["kind"] == real_clips.IMAGE].groupby("sample")["closeness"].max()
     assert (own > strange).all()
-    assert real_clips.detection_rate(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
-    assert real_clips.detection_rate(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
+    assert real_clips.detection_rate(table, "closeness", [real_clips.IMAGE], level=0.95).mean == 1
+    assert real_clips.detection_rate(table, "closeness", [real_clips.FROZEN], level=0.95).mean == 0
 
 
 def test_a_judge_that_measures_the_difference_notices_and_orders_replacements(table: pd.DataFrame) -> None:
     for kind in ("subject replaced", "background replaced"):
-        assert real_clips.detection_rate(table, "closeness", [kind], **SETTINGS).mean == 1
-        assert real_clips.monotonicity(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.detection_rate(table, "closeness", [kind], level=0.95).mean == 1
+        assert real_clips.monotonicity(table, "closeness", [kind], level=0.95).mean == 1
         region, other = ("subject", "background") if kind.startswith("s") else ("background", "subject")
         score_drops = real_clips.score_drops(table, "closeness", kind)
         assert len(score_drops) == len(SHOTS) and (score_drops[region] > score_drops[other]).all()
@@ -155,9 +154,9 @@ def test_shares_by_hand() -> None:
             for kind, severity, score in zip(kinds, severities, scores, strict=True)
         ]
     hand = pd.DataFrame(rows)
-    told = real_clips.detection_rate(hand, "judge", ["subject warped"], **SETTINGS)
-    assert told.mean == pytest.approx((1 + 1.5 / 3) / 2) and told.n == 2
-    ordered = real_clips.monotonicity(hand, "judge", ["subject warped"], **SETTINGS)
+    told = real_clips.detection_rate(hand, "judge", ["subject warped"], level=0.95)
+    assert told == wilson(1.5, 2) and told.mean == pytest.approx((1 + 1.5 / 3) / 2)
+    ordered = real_clips.monotonicity(hand, "judge", ["subject warped"], level=0.95)
     assert ordered.mean == pytest.approx((5 / 6 + 4.5 / 6) / 2)
 
 
@@ -169,7 +168,7 @@ def test_the_figure_draws_every_share() -> None:
         for measure in ("noticed", "ordered")
         if measure == "noticed" or kind != "frozen"
     ]
-    figure = shares_noticed(pd.DataFrame(rows))
+    figure = shares_noticed(pd.DataFrame(rows), level=0.95)
     drawn = [sum(np.size(line.get_xdata()) for line in axis.lines[:-1]) for axis in figure.axes]
     assert drawn == [6, 3]
     assert "7 real shots" in figure.axes[0].get_title(loc="left")

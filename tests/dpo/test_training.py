@@ -14,7 +14,6 @@ from torch import nn
 
 from icreward_lib.dpo import (
     DPOConfig,
-    DPOHistory,
     PairData,
     add_denoiser_lora,
     build_pairs,
@@ -22,7 +21,6 @@ from icreward_lib.dpo import (
     flow_errors,
     implicit_reward_logit,
     reference_model,
-    running_wins,
     train,
 )
 from icreward_lib.dpo.training import _batch, evaluation_errors, evaluation_timesteps
@@ -276,18 +274,6 @@ def test_accuracy_rises_on_a_preference_that_can_be_learned(tmp_path):
     assert len(history.bins) == 4 * CONFIG.eval_timesteps and len(history.outcomes) == 4 * 6
     assert all(row["d_winner"] == row["d_loser"] == 0.0 for row in history.bins if row["step"] == 0)
     assert np.mean([row["d_loser"] - row["d_winner"] for row in history.bins if row["step"] == 12]) > 0
-
-
-def test_running_wins_by_hand():
-    history = DPOHistory()
-    history.outcomes = [
-        {"step": 0, "win": 0.5},
-        {"step": 0, "win": 0.5},
-        {"step": 4, "win": 1.0},
-        {"step": 4, "win": 0.0},
-    ]
-    assert running_wins(history)["running"].tolist() == pytest.approx([0.5, 0.5, 2 / 3, 0.5])
-    assert running_wins(history)["evaluated"].tolist() == [1, 2, 3, 4]
 
 
 def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):

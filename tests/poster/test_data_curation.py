@@ -66,7 +66,7 @@ def test_a_label_depends_on_no_other_video(run: Run) -> None:
     assert np.abs(seen - first.astype(float)).mean() < 8, (
         "it is what videos begin with, up to what the decoder mixes in"
     )
-    with made.stage.write(f"{videos.item_of(0)}/1.mp4") as path:
+    with made.stage.write(f"{videos.item_of(0)}/001.mp4") as path:
         write_video(path, Video(255 - clips[1].frames, clips[1].fps), lossless=True)
     assert np.array_equal(videos.compared_with(run, samples[0], made), seen)
     (run.cache / "scores").rename(run.cache / "scores before")

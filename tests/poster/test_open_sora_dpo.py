@@ -43,6 +43,6 @@ def test_trainings_that_agree_leave_the_images() -> None:
 
 
 def test_running_share_ends_at_the_mean_and_counts_ties_as_halves() -> None:
-    table = running_share(np.array([1.0, 0.5, 0.0, 1.0]), seed=0, draws=200, level=0.9)
+    table = running_share([1.0, 0.5, 0.0, 1.0], [0, 1, 1, 2], seed=0, draws=200, level=0.9)
     assert table["evaluated"].tolist() == [2, 3, 4] and table["running"].tolist() == [0.75, 0.5, 0.625]
     assert (table["low"] <= table["running"]).all() and (table["running"] <= table["high"]).all()
