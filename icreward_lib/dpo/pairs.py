@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from icreward_lib.rewards.best_of_k import picks
+from icreward_lib.training import digest
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,10 @@ class PairData:
     def __len__(self) -> int:
         return len(self.winner)
 
+    def digest(self) -> str:
+        """A short hash of all tensors."""
+        return digest(self.sample, self.winner, self.loser, self.text, self.text_mask)
+
     @classmethod
     def gather(
         cls,
@@ -174,19 +179,22 @@ def at_random(scores: ArrayLike, *, seed: int) -> Pairs:
 def motion_matched(scores: ArrayLike, motion: ArrayLike) -> Pairs:
     """The pair of widest margin, by scores (S, K), among those of a sample that move alike.
 
-    Alike: their dynamic degrees (S, K) differ by less than those of half of all pairs do, so that the winner is no
-    winner for standing still. Samples without such a pair have none.
+    Alike: their dynamic degrees (S, K) differ by no more than those of half of all pairs do, so that the winner is no
+    winner for standing still. Samples without such a pair have none. Raises ValueError if no sample has one.
     """
     values, moves = _checked(scores), np.asarray(motion, np.float64)
     if moves.shape != values.shape:
         raise ValueError(f"scores and motion must have one shape, not {values.shape} and {moves.shape}")
     first, second = np.array(list(combinations(range(values.shape[1]), 2))).T
     gaps = np.abs(moves[:, first] - moves[:, second])
-    margins = np.where(gaps < np.median(gaps), values[:, first] - values[:, second], 0.0)
+    margins = np.where(gaps <= np.median(gaps), values[:, first] - values[:, second], 0.0)
     widest = np.abs(margins).argmax(1)
     ahead = np.take_along_axis(margins, widest[:, None], 1)[:, 0] > 0
     winner, loser = np.where(ahead, first[widest], second[widest]), np.where(ahead, second[widest], first[widest])
-    return _pairs(values, winner, loser, kept=(margins != 0).any(1))
+    kept = (margins != 0).any(1)
+    if not kept.any():
+        raise ValueError("No pair of clips that move alike has a winner: the reward gives both sides the same score.")
+    return _pairs(values, winner, loser, kept)
 
 
 def _checked(scores: ArrayLike) -> FloatArray:

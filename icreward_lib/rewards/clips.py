@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +9,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from icreward_lib.training import digest
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ class ClipDataset:
 
     def digest(self) -> str:
         """A short hash of all tensors."""
-        state = hashlib.sha256()
-        for values in vars(self).values():
-            state.update(values.contiguous().cpu().numpy().data)
-        return state.hexdigest()[:16]
+        return digest(*vars(self).values())
 
 
 def pairwise_loss(scores: Tensor, wins: Tensor) -> Tensor:

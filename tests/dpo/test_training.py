@@ -369,7 +369,7 @@ def test_every_pair_is_seen_once_an_epoch():
 @pytest.mark.fault
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path):
     trained(tmp_path)
-    with pytest.raises(ValueError, match="other settings or pairs"):
+    with pytest.raises(ValueError, match="differs in beta: delete it"):
         trained(tmp_path, DPOConfig(**{**vars(CONFIG), "beta": 1.0}))
     checkpoint = tmp_path / "dpo_state.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
