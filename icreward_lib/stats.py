@@ -47,7 +47,8 @@ def bootstrap_mean(
     values = _finite(values, "values")
     codes, counts = cluster_draws(_labels(values, clusters), seed=seed, draws=draws)
     sums, sizes = np.bincount(codes, values), np.bincount(codes)
-    return _percentiles(values.mean(), (counts @ sums) / (counts @ sizes), level, len(sizes))
+    drawn = (counts @ sums) / (counts @ sizes)
+    return percentile_interval(drawn, estimate=float(values.mean()), level=level, n=len(sizes))
 
 
 def bootstrap_share(shares: ArrayLike, *, seed: int, draws: int = 2000, level: float = 0.95) -> Interval:
@@ -88,27 +89,28 @@ def bootstrap(
 ) -> Interval:
     """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows.
 
-    With `biased`, for statistics that drawing with replacement shifts (a Frechet distance grows by it), the limits
-    are moved by the draws' mean error: they show the spread at this n.
-
-    Draws in which the statistic is undefined (nan: e.g. the correlation of a constant) are left out of the
-    limits.
+    `biased`, and draws in which the statistic is undefined (nan: the correlation of a constant), are as of
+    `percentile_interval`.
     """
     codes, counts = cluster_draws(np.asarray(clusters), seed=seed, draws=draws)
     rows = np.arange(len(codes))
-    mean = float(statistic(rows))
-    if not math.isfinite(mean):
-        raise ValueError(f"The statistic is {mean} on the full data, so it has no interval.")
-    drawn = np.array([statistic(np.repeat(rows, count[codes])) for count in counts])
-    if biased:
-        return centred(mean, drawn, level=level, n=counts.shape[1])
-    return _percentiles(mean, drawn[~np.isnan(drawn)], level, counts.shape[1])
+    estimate = float(statistic(rows))
+    if not math.isfinite(estimate):
+        raise ValueError(f"The statistic is {estimate} on the full data, so it has no interval.")
+    drawn = [statistic(np.repeat(rows, count[codes])) for count in counts]
+    return percentile_interval(drawn, estimate=estimate, level=level, n=counts.shape[1], biased=biased)
 
 
-def centred(mean: float, drawn: np.ndarray, *, level: float, n: int) -> Interval:
-    """The limits of draws (d,), without those that are nan, moved by their mean error."""
-    drawn = drawn[~np.isnan(drawn)]
-    return _percentiles(mean, drawn + mean - drawn.mean(), level, n)
+def percentile_interval(drawn: ArrayLike, *, estimate: float, level: float, n: int, biased: bool = False) -> Interval:
+    """The interval of an estimate from its bootstrap draws (d,), without those that are nan.
+
+    With `biased`, for statistics that drawing with replacement shifts (a Frechet distance grows by it), the limits
+    are moved by the draws' mean error: they show the spread at this n.
+    """
+    drawn = np.asarray(drawn, dtype=np.float64)
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    shift = estimate - np.nanmean(drawn) if biased else 0.0
+    return Interval(float(estimate), float(low + shift), float(high + shift), n)
 
 
 def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,11 +199,6 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
-
-
-def _percentiles(mean: float, drawn: np.ndarray, level: float, n: int) -> Interval:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(mean), float(low), float(high), n)
 
 
 def _finite(values: ArrayLike, name: str) -> np.ndarray:

@@ -136,7 +136,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole. Takes NumPy values, tables, dataclasses and pydantic models; NaN and infinity raise `ValueError`."""
+    """Write JSON, whole, of whatever `_plain` knows; NaN and infinity raise `ValueError`."""
     try:
         text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
-from icreward_lib.stats import Interval, binomial_test, centred, cluster_draws, two_way_clustered, wilson
+from icreward_lib.stats import Interval, binomial_test, cluster_draws, percentile_interval, two_way_clustered, wilson
 from icreward_lib.study.preferences import bradley_terry
 from icreward_lib.study.votes import (
     Exclusion,
@@ -75,7 +75,7 @@ def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
 def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
     """How far raters agree on a pair. The interval of alpha draws raters and samples, both with replacement.
 
-    A rater drawn twice agrees with itself, which lifts alpha: the interval is centred again (`stats.centred`).
+    A rater drawn twice agrees with itself, which lifts alpha: the interval is centred again (`biased`).
     """
     found = trials(votes)
     chosen = pd.get_dummies(found["preferred"]).to_numpy(dtype=np.int64)  # (votes, answers)
@@ -101,7 +101,8 @@ def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level:
         _alpha(np.repeat(answers(of_raters[rater]), of_samples[one_sample], axis=0))
         for of_raters, of_samples in zip(raters, samples, strict=True)
     ]
-    return Agreement(centred(alpha, np.array(drawn), level=level, n=len(pairs)), alike)
+    interval = percentile_interval(drawn, estimate=alpha, level=level, n=len(pairs), biased=True)
+    return Agreement(interval, alike)
 
 
 def _alpha(table: np.ndarray) -> float:
