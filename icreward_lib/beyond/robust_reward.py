@@ -23,11 +23,11 @@ from icreward_lib.poster.measure import Measured
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.poster.samples import SceneSample
 from icreward_lib.poster.videos import item_of
+from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import ROBUST, cautious
 from icreward_lib.rewards.head import movement, moves
 from icreward_lib.rewards.icreward import ICRewardModel
-from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, side_by_side

@@ -195,7 +195,7 @@ def train_reward(
         order = epoch_order(train.sample, seed=seed, epoch=epoch, together=config.pairwise_weight > 0)
         rows = order.split(config.batch_size)[place]
         loss = _loss(model, train, rows, config)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {"loss": float(loss.detach()) * len(rows)}
 
     def look(done: int, rows: Sequence[Row]) -> None:
@@ -204,7 +204,9 @@ def train_reward(
         if _best(training.kept["epochs"], config) == done // batches - 1:
             training.kept["best"] = training.weights()
 
-    training.run(Schedule(steps, every=batches, warmup=max(1, round(config.warmup * steps)), clip=config.clip), descend, look)
+    training.run(
+        Schedule(steps, every=batches, warmup=max(1, round(config.warmup * steps)), clip=config.clip), descend, look
+    )
     training.load(training.kept["best"])
     epochs = tuple(Epoch(*row) for row in training.kept["epochs"])
     return History(epochs, _best(epochs, config))

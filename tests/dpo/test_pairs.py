@@ -40,7 +40,7 @@ def test_clips_that_all_stand_still_move_alike() -> None:
 
 
 def test_pairs_that_move_alike_but_are_even_are_refused() -> None:
-    scores, motion = np.array([[0.5, 0.5, 0.9]]), np.array([[1.0, 1.0, 5.0]])
+    scores, motion = np.array([[0.5, 0.5, 0.5, 0.9]]), np.array([[1.0, 1.0, 1.0, 9.0]])
     with pytest.raises(ValueError, match="clips that move alike has a winner"):
         motion_matched(scores, motion)
 
