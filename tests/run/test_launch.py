@@ -29,7 +29,7 @@ def launch(folder: Path) -> list[dict[str, Any]]:
     # With --cpu accelerate starts one process only; with --multi_gpu those that find no GPU meet on the CPU.
     options = ["--multi_gpu", "--num_processes", str(PROCESSES), "--num_machines", "1", "--main_process_port", "0"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--mixed_precision", "no"]
-    own = {"ICREWARD_OUTPUT": str(folder / "output"), "PYTHONPATH": str(ROOT)}
+    own = {"ICREWARD_OUTPUT": str(folder / "output"), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     environment = os.environ | own | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [*command, str(Path(launched.__file__)), str(folder)],

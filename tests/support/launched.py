@@ -1,4 +1,4 @@
-"""What tests/test_launch.py has several processes do: `accelerate launch tests/launched.py <folder>`.
+"""What tests/run/test_launch.py has several processes do: `accelerate launch tests/support/launched.py <folder>`.
 
 Every process writes what it came to to `<folder>/<rank>.pt`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,7 @@ class NoClip(ClipSim):
         pass
 
 
+@wraps(MLPReward, updated=())  # a stage's key follows from functions of the library
 def mlp(seed: int) -> MLPReward:
     return MLPReward(SHAPE, NoClip(), base="org/clip", seed=seed)
 
