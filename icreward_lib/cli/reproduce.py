@@ -20,12 +20,15 @@ from icreward_lib.run.profile import Profile, load_profile
 from icreward_lib.run.run import Run, installed_versions
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-# glibc gives the memory of every large tensor back, and gets it again page by page: keeping it saves a training
-# step of the laptop's generator 4 to 10 % of its time. Other allocators do not read these.
-KEEP_MEMORY = {
+# For kernels, which inherit this. glibc gives the memory of every large tensor back, and gets it again page by page:
+# keeping it saves a training step of the laptop's generator 4 to 10 % of its time. Other allocators do not read these.
+KERNELS = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**28),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    # Progress bars would stay in the notebooks, as widgets.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
 }
 
 
@@ -61,11 +64,9 @@ def reproduce(
 
     cache = output_root() / ".cache" / profile.name
     state_file = cache / "reproduce.json"
-    # Kernels inherit these. A profile chosen here goes before one set outside, and the kernel is this Python.
-    os.environ["ICREWARD_PROFILE"] = profile_name
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    for name, value in KEEP_MEMORY.items():
-        os.environ.setdefault(name, value)
+    # A profile chosen here goes before one set outside, and the kernel is this Python.
+    chosen = {"ICREWARD_PROFILE": profile_name, "JUPYTER_PREFER_ENV_PATH": "1"}
+    os.environ |= {**KERNELS, **os.environ, **chosen}
     with only_run(cache):
         state = _read_state(state_file)
         keys = _keys(every, profile, raw)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +13,11 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
-from icreward_lib.laptop.tokenizer import EOS, PAD, build_tokenizer
+from icreward_lib.laptop.tokenizer import EOS, PAD, build_tokenizer, tokenize
 from icreward_lib.run.files import atomic, write_json
-from icreward_lib.world.scenes import render, sample_scenes
+from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
 
 CONTEXT = 20  # tokens; the longest caption has 16 with its end
 PHASES = 5  # frames rendered of each scene, of which a step sees one
@@ -81,17 +79,14 @@ def to_pixels(frames: np.ndarray) -> Tensor:
     return (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def to_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
-    """Captions to token ids (n, CONTEXT), as open_clip's own wrapper of the tokenizer does."""
-    ids: Tensor = tokenizer(
-        captions, return_tensors="pt", padding="max_length", max_length=CONTEXT, truncation=True
-    ).input_ids
-    return ids
+def embed_captions(model: CLIP, scenes: list[Scene]) -> Tensor:
+    """Unit-norm text features (n, D)."""
+    texts: Tensor = model.encode_text(tokenize([scene.caption for scene in scenes], CONTEXT)[0], normalize=True)
+    return texts
 
 
-def contrast(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tensor]]:
+def contrastive_loss(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tensor]]:
     """The loss of a step: symmetric cross-entropy over a batch's frames and captions (CLIP, Radford 2021)."""
-    tokenizer = build_tokenizer()
     targets = torch.arange(config.batch_size)
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -102,9 +97,8 @@ def contrast(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tenso
         frames = clips[targets.numpy(), rng.integers(PHASES, size=len(clips))]
         pixels = to_pixels(degrade(frames[:, None], rng)[:, 0])
         images = model.encode_image(pixels, normalize=True)
-        texts = model.encode_text(to_ids(tokenizer, [scene.caption for scene in scenes]), normalize=True)
         # The temperature's floor of 1/100 is the original's.
-        logits = model.logit_scale.exp().clamp(max=100) * images @ texts.T
+        logits = model.logit_scale.exp().clamp(max=100) * images @ embed_captions(model, scenes).T
         total = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
         return {"loss": total, "accuracy": (logits.argmax(0) == targets).float().mean()}
 
@@ -112,15 +106,12 @@ def contrast(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tenso
 
 
 @torch.no_grad()
-def evaluate(
-    model: CLIP, config: ClipConfig, *, split: Literal["seen", "unseen"] = "seen", trials: int = 1
-) -> dict[str, float]:
+def evaluate(model: CLIP, config: ClipConfig, *, split: Split = "seen", trials: int = 1) -> dict[str, float]:
     """Retrieval top-1 among 100 new scenes, averaged over `trials` draws of them.
 
     `text_to_image` looks up a scene's middle frame by its caption, `last_to_first` its first frame by its
     last, and `blurred_to_first` its first frame by its degraded middle one.
     """
-    tokenizer = build_tokenizer()
     hits: dict[str, list[float]] = {"text_to_image": [], "last_to_first": [], "blurred_to_first": []}
     for trial in range(trials):
         seed = EVALUATION_SEED + trial
@@ -130,12 +121,8 @@ def evaluate(
         first, middle, last, soft = (
             model.encode_image(to_pixels(frames), normalize=True) for frames in (*clips.swapaxes(0, 1), blurred)
         )
-        texts = model.encode_text(to_ids(tokenizer, [scene.caption for scene in scenes]), normalize=True)
-        for name, queries, keys in (
-            ("text_to_image", texts, middle),
-            ("last_to_first", last, first),
-            ("blurred_to_first", soft, first),
-        ):
+        pairs = (embed_captions(model, scenes), middle), (last, first), (soft, first)
+        for name, (queries, keys) in zip(hits, pairs, strict=True):
             found = (queries @ keys.T).argmax(1)
             hits[name].append(float((found == torch.arange(len(scenes))).float().mean()))
     return {f"{split}_{name}": float(np.mean(values)) for name, values in hits.items()}
@@ -151,14 +138,12 @@ def save(model: CLIP, config: ClipConfig, folder: Path) -> None:
         build_tokenizer().save_pretrained(new)
 
 
-def train(run_folder: Path, out_folder: Path, config: ClipConfig | None = None) -> dict[str, float]:
-    """Train, or go on training, in `run_folder`; save to `out_folder`; return the figures reached."""
-    config = config or ClipConfig()
+def train(run_folder: Path, out: Path, config: ClipConfig = ClipConfig()) -> dict[str, float]:  # noqa: B008
+    """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
     model = build(config)
-    log = fit(model, contrast(model, config), config.loop, run_folder, lambda: evaluate(model, config))
-    save(model, config, out_folder)
-    figures = evaluate(model, config, trials=config.trials)
-    figures |= evaluate(model, config, split="unseen", trials=config.trials)
-    figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
-    write_json(run_folder / "metrics.json", figures)
+    log = fit(model, contrastive_loss(model, config), config.loop, run_folder, lambda: evaluate(model, config))
+    save(model, config, out)
+    figures = {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
+    for split in SPLITS:
+        figures |= evaluate(model, config, split=split, trials=config.trials)
     return figures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
-from icreward_lib.run.files import atomic, write_json
+from icreward_lib.run.files import atomic
 from icreward_lib.world.content import CAMERAS, MOTIONS
-from icreward_lib.world.scenes import Scene, render, sample_scenes
+from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
 
 #: The head's outputs: logits of the camera's movements, then of the subject's, or that there is none.
 LABELS = (
@@ -40,7 +39,6 @@ class MotionConfig:
     heads: int = 4
     batch_size: int = 24
     judged: int = 512  # new clips of each split behind the final figures
-    flow_weight: float = 1.0
     loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
 
 
@@ -77,14 +75,14 @@ def to_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     return torch.tensor(cameras), torch.tensor(motions)
 
 
-class Lesson(nn.Module):
+class Pretraining(nn.Module):
     """The classifier and, while it trains, a head that reads each patch's movement off the last states.
 
     Labels of whole clips alone teach such a small model nothing for hundreds of steps.
     """
 
     def __init__(self, model: VideoMAEForVideoClassification, config: MotionConfig) -> None:
-        """Teach `model`."""
+        """Train `model`."""
         super().__init__()
         self.model, self.config = model, config
         self.flow = nn.Linear(config.width, 2)
@@ -99,14 +97,9 @@ class Lesson(nn.Module):
         pixels = to_pixels(degrade(clips.frames, np.random.default_rng([seed, 1]), share=0.3))
         states = self.model.videomae(pixels).last_hidden_state
         logits = self.model.classifier(self.model.fc_norm(states.mean(1)))
-        camera, motion = (F.cross_entropy(*pair) for pair in zip(answers(logits), to_labels(scenes), strict=True))
+        camera, motion = (F.cross_entropy(*pair) for pair in zip(split_logits(logits), to_labels(scenes), strict=True))
         flow = F.mse_loss(self.flow(states), 4 * self._movements(scenes, clips.masks))
-        return {
-            "loss": camera + motion + config.flow_weight * flow,
-            "camera": camera,
-            "motion": motion,
-            "flow": flow,
-        }
+        return {"loss": camera + motion + flow, "camera": camera, "motion": motion, "flow": flow}
 
     def _movements(self, scenes: list[Scene], masks: np.ndarray) -> Tensor:
         """Truth "n tokens 2", in the order of the model's tokens."""
@@ -117,18 +110,14 @@ class Lesson(nn.Module):
         return patch_flow(scenes, coverage, phases).flatten(1, 3)
 
 
-def answers(logits: Tensor) -> tuple[Tensor, ...]:
+def split_logits(logits: Tensor) -> tuple[Tensor, ...]:
     """The head's outputs as logits of the camera's movements and of the subject's."""
     return logits.split((len(CAMERAS), len(MOTIONS) + 1), dim=-1)
 
 
 @torch.no_grad()
 def evaluate(
-    model: VideoMAEForVideoClassification,
-    config: MotionConfig,
-    *,
-    split: Literal["seen", "unseen"] = "seen",
-    count: int = 128,
+    model: VideoMAEForVideoClassification, config: MotionConfig, *, split: Split = "seen", count: int
 ) -> dict[str, float]:
     """Accuracy of both labels on `count` new scenes."""
     hits: dict[str, list[Tensor]] = {"camera": [], "motion": []}
@@ -136,7 +125,7 @@ def evaluate(
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
         logits = model(to_pixels(render(part, num_frames=FRAMES, size=config.image_size).frames)).logits
-        for name, answer, label in zip(hits, answers(logits), to_labels(part), strict=True):
+        for name, answer, label in zip(hits, split_logits(logits), to_labels(part), strict=True):
             hits[name].append(answer.argmax(1) == label)
     return {f"{split}_{name}": float(torch.cat(values).float().mean()) for name, values in hits.items()}
 
@@ -154,21 +143,13 @@ def save(model: VideoMAEForVideoClassification, config: MotionConfig, folder: Pa
         processor.save_pretrained(new)
 
 
-def train(run_folder: Path, out_folder: Path, config: MotionConfig | None = None) -> dict[str, float]:
-    """Train, or go on training, in `run_folder`; save to `out_folder`; return the figures reached."""
-    config = config or MotionConfig()
+def train(run_folder: Path, out: Path, config: MotionConfig = MotionConfig()) -> dict[str, float]:  # noqa: B008
+    """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
     model = build(config)
-    lesson = Lesson(model, config)
-    log = fit(
-        lesson,
-        lesson.loss,
-        config.loop,
-        run_folder,
-        lambda: evaluate(model, config, count=config.judged // 4),
-    )
-    save(model, config, out_folder)
-    figures = evaluate(model, config, count=config.judged)
-    figures |= evaluate(model, config, split="unseen", count=config.judged)
-    figures |= {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
-    write_json(run_folder / "metrics.json", figures)
+    task = Pretraining(model, config)
+    log = fit(task, task.loss, config.loop, run_folder, lambda: evaluate(model, config, count=config.judged // 4))
+    save(model, config, out)
+    figures = {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
+    for split in SPLITS:
+        figures |= evaluate(model, config, split=split, count=config.judged)
     return figures

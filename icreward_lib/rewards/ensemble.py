@@ -45,14 +45,16 @@ class Ensemble:
         tokens, reference = first.encode_videos(videos), first.encode_images([image])[0]
         count = videos[0].num_frames
         found = [each.score_tokens(tokens, reference, num_frames=count, weights=weights) for each in self.members]
-        return Scores(
-            overall=cautious(np.stack([scores.overall for scores in found]), self.caution),
-            dimensions={
-                name: cautious(np.stack([scores.dimensions[name] for scores in found]), self.caution)
-                for name in found[0].dimensions
-            },
-            frames=cautious(np.stack([scores.frames for scores in found]), self.caution),
-        )
+        overall = cautious(np.stack([scores.overall for scores in found]), self.caution)
+        dimensions = {
+            name: cautious(np.stack([scores.dimensions[name] for scores in found]), self.caution)
+            for name in found[0].dimensions
+        }
+        # Members doubt a clip as a whole: its frames are their mean, lowered together until their mean is the bound.
+        frames = np.mean([scores.frames for scores in found], axis=0)
+        means = frames.mean(1)
+        lowered = np.divide(overall, means, out=np.zeros_like(means), where=means > 0)
+        return Scores(overall, dimensions, np.clip(frames * lowered[:, None], 0, 1))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and one folder a member."""

@@ -81,10 +81,10 @@ class History:
 
 
 def _forward(model: Trainable, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the clips `rows`: overall (B,), by the reward's `weights`, and per dimension (B,D)."""
+    """Overall (B,) by the reward's `weights`, and dimensions (B,D), of the clips `rows`: means over moments."""
     device = model.weights.device
-    parts = model(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return overall_score(parts, model.weights), parts
+    parts = model(data.video[rows].to(device), data.references[data.sample[rows]].to(device))
+    return overall_score(parts, model.weights).mean(1), parts.mean(1)
 
 
 @torch.no_grad()

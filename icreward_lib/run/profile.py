@@ -56,7 +56,6 @@ class DataSettings(Group):
     suite: str = Field(description="folder of the VBench++ image suite; empty: scenes of the sticker world")
     samples: Count = Field(description="reference images; the poster: 300")
     videos_per_sample: Count = Field(description="videos generated from one image; the poster: 5")
-    candidates: Count = Field(description="videos kept per sample to learn from; the poster: 2")
     low_score_additions: Annotated[int, Field(ge=0)] = Field(
         description="extra training videos with a low label; the poster: about 30"
     )
@@ -73,10 +72,6 @@ class DataSettings(Group):
         total = self.train + self.val + self.test
         if total != self.samples:
             raise ValueError(f"train + val + test must be samples ({self.samples}), they are {total}")
-        if self.candidates > self.videos_per_sample:
-            raise ValueError(
-                f"candidates ({self.candidates}) must be at most videos_per_sample ({self.videos_per_sample})"
-            )
         return self
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ class Run:
         self.results = self.root / "results" / self.name
         self.figures = self.root / "figures" / self.name
         self._log = self.cache / "runs" / f"{self.notebook}.json"
+        self.progress = self._log.with_suffix(".progress")
 
     def __repr__(self) -> str:
         versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
@@ -77,7 +78,7 @@ class Run:
 
     @property
     def device(self) -> str:
-        """As of `launch.device`."""
+        """As of `processes.device`."""
         return device()
 
     @property
@@ -129,26 +130,25 @@ class Run:
             remove_leftovers(folder)
             Stage(stage, key, folder)
         barrier()
-        opened = Stage(stage, key, folder)
+        opened = Stage(stage, key, folder, partial(self._tell, stage))
         reused, resumed, begin = opened.done, opened.started, time.perf_counter()
         barrier()  # all have seen what was there before anyone adds to it
         yield opened
         barrier()
         if not reused and rank() == 0:
-            opened.finish(
-                {
-                    "stage": stage,
-                    "key": key,
-                    "notebook": self.notebook,
-                    "seconds": round(time.perf_counter() - begin, 2),
-                    "peak_rss_gb": peak_rss_gb(),
-                    "resumed": resumed,  # then the seconds are those after the resumption
-                    "inputs": inputs,
-                }
-            )
+            account = {"stage": stage, "key": key, "notebook": self.notebook, "peak_rss_gb": peak_rss_gb()}
+            # Of a resumed stage, the seconds are those after the resumption.
+            account |= {"seconds": round(time.perf_counter() - begin, 2), "resumed": resumed, "inputs": inputs}
+            opened.finish(account)
+            self.progress.unlink(missing_ok=True)
         barrier()
         self._stages.append({**opened.account(), "reused": reused})
         self._write_log()
+
+    def _tell(self, stage: str, done: int, wanted: int) -> None:
+        """Write what the live line of `icreward reproduce` shows."""
+        if rank() == 0:
+            write_text(self.progress, f"{stage}: item {done} of {wanted}")
 
     def record(self, name: str, payload: Payload) -> None:
         """Write `results/<profile>/<name>`: JSON with its provenance, a table as CSV, or text.
@@ -217,10 +217,8 @@ class Run:
 
     def _write_log(self) -> None:
         """What `icreward reproduce` reads: the files that the notebook wrote, and where its time went."""
-        if rank() > 0:
-            return
-        log = {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()}
-        write_json(self._log, log)
+        if rank() == 0:
+            write_json(self._log, {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()})
 
 
 def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:

@@ -30,22 +30,7 @@ SUBJECTS: dict[str, int] = {
     "knight": 0x265E, "anchor": 0x2693, "airplane": 0x2708, "snowman": 0x2603, "cow": 0x1F42E, "helm": 0x2638,
     "heart": 0x2665, "skull": 0x2620, "scissor": 0x2702, "lily": 0x269C, "urn": 0x26B1, "gear": 0x2699,
 }  # fmt: skip
-UNSEEN_SUBJECTS = frozenset(
-    (
-        "knight",
-        "anchor",
-        "airplane",
-        "snowman",
-        "cow",
-        "helm",
-        "heart",
-        "skull",
-        "scissor",
-        "lily",
-        "urn",
-        "gear",
-    )
-)
+UNSEEN_SUBJECTS = frozenset("knight anchor airplane snowman cow helm heart skull scissor lily urn gear".split())
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.12, 0.14), "orange": (0.97, 0.55, 0.10), "yellow": (0.98, 0.87, 0.18), "green": (0.16, 0.62, 0.24),
@@ -55,13 +40,13 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 
 CAMERAS = ("static", "pans left", "pans right", "pans up", "pans down", "zooms in", "zooms out")
 MOTIONS = ("stays still", "moves left", "moves right", "moves up", "moves down", "spins", "grows")
+#: To the right and down, of pans and moves.
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Combinations of camera and subject movement that no seen scene has.
-UNSEEN_MOVES = frozenset(
-    (
-        ("pans left", "moves up"), ("pans right", "spins"), ("pans up", "grows"), ("pans down", "moves left"),
-        ("zooms in", "moves right"), ("zooms out", "moves down"), ("static", "spins"),
-    )
-)  # fmt: skip
+UNSEEN_MOVES = frozenset({
+    ("pans left", "moves up"), ("pans right", "spins"), ("pans up", "grows"), ("pans down", "moves left"),
+    ("zooms in", "moves right"), ("zooms out", "moves down"), ("static", "spins"),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,10 +61,6 @@ def _grace_hopper() -> np.ndarray:
     return np.asarray(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"))
 
 
-def _motorcycle() -> np.ndarray:
-    return skimage.data.stereo_motorcycle()[0]
-
-
 PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut": Photograph(skimage.data.astronaut, "NASA, Eileen Collins, public domain (scikit-image)"),
     "tabby": Photograph(skimage.data.chelsea, "Chelsea the cat, Stéfan van der Walt, CC0 (scikit-image)"),
@@ -88,7 +69,10 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     "tissue": Photograph(
         skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"
     ),
-    "motorcycle": Photograph(_motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"),
+    "motorcycle": Photograph(
+        lambda: skimage.data.stereo_motorcycle()[0],
+        "Middlebury 2014 stereo benchmark, CC0, D. Scharstein (scikit-image)",
+    ),
     "rocket": Photograph(skimage.data.rocket, "SpaceX, CC0 (scikit-image)"),
     "bricks": Photograph(skimage.data.brick, "CC0Textures, CC0 (scikit-image)"),
     "grass": Photograph(skimage.data.grass, "Linolafett on DeviantArt, CC0 (scikit-image)"),
@@ -125,13 +109,7 @@ def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
 def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
     """A background that no photograph shows: parts of two seen ones, turned, in other colours, torn and joined.
 
-    Args:
-        number: fixes every draw.
-        short_side: of the square, in pixels.
-        defocus: as in `photograph`.
-
-    Returns:
-        "3 short_side short_side" float32 in [0, 1].
+    `number` fixes every draw; "3 short_side short_side" float32 in [0, 1].
     """
     rng = np.random.default_rng([number, 8])
     names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
@@ -151,13 +129,10 @@ def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
 
 @cache
 def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """A photograph, shrunk with antialiasing and slightly out of focus.
+    """A photograph, shrunk and slightly out of focus: "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
 
     Sampled from full size, a moving camera aliases into flicker that no autoencoder keeps; the defocus (standard
     deviation in pixels of the shrunk picture) is the shallow depth of field of a lens focused on the subject.
-
-    Returns:
-        "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
     """
     picture = Image.fromarray(PHOTOGRAPHS[name].load()).convert("RGB")
     scale = short_side / min(picture.size)
@@ -170,12 +145,8 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
     """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
 
-    Args:
-        subject: a name in `SUBJECTS`, or a letter.
-        size: of the square, in pixels.
-
-    Returns:
-        "3 size size" float32 coverage in [0, 1]; the cut's bounding box fills the square up to a margin of one pixel.
+    The subject is a name in `SUBJECTS`, or a letter; "3 size size" float32 coverage in [0, 1]. The cut's bounding box
+    fills the square up to a margin of one pixel.
     """
     big = 8 * size
     font = ImageFont.truetype(str(_font_file()), big)

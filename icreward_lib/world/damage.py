@@ -23,11 +23,7 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         other: uint8 of the same shape, what the region is replaced by.
         seed: fixes every draw.
 
-    Returns:
-        uint8 "t h w c".
-
-    Raises:
-        ValueError: for an unknown kind or region, a severity outside of [0, 1] or clips of two shapes.
+    ValueError for an unknown kind or region, a severity outside of [0, 1] or clips of two shapes.
     """
     if kind not in KINDS or region not in REGIONS:
         raise ValueError(f"There is no departure {kind!r} of the {region!r}, only {', '.join(KINDS)} of {REGIONS}.")
@@ -35,7 +31,7 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         raise ValueError(f"A severity lies in [0, 1], unlike {severity}.")
     if other.shape != frames.shape or len(frames) < 2:
         raise ValueError(
-            f"Two clips of one shape and two frames or more are needed, not {frames.shape}, {other.shape}."
+            f"Two clips of one shape, with 2 frames or more, are needed, not {frames.shape}, {other.shape}."
         )
     if severity == 0:
         return frames.copy()
@@ -45,17 +41,12 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         mask = 1 - mask
     result = frames.copy()
     draw = int(rng.integers(2**31))
-    for t, amount in enumerate(growth(len(frames), severity)):
-        if t:
-            own = frames[t].astype(np.float32)
-            changed = KINDS[kind](own, float(amount), other[t].astype(np.float32), np.random.default_rng(draw))
-            result[t] = ((1 - mask) * own + mask * changed).round().clip(0, 255).astype(np.uint8)
+    amounts = np.linspace(0, severity, len(frames))
+    for t in range(1, len(frames)):
+        own = frames[t].astype(np.float32)
+        changed = KINDS[kind](own, float(amounts[t]), other[t].astype(np.float32), np.random.default_rng(draw))
+        result[t] = ((1 - mask) * own + mask * changed).round().clip(0, 255).astype(np.uint8)
     return result
-
-
-def growth(count: int, severity: float) -> np.ndarray:
-    """How far each of `count` frames has departed, (count,): from 0 at the first to `severity` at the last."""
-    return np.linspace(0, severity, count)
 
 
 def ellipse(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

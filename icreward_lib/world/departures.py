@@ -6,8 +6,9 @@ for a share of the frames, or grows to its full amount at the last frame. New co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -15,8 +16,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from icreward_lib.world.content import COLOURS, PHOTOGRAPHS, SUBJECTS, UNSEEN_PHOTOGRAPHS, UNSEEN_SUBJECTS
-from icreward_lib.world.scenes import Clips, Scene, render, sample_scenes
+from icreward_lib.world.content import COLOURS
+from icreward_lib.world.scenes import (
+    Clips,
+    Scene,
+    Split,
+    another_background,
+    another_subject,
+    recoloured,
+    render,
+    sample_scenes,
+)
 
 SEVERITIES = (0.33, 0.67, 1.0)
 Breaks = Literal["subject", "background", "time", "motion"]
@@ -43,7 +53,7 @@ class Layers(NamedTuple):
         return Clips((frames * 255).round().astype(np.uint8)[None], mask[None, ..., 0])
 
 
-def moving_scenes(count: int, *, seed: int, split: Literal["seen", "unseen"] = "seen") -> list[Scene]:
+def moving_scenes(count: int, *, seed: int, split: Split = "seen") -> list[Scene]:
     """Scenes as of `sample_scenes` in which something moves, as 19 of 20 do.
 
     From the image and a clip alone nobody could tell the others' true clips from frozen ones.
@@ -73,7 +83,7 @@ class Probe:
 
 
 def depart(scene: Scene, kind: str, severity: float, *, seed: int, num_frames: int = 17, size: int = 64) -> Clips:
-    """A clip of the scene that departs from the true one.
+    """A clip of the scene that departs from the true one, and the mask of its subject (not of a second one).
 
     Args:
         scene: the truth.
@@ -83,11 +93,7 @@ def depart(scene: Scene, kind: str, severity: float, *, seed: int, num_frames: i
         num_frames: as of `render`.
         size: as of `render`.
 
-    Returns:
-        One clip and the mask of its subject; a second subject is in the background.
-
-    Raises:
-        ValueError: for an unknown kind, one that does not fit the scene, or a severity outside of [0, 1].
+    ValueError for an unknown kind, one that does not fit the scene, or a severity outside of [0, 1].
     """
     if kind not in PROBES:
         raise ValueError(f"There is no probe {kind!r}, only {', '.join(PROBES)}.")
@@ -121,19 +127,27 @@ def _like(truth: Layers, scene: Scene) -> Layers:
     return Layers.of(scene, *truth.background.shape[:2])
 
 
-def _another(name: str | None, names: Collection[str], held_out: Collection[str], rng: np.random.Generator) -> str:
-    return str(rng.choice([other for other in names if (other in held_out) == (name in held_out) and other != name]))
+def _towards(
+    change: Callable[[Scene, np.random.Generator], Scene],
+    weight: Callable[[Layers, float], np.ndarray],
+    scene: Scene,
+    truth: Layers,
+    severity: float,
+    rng: np.random.Generator,
+) -> Layers:
+    """The clip, by the weight that of a changed scene."""
+    return _mixed(truth, _like(truth, change(scene, rng)), weight(truth, severity))
 
 
-def _subject_swapped(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    other = replace(scene, subject=_another(scene.subject, SUBJECTS, UNSEEN_SUBJECTS, rng))
-    return _mixed(truth, _like(truth, other), _late(truth, severity))
-
-
-def _subject_colour(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    first, second = rng.choice([name for name in COLOURS if name not in scene.colours], 2, replace=False)
-    other = replace(scene, colours=(str(first), str(second)))
-    return _mixed(truth, _like(truth, other), _growing(truth, severity))
+def _elsewhere(
+    weight: Callable[[Layers, float], np.ndarray],
+    scene: Scene,
+    truth: Layers,
+    severity: float,
+    rng: np.random.Generator,
+) -> Layers:
+    """The clip with another background, by the weight; its sticker stays exactly as it is."""
+    return truth._replace(background=_towards(another_background, weight, scene, truth, severity, rng).background)
 
 
 def _subject_shape(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
@@ -163,55 +177,37 @@ def _subject_missing(scene: Scene, truth: Layers, severity: float, rng: np.rando
 def _second_subject(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
     """Smaller, still, in the corner that is farthest from the first one, and behind it."""
     x, y = (0.8 if place < 0.5 else 0.2 for place in scene.position)
-    colours = rng.choice(list(COLOURS), 2, replace=False)
-    new = replace(
-        scene,
-        subject=_another(scene.subject, SUBJECTS, UNSEEN_SUBJECTS, rng),
-        colours=(str(colours[0]), str(colours[1])),
-        motion="stays still",
-        position=(x, y),
-        size=0.36,
-    )
+    first, second = rng.choice(list(COLOURS), 2, replace=False)
+    new = another_subject(scene, rng)
+    new = replace(new, colours=(str(first), str(second)), motion="stays still", position=(x, y), size=0.36)
     sticker = _late(truth, severity) * _like(truth, new).sticker
     return truth._replace(background=truth.background * (1 - sticker[..., 3:]) + sticker[..., :3])
-
-
-def _background_replaced(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    return truth._replace(background=_elsewhere(scene, truth, _late(truth, severity), rng))
-
-
-def _background_drift(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    return truth._replace(background=_elsewhere(scene, truth, _growing(truth, severity), rng))
-
-
-def _elsewhere(scene: Scene, truth: Layers, weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The background, by `weight` another photograph."""
-    other = replace(scene, photograph=_another(scene.photograph, PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, rng))
-    return _mixed(truth, _like(truth, other), weight).background
 
 
 def _style_drift(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
     """Half grey, and tinted."""
     gains = rng.permutation([1.0, 0.8, 0.5]).astype(np.float32)
-    # Linear, so that it may be done to the layers or to what they join to.
-    grade = (0.5 * np.eye(3, dtype=np.float32) + 0.5 / 3) * gains
-    weight = _growing(truth, severity)
+    graded = _graded(truth, (0.5 * np.eye(3, dtype=np.float32) + 0.5 / 3) * gains)
+    return _mixed(truth, graded, _growing(truth, severity))
+
+
+def _graded(truth: Layers, grade: np.ndarray) -> Layers:
+    """Colours times a matrix 3 x 3: linear, so that it may be done to the layers or to what they join to."""
     sticker = np.concatenate([truth.sticker[..., :3] @ grade, truth.sticker[..., 3:]], -1)
-    return _mixed(truth, Layers(truth.background @ grade, sticker), weight)
+    return Layers(truth.background @ grade, sticker)
 
 
 def _flicker(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
     """Each frame is darker by a random amount, up to 60 %."""
     frames = len(truth.background)
-    dark = (0.6 * severity * rng.random(frames) * (np.arange(frames) > 0)).astype(np.float32).reshape(-1, 1, 1, 1)
-    keeps_coverage = np.concatenate([np.repeat(1 - dark, 3, -1), np.ones_like(dark)], -1)
-    return Layers(truth.background * (1 - dark), truth.sticker * keeps_coverage)
+    light = (1 - 0.6 * severity * rng.random(frames) * (np.arange(frames) > 0)).astype(np.float32).reshape(-1, 1, 1, 1)
+    return _graded(truth, light * np.eye(3, dtype=np.float32))
 
 
 def _hard_cut(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    split: Literal["seen", "unseen"] = "unseen" if scene.is_unseen else "seen"
+    split: Split = "unseen" if scene.is_unseen else "seen"
     (new,) = sample_scenes(1, seed=int(rng.integers(2**31)), split=split)
-    new = replace(new, photograph=_another(scene.photograph, PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, rng))
+    new = replace(new, photograph=another_background(scene, rng).photograph)
     return _mixed(truth, _like(truth, new), _late(truth, severity))
 
 
@@ -244,10 +240,9 @@ def _from_centre(truth: Layers) -> tuple[np.ndarray, np.ndarray]:
     size = mask.shape[1]
     rows, columns = np.broadcast_to(np.indices(mask.shape[1:])[:, None] / size, (2, *mask.shape))
     weights = mask + 1e-9  # a sticker may be wholly out of the frame
-    middle = [
-        (place * weights).sum((1, 2), keepdims=True) / weights.sum((1, 2), keepdims=True) for place in (rows, columns)
-    ]
-    return rows - middle[0], columns - middle[1]
+    total = weights.sum((1, 2), keepdims=True)
+    down, right = ((place * weights).sum((1, 2), keepdims=True) / total for place in (rows, columns))
+    return rows - down, columns - right
 
 
 def _warped(truth: Layers, down: np.ndarray, right: np.ndarray) -> Layers:
@@ -260,13 +255,15 @@ def _warped(truth: Layers, down: np.ndarray, right: np.ndarray) -> Layers:
 
 
 PROBES: dict[str, Probe] = {
-    "subject_swapped": Probe("subject swapped", ("subject",), "a subject", _subject_swapped),
-    "subject_colour": Probe("subject's colour drifts", ("subject",), "a subject", _subject_colour),
+    "subject_swapped": Probe("subject swapped", ("subject",), "a subject", partial(_towards, another_subject, _late)),
+    "subject_colour": Probe(
+        "subject's colour drifts", ("subject",), "a subject", partial(_towards, recoloured, _growing)
+    ),
     "subject_shape": Probe("subject's shape drifts", ("subject",), "a subject", _subject_shape),
     "subject_missing": Probe("part of subject missing", ("subject",), "a subject", _subject_missing),
     "second_subject": Probe("second subject", ("background",), "a subject", _second_subject),
-    "background_replaced": Probe("background replaced", ("background",), "anything", _background_replaced),
-    "background_drift": Probe("background drifts", ("background",), "anything", _background_drift),
+    "background_replaced": Probe("background replaced", ("background",), "anything", partial(_elsewhere, _late)),
+    "background_drift": Probe("background drifts", ("background",), "anything", partial(_elsewhere, _growing)),
     "style_drift": Probe("colour grade drifts", ("subject", "background"), "anything", _style_drift),
     "flicker": Probe("flicker", ("time",), "anything", _flicker),
     "hard_cut": Probe("hard cut", ("subject", "background", "time"), "anything", _hard_cut),

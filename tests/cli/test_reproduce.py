@@ -33,7 +33,7 @@ def quick(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No matrix products, the library importable in kernels, and no trace in this process's environment."""
     monkeypatch.setattr(reproduce_module, "measure_gflops", lambda dtype: (1.0, None))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name, value in {"ICREWARD_PROFILE": "", "JUPYTER_PREFER_ENV_PATH": "", **reproduce_module.KEEP_MEMORY}.items():
+    for name, value in {"ICREWARD_PROFILE": "", "JUPYTER_PREFER_ENV_PATH": "", **reproduce_module.KERNELS}.items():
         monkeypatch.setenv(name, os.environ.get(name, value))  # restored afterwards
 
 
@@ -278,7 +278,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
     )
     path = write_notebook("01_a", START.format(name="01_a"), loop, parameters=PARAMETERS)
     code = (
-        "import sys; from pathlib import Path; from icreward_lib import reproduce\n"
+        "import sys; from pathlib import Path; from icreward_lib.cli import reproduce\n"
         "reproduce.measure_gflops = lambda dtype: (1.0, None)\n"
         "reproduce.reproduce('smoke', notebooks=Path(sys.argv[1]))"
     )
