@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -81,13 +81,10 @@ def train(
 ) -> DPOHistory:
     """Train the adapters of `policy` (see `add_denoiser_lora`), evaluating at step 0 and every `eval_every` steps.
 
-    A checkpoint in `folder` follows every evaluation. A call that finds one there goes on from it and ends
-    with the very numbers of a run that was never stopped: batches, noise and timesteps are drawn from (seed,
-    step) alone.
-
-    Several processes divide every batch, every evaluation and the policy's frozen weights among them. All call
-    this with the same and get the same, and it may go on with another number of them; results differ from those
-    of one process by rounding alone.
+    A checkpoint in `folder` follows every evaluation, and a call that finds one there goes on from it exactly
+    (`Training`). Several processes divide every batch, every evaluation and the policy's frozen weights among them.
+    All call this with the same and get the same, and it may go on with another number of them; results differ from
+    those of one process by rounding alone.
 
     Args:
         policy: with fresh adapters, which have no effect; left with those of the last step, and its frozen weights
@@ -122,7 +119,25 @@ def train(
         history.steps.extend(rows)
         # Adapters start without effect: the first evaluation would only repeat the reference's.
         errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
-        _evaluate(errors, reference, timesteps, held_out, config, done, history)
+        logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
+        change = (errors - reference).mean(dim=0)
+        history.bins += _rows(
+            step=done, t=timesteps, d_winner=change[:, 0], d_loser=change[:, 1], accuracy=_wins(logits).mean(dim=0)
+        )
+        logit = logits.mean(dim=1)
+        wins = _wins(logit)
+        history.outcomes += _rows(step=done, pair=range(len(wins)), sample=held_out.sample, logit=logit, win=wins)
+        accuracy = bootstrap_mean(wins.numpy(), clusters=held_out.sample.numpy(), seed=config.seed)
+        history.curve.append(
+            {
+                "step": done,
+                "accuracy": accuracy.mean,
+                "low": accuracy.low,
+                "high": accuracy.high,
+                "n_pairs": len(wins),
+                "logit": float(logit.mean()),
+            }
+        )
         report(history.curve[-1])
 
     if new:
@@ -198,29 +213,10 @@ def _training_timesteps(flow: RectifiedFlow, pairs: PairData, count: int, genera
     return flow.sample_timesteps(*size, generator=generator)
 
 
-def _evaluate(
-    errors: Tensor,
-    reference: Tensor,
-    timesteps: Tensor,
-    pairs: PairData,
-    config: DPOConfig,
-    step: int,
-    history: DPOHistory,
-) -> None:
-    logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
-    change = (errors - reference).mean(dim=0)
-    by_timestep = _wins(logits).mean(dim=0)
-    for index, timestep in enumerate(timesteps):
-        d_winner, d_loser = change[index].tolist()
-        history.bins.append({"step": step, "t": float(timestep), "d_winner": d_winner, "d_loser": d_loser,
-                             "accuracy": float(by_timestep[index])})  # fmt: skip
-    logit = logits.mean(dim=1)
-    wins = _wins(logit)
-    for pair, (sample, value, win) in enumerate(zip(pairs.sample.tolist(), logit.tolist(), wins.tolist(), strict=True)):
-        history.outcomes.append({"step": step, "pair": pair, "sample": sample, "logit": value, "win": win})
-    interval = bootstrap_mean(wins.numpy(), clusters=pairs.sample.numpy(), seed=config.seed)
-    history.curve.append({"step": step, "accuracy": interval.mean, "low": interval.low, "high": interval.high,
-                          "n_pairs": len(pairs), "logit": float(logit.mean())})  # fmt: skip
+def _rows(**columns: int | range | Tensor) -> list[Row]:
+    """Columns as rows; a number is the same in all."""
+    table = pd.DataFrame({name: c.tolist() if isinstance(c, Tensor) else c for name, c in columns.items()})
+    return cast("list[Row]", table.to_dict("records"))
 
 
 def running_wins(history: DPOHistory) -> pd.DataFrame:

@@ -21,17 +21,13 @@ from icreward_lib.training import Row, Schedule, Training
 
 
 class Trainable(Protocol):
-    """`MLPReward` or `ICReward`: a module that maps (video, reference) tensors to scores (B,G,D) in [0,1]."""
+    """A module that maps (video, reference) tensors to scores (B,G,D) in [0,1], drawing no random numbers."""
 
     weights: Tensor
 
-    def __call__(self, video: Tensor, reference: Tensor) -> Tensor:
-        """Scores per clip, moment and dimension."""
-        ...
+    def __call__(self, video: Tensor, reference: Tensor) -> Tensor: ...  # noqa: D102
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """As of every module."""
-        ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -166,11 +162,9 @@ def train_reward(
 
     That is the one of least validation MSE plus, where `validation` has people's votes, their loss by its weight.
 
-    After each epoch the state goes to `checkpoint_dir`/training.pt; called again, training goes on from there,
-    and a finished one returns at once. The models draw no random numbers while they train and an epoch's
-    order depends on (`seed`, epoch) alone, so a resumed run equals an uninterrupted one. Raises ValueError if the
-    checkpoint is damaged or belongs to a training with other settings or data, if `validation` has neither labels nor
-    votes, or if `train` has votes that would not count.
+    A checkpoint follows every epoch, `checkpoint_dir`/training.pt; called again, training goes on from there exactly
+    (`Training`). Raises ValueError if it is damaged or belongs to other settings or data, if `validation` has neither
+    labels nor votes, or if `train` has votes that would not count.
 
     Several processes divide every batch among them. All call this with the same and get the same, and it may
     go on with another number of them; results differ from those of one process by the order of sums alone.

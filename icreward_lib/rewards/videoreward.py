@@ -59,12 +59,6 @@ class Checkpoint:
     alpha: int
 
     @property
-    def reward_ids(self) -> list[int]:
-        """The ids of the reward tokens, which upstream adds after all others."""
-        count = len(self.body[_EMBEDDINGS])
-        return list(range(count - len(ASPECTS), count))
-
-    @property
     def reward_embeddings(self) -> Tensor:
         """The rows (3,D) of the reward tokens, float32."""
         return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from icreward_lib.rewards.backbone import read_line
-from icreward_lib.rewards.videoreward import make_head, read_checkpoint, read_out
+from icreward_lib.rewards.videoreward import ASPECTS, make_head, read_checkpoint, read_out
 
 
 class VideoReward(nn.Module):
@@ -21,7 +21,8 @@ class VideoReward(nn.Module):
         checkpoint.add_lora(self.backbone)
         self.backbone.requires_grad_(False).eval()
         self.rm_head = make_head(checkpoint.rm_head)
-        self.reward_ids = checkpoint.reward_ids
+        count = self.backbone.language_model.embed_tokens.num_embeddings
+        self.reward_ids = list(range(count - len(ASPECTS), count))  # upstream adds them after all others
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
