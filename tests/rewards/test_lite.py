@@ -100,16 +100,16 @@ def test_examples_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> N
 
 
 def test_training_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lessons = icreward_lite.lessons
+    examples = icreward_lite.examples
 
-    def interrupted(*arguments: Any, seed: int, **others: Any) -> icreward_lite.Lessons:
+    def interrupted(*arguments: Any, seed: int, **others: Any) -> icreward_lite.Examples:
         if seed == 1:
             raise KeyboardInterrupt
-        return lessons(*arguments, seed=seed, **others)
+        return examples(*arguments, seed=seed, **others)
 
     whole = icreward_lite.train(tmp_path / "whole", tmp_path / "a", TINY)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(icreward_lite, "lessons", interrupted)
+        patch.setattr(icreward_lite, "examples", interrupted)
         icreward_lite.train(tmp_path / "parts", tmp_path / "b", TINY)
     again = icreward_lite.train(tmp_path / "parts", tmp_path / "b", TINY)
     assert whole["unseen_mse"] > 0 and set(whole) == set(again)
