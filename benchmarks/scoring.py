@@ -18,10 +18,10 @@ from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer, conformity, consecutive, i2v_score
 from icreward_lib.poster.measure import unlabelled
+from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import ICRewardConfig
-from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import predict
 from icreward_lib.score.intake import read_clip, read_picture
 from icreward_lib.video import Video, write_video

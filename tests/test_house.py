@@ -30,7 +30,7 @@ FLOORS = [
     {"laptop", "dpo", "study", "score"},
     {"rewards"},
     {"metrics", "generators", "world", "figures"},
-    {"run", "video", "stats"},
+    {"run", "video", "stats", "training"},
 ]
 
 

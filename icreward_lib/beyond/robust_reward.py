@@ -23,11 +23,11 @@ from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
 from icreward_lib.poster.samples import SceneSample
 from icreward_lib.poster.videos import load_each, save_each
+from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.ensemble import ROBUST, cautious
-from icreward_lib.rewards.head import movement, moves
+from icreward_lib.rewards.head import movement
 from icreward_lib.rewards.icreward import ICRewardModel
-from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.run.processes import side_by_side
@@ -215,12 +215,11 @@ def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, 
     """The trainings of a recipe with motion as a third dimension, the gate of `rewards.base.overall_score`."""
     items = [str(number) for number in range(len(trained.folders))]
     with run.stage(ROBUST, code=gated, trained=trained.stage, data=generated.digest(), moving=moving) as stage:
-        motion = moves(generated.video.flatten(2, 3), moving).mean(1).numpy()
         for number, item in enumerate(items):
             if not stage.has(f"{item}.npz"):
                 reward = ICRewardModel.from_pretrained(trained.folders[number], device=run.device)
                 reward.config = replace(reward.config, moving=moving)
-                save_trained(stage, item, reward, trained.histories[number], trained.scores[number] * motion)
+                save_trained(stage, item, reward, trained.histories[number], predict(reward, generated).overall)
     return finished(run, curated, stage, f"icreward_{ROBUST}", items)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,16 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from icreward_lib.rewards.best_of_k import picks
+from icreward_lib.training import digest
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Pairs and what became of every comparison: comparisons = identical + even + repeated + len(table).
 
-    table: one row per pair. "sample"; "winner", "loser" (video 0..K-1); "winner_score", "loser_score" and
-    their "margin" > 0 under the winner's reward; "winner_baseline", "loser_baseline" and "baseline_margin" <=
-    0 under the loser's reward; with motion given, "motion_gap" = the winner's minus the loser's; "subsets",
-    how many subsets gave it.
+    table: one row per pair. "sample"; "winner", "loser" (video 0..K-1); the winner's reward prefers by "margin".
+    Pairs of two rewards also have "winner_score", "loser_score" under the winner's reward; "winner_baseline",
+    "loser_baseline" and "baseline_margin" <= 0 under the loser's; with motion given, "motion_gap" = the winner's
+    minus the loser's; "subsets", how many subsets gave the pair.
     """
 
     table: pd.DataFrame
@@ -33,57 +36,96 @@ class Pairs:
 
 
 def build_pairs(
-    winner_scores: ArrayLike,
-    loser_scores: ArrayLike,
-    *,
-    samples: Sequence[int] | None = None,
-    motion: ArrayLike | None = None,
-    subset: int | None = None,
+    winner_scores: ArrayLike, loser_scores: ArrayLike, *, motion: ArrayLike | None = None, subset: int | None = None
 ) -> Pairs:
     """Pair the pick of one reward (winner, ICReward) with the pick of another (loser, the MLP).
 
-    winner_scores, loser_scores, motion: (S, K); samples: ids of the S rows, 0..S-1 if not given. The picks
-    are the best of all K videos, which are often identical, or of every subset of `subset` videos: more
-    pairs, and no two contradict each other, as the winner is always ahead under one reward and the loser
-    under the other. Raises ValueError on arrays that do not fit.
+    winner_scores, loser_scores, motion: (S, K). The picks are the best of all K videos, which are often identical,
+    or of every subset of `subset` videos: more pairs, and no two contradict each other, as the winner is always
+    ahead under one reward and the loser under the other. Raises ValueError on arrays that do not fit.
     """
-    wins, loses = np.asarray(winner_scores, dtype=float), np.asarray(loser_scores, dtype=float)
-    moves = None if motion is None else np.asarray(motion, dtype=float)
-    if wins.ndim != 2 or loses.shape != wins.shape or (moves is not None and moves.shape != wins.shape):
-        raise ValueError("The scores of both rewards, and the motion, must have one shape: samples x videos.")
-    count, videos = wins.shape
+    wins, loses = _checked(winner_scores), _checked(loser_scores, like=winner_scores)
+    videos = wins.shape[1]
     size = videos if subset is None else subset
     if not 2 <= size <= videos:
         raise ValueError(f"A pair is picked from 2 to {videos} videos, not from {size}.")
-    ids = range(count) if samples is None else samples
-    if len(ids) != count or len(set(ids)) != count:
-        raise ValueError(f"Give {count} different sample ids, one per row of scores.")
-
-    identical = even = 0
-    found: dict[tuple[int, int, int], int] = {}
-    for members in (np.array(m) for m in combinations(range(videos), size)):
+    picked = Counter[tuple[int, int, int]]()
+    for members in (np.array(chosen) for chosen in combinations(range(videos), size)):
         winners, losers = members[picks(wins[:, members])], members[picks(loses[:, members])]
-        for row, (winner, loser) in enumerate(zip(winners, losers, strict=True)):
-            if winner == loser:
-                identical += 1
-            elif wins[row, winner] == wins[row, loser]:
-                even += 1
-            else:
-                key = (row, int(winner), int(loser))
-                found[key] = found.get(key, 0) + 1
+        picked.update(zip(range(len(wins)), winners.tolist(), losers.tolist(), strict=True))
+    identical = sum(count for (_, winner, loser), count in picked.items() if winner == loser)
+    preferred = {
+        (row, winner, loser): count
+        for (row, winner, loser), count in sorted(picked.items())
+        if wins[row, winner] != wins[row, loser]
+    }
 
-    keys = np.array(sorted(found), dtype=int).reshape(-1, 3)
-    rows, better, worse = keys[:, 0], keys[:, 1], keys[:, 2]
-    table = pd.DataFrame({"sample": np.asarray(list(ids))[rows], "winner": better, "loser": worse})
-    table["winner_score"], table["loser_score"] = wins[rows, better], wins[rows, worse]
-    table["margin"] = table["winner_score"] - table["loser_score"]
-    table["winner_baseline"], table["loser_baseline"] = loses[rows, better], loses[rows, worse]
-    table["baseline_margin"] = table["winner_baseline"] - table["loser_baseline"]
-    if moves is not None:
+    rows, better, worse = np.array(list(preferred), dtype=int).reshape(-1, 3).T
+    table = pd.DataFrame({"sample": rows, "winner": better, "loser": worse})
+    for margin, kind, values in (("margin", "score", wins), ("baseline_margin", "baseline", loses)):
+        table[f"winner_{kind}"], table[f"loser_{kind}"] = values[rows, better], values[rows, worse]
+        table[margin] = table[f"winner_{kind}"] - table[f"loser_{kind}"]
+    if motion is not None:
+        moves = _checked(motion, like=winner_scores)
         table["motion_gap"] = moves[rows, better] - moves[rows, worse]
-    table["subsets"] = [found[key] for key in sorted(found)]
-    kept = sum(found.values())
-    return Pairs(table, identical + even + kept, identical, even, kept - len(found))
+    table["subsets"] = list(preferred.values())
+    comparisons, kept = picked.total(), sum(preferred.values())
+    return Pairs(table, comparisons, identical, comparisons - identical - kept, kept - len(table))
+
+
+def best_over_worst(scores: ArrayLike) -> Pairs:
+    """The best video of each sample over its worst, by one reward's scores (S, K)."""
+    values = _checked(scores)
+    return _pairs(values, values.argmax(1), values.argmin(1))
+
+
+def at_random(scores: ArrayLike, *, seed: int) -> Pairs:
+    """Two videos of each sample, of which a coin prefers one: what training does when the pairs say nothing.
+
+    The margins, by scores (S, K), are as often negative.
+    """
+    values = _checked(scores)
+    rng = np.random.default_rng(seed)
+    chosen = np.stack([rng.permutation(values.shape[1])[:2] for _ in values])
+    return _pairs(values, chosen[:, 0], chosen[:, 1])
+
+
+def motion_matched(scores: ArrayLike, motion: ArrayLike) -> Pairs:
+    """The pair of widest margin, by scores (S, K), among those of a sample that move alike.
+
+    Alike: their dynamic degrees (S, K) differ by no more than those of half of all pairs do, so that the winner is no
+    winner for standing still. Samples without such a pair have none. Raises ValueError if no sample has one.
+    """
+    values, moves = _checked(scores), _checked(motion, like=scores)
+    first, second = np.array(list(combinations(range(values.shape[1]), 2))).T
+    gaps = np.abs(moves[:, first] - moves[:, second])
+    margins = np.where(gaps <= np.median(gaps), values[:, first] - values[:, second], 0.0)
+    rows, widest = np.arange(len(values)), np.abs(margins).argmax(1)
+    found = margins[rows, widest]
+    if not found.any():
+        raise ValueError("No pair of clips that move alike has a winner: the reward gives both sides the same score.")
+    winner, loser = np.where(found > 0, (first[widest], second[widest]), (second[widest], first[widest]))
+    return _pairs(values, winner, loser, kept=found != 0)
+
+
+def _checked(values: ArrayLike, *, like: ArrayLike | None = None) -> FloatArray:
+    """Scores or motion (S, K) of at least two videos, of the shape of `like`."""
+    array, wanted = np.asarray(values, np.float64), np.shape(values if like is None else like)
+    if len(wanted) != 2 or wanted[1] < 2:
+        raise ValueError(f"pairs need samples x videos with at least two videos, not an array of shape {wanted}")
+    if array.shape != wanted:
+        raise ValueError(f"scores and motion must have one shape, not {wanted} and {array.shape}")
+    return array
+
+
+def _pairs(
+    values: FloatArray, winner: NDArray[np.int64], loser: NDArray[np.int64], kept: NDArray[np.bool_] | bool = True
+) -> Pairs:
+    rows = np.arange(len(values))
+    margins = values[rows, winner] - values[rows, loser]
+    table = pd.DataFrame({"sample": rows, "winner": winner, "loser": loser, "margin": margins})
+    table = table[(margins != 0) & kept].reset_index(drop=True)
+    return Pairs(table, len(values), 0, len(values) - len(table), 0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +165,10 @@ class PairData:
     def __len__(self) -> int:
         return len(self.winner)
 
+    def digest(self) -> str:
+        """A short hash of all tensors."""
+        return digest(self.sample, self.winner, self.loser, self.text, self.text_mask)
+
     @classmethod
     def gather(
         cls,
@@ -149,59 +195,3 @@ class PairData:
             chosen[:, :, 0] = image[rows]
             sides.append(chosen)
         return cls(rows, sides[0], sides[1], text, text_mask, num_frames, height, width, fps)
-
-
-FloatArray = NDArray[np.float64]
-
-
-def best_over_worst(scores: ArrayLike) -> Pairs:
-    """The best video of each sample over its worst, by one reward's scores (S, K)."""
-    values = _checked(scores)
-    return _pairs(values, values.argmax(1), values.argmin(1))
-
-
-def at_random(scores: ArrayLike, *, seed: int) -> Pairs:
-    """Two videos of each sample, of which a coin prefers one: what training does when the pairs say nothing.
-
-    The margins, by scores (S, K), are as often negative.
-    """
-    values = _checked(scores)
-    rng = np.random.default_rng(seed)
-    chosen = np.stack([rng.permutation(values.shape[1])[:2] for _ in values])
-    return _pairs(values, chosen[:, 0], chosen[:, 1])
-
-
-def motion_matched(scores: ArrayLike, motion: ArrayLike) -> Pairs:
-    """The pair of widest margin, by scores (S, K), among those of a sample that move alike.
-
-    Alike: their dynamic degrees (S, K) differ by less than those of half of all pairs do, so that the winner is no
-    winner for standing still. Samples without such a pair have none.
-    """
-    values, moves = _checked(scores), np.asarray(motion, np.float64)
-    if moves.shape != values.shape:
-        raise ValueError(f"scores and motion must have one shape, not {values.shape} and {moves.shape}")
-    first, second = np.array(list(combinations(range(values.shape[1]), 2))).T
-    gaps = np.abs(moves[:, first] - moves[:, second])
-    margins = np.where(gaps < np.median(gaps), values[:, first] - values[:, second], 0.0)
-    widest = np.abs(margins).argmax(1)
-    ahead = np.take_along_axis(margins, widest[:, None], 1)[:, 0] > 0
-    winner, loser = np.where(ahead, first[widest], second[widest]), np.where(ahead, second[widest], first[widest])
-    return _pairs(values, winner, loser, kept=(margins != 0).any(1))
-
-
-def _checked(scores: ArrayLike) -> FloatArray:
-    values = np.asarray(scores, np.float64)
-    if values.ndim != 2 or values.shape[1] < 2:
-        raise ValueError(f"pairs need samples x videos with at least two videos, not an array of shape {values.shape}")
-    return values
-
-
-def _pairs(
-    values: FloatArray, winner: NDArray[np.int64], loser: NDArray[np.int64], kept: NDArray[np.bool_] | None = None
-) -> Pairs:
-    rows = np.arange(len(values))
-    table = pd.DataFrame(
-        {"sample": rows, "winner": winner, "loser": loser, "margin": values[rows, winner] - values[rows, loser]}
-    )
-    table = table[(table["margin"] != 0) & (True if kept is None else kept)].reset_index(drop=True)
-    return Pairs(table, len(values), 0, len(values) - len(table), 0)

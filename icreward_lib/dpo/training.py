@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
+import pandas as pd
 import torch
-import torch.distributed
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from icreward_lib.dpo.objective import dpo_loss, flow_errors, implicit_reward_logit, reference_model
 from icreward_lib.dpo.pairs import PairData
 from icreward_lib.generators.opensora.flow import RectifiedFlow
-from icreward_lib.run.files import atomic
 from icreward_lib.run.processes import barrier, gather, processes, rank
 from icreward_lib.stats import bootstrap_mean
-
-Row = dict[str, float]
+from icreward_lib.training import Row, Schedule, Training
 
 
 @dataclass(frozen=True)
@@ -86,13 +81,10 @@ def train(
 ) -> DPOHistory:
     """Train the adapters of `policy` (see `add_denoiser_lora`), evaluating at step 0 and every `eval_every` steps.
 
-    A checkpoint in `folder` follows every evaluation. A call that finds one there goes on from it and ends
-    with the very numbers of a run that was never stopped: batches, noise and timesteps are drawn from (seed,
-    step) alone.
-
-    Several processes divide every batch, every evaluation and the policy's frozen weights among them. All call
-    this with the same and get the same, and it may go on with another number of them; results differ from those
-    of one process by rounding alone.
+    A checkpoint in `folder` follows every evaluation, and a call that finds one there goes on from it exactly
+    (`Training`). Several processes divide every batch, every evaluation and the policy's frozen weights among them.
+    All call this with the same and get the same, and it may go on with another number of them; results differ from
+    those of one process by rounding alone.
 
     Args:
         policy: with fresh adapters, which have no effect; left with those of the last step, and its frozen weights
@@ -107,41 +99,52 @@ def train(
     Raises:
         ValueError: for a checkpoint of other settings or pairs, or a damaged one.
     """
-    weights = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
+    adapters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(adapters.values(), lr=config.lr, weight_decay=0.0)
     if processes() > 1:
-        _divide(policy, set(weights))
-    checkpoint = folder / "dpo_state.pt"
+        _divide(policy, set(adapters.values()))
     # What diffusers notes beside the settings comes in another order in every process.
     levels = sorted(item for item in flow.config.items() if not item[0].startswith("_"))
-    made_by = f"{sorted(asdict(config).items())} {levels} {_digest(pairs)} {_digest(held_out)}"
+    made_by = asdict(config) | {"flow": str(levels), "pairs": pairs.digest(), "held_out": held_out.digest()}
+    training = Training(adapters, [optimizer], folder / "dpo_state.pt", made_by)
     timesteps = evaluation_timesteps(flow, held_out, config)
-    if checkpoint.exists():
-        state = _load(checkpoint, made_by)
-        set_peft_model_state_dict(policy, state["adapters"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, reference, start = DPOHistory(**state["history"]), state["reference"], state["step"]
-    else:
+    new = not training.kept
+    if new:
         with reference_model(policy):
             reference = evaluation_errors(policy, timesteps, held_out, config)
-        history, start = DPOHistory(), -1
+        training.kept = {"reference": reference, "history": vars(DPOHistory())}
+    reference, history = training.kept["reference"], DPOHistory(**training.kept["history"])
 
-    for step in range(start, config.steps):
-        if step >= 0:
-            history.steps.append(
-                {"step": step + 1, **_train_step(policy, flow, pairs, config, step, optimizer, weights)}
-            )
-        done = step + 1
-        if done % config.eval_every == 0 or done == config.steps:
-            # Adapters start without effect: the first evaluation would only repeat the reference's.
-            errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
-            _evaluate(errors, reference, timesteps, held_out, config, done, history)
-            report(history.curve[-1])  # before the checkpoint: a run that dies here reports again
-            if rank() == 0:
-                _save(checkpoint, {
-                    "made_by": made_by, "step": done, "adapters": get_peft_model_state_dict(policy),
-                    "optimizer": optimizer.state_dict(), "reference": reference, "history": asdict(history),
-                })  # fmt: skip
+    def look(done: int, rows: Sequence[Row]) -> None:
+        history.steps.extend(rows)
+        # Adapters start without effect: the first evaluation would only repeat the reference's.
+        errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
+        logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
+        change = (errors - reference).mean(dim=0)
+        history.bins += _rows(
+            step=done, t=timesteps, d_winner=change[:, 0], d_loser=change[:, 1], accuracy=_wins(logits).mean(dim=0)
+        )
+        logit = logits.mean(dim=1)
+        wins = _wins(logit)
+        history.outcomes += _rows(step=done, pair=range(len(wins)), sample=held_out.sample, logit=logit, win=wins)
+        accuracy = bootstrap_mean(wins.numpy(), clusters=held_out.sample.numpy(), seed=config.seed)
+        history.curve.append(
+            {
+                "step": done,
+                "accuracy": accuracy.mean,
+                "low": accuracy.low,
+                "high": accuracy.high,
+                "n_pairs": len(wins),
+                "logit": float(logit.mean()),
+            }
+        )
+        report(history.curve[-1])
+
+    if new:
+        look(0, [])
+        training.save()
+    schedule = Schedule(config.steps, config.eval_every, warmup=config.warmup, least=1.0, clip=config.clip)
+    training.run(schedule, partial(_descend, policy, flow, pairs, config), look)
     return history
 
 
@@ -166,24 +169,8 @@ def _share(count: int) -> tuple[Tensor, Tensor]:
     return rows.clamp(max=count - 1), rows < count
 
 
-def _add_gradients(weights: list[nn.Parameter]) -> None:
-    """Give every process the sum of all processes' gradients."""
-    if processes() > 1:
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        total = parameters_to_vector(gradients)
-        torch.distributed.all_reduce(total)
-        vector_to_parameters(total, gradients)
-
-
-def _train_step(
-    policy: PeftModel,
-    flow: RectifiedFlow,
-    pairs: PairData,
-    config: DPOConfig,
-    step: int,
-    optimizer: torch.optim.Optimizer,
-    weights: list[nn.Parameter],
-) -> Row:
+def _descend(policy: PeftModel, flow: RectifiedFlow, pairs: PairData, config: DPOConfig, step: int) -> Row:
+    """Gradients of this process's part of a step's loss; the step's mean loss and accuracy before it."""
     rows = _batch(len(pairs), config, step)
     draw = _generator(config.seed, 0, step)
     timestep = _training_timesteps(flow, pairs, len(rows), draw)
@@ -197,14 +184,8 @@ def _train_step(
         loss = dpo_loss(logit) if config.objective == "preference" else errors[:, 0]
         ((loss * counts.to(loss)).sum() / len(rows)).backward()
         made += torch.stack([logit, loss], dim=1).tolist()
-    _add_gradients(weights)
-    norm = nn.utils.clip_grad_norm_(weights, config.clip)
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     logits, losses = torch.tensor(gather(made, len(rows))).T.contiguous()
-    return {"loss": float(losses.mean()), "accuracy": float(_wins(logits).mean()), "grad_norm": float(norm)}
+    return {"step": step + 1, "loss": float(losses.mean()), "accuracy": float(_wins(logits).mean())}
 
 
 @torch.no_grad()
@@ -232,29 +213,10 @@ def _training_timesteps(flow: RectifiedFlow, pairs: PairData, count: int, genera
     return flow.sample_timesteps(*size, generator=generator)
 
 
-def _evaluate(
-    errors: Tensor,
-    reference: Tensor,
-    timesteps: Tensor,
-    pairs: PairData,
-    config: DPOConfig,
-    step: int,
-    history: DPOHistory,
-) -> None:
-    logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
-    change = (errors - reference).mean(dim=0)
-    by_timestep = _wins(logits).mean(dim=0)
-    for index, timestep in enumerate(timesteps):
-        d_winner, d_loser = change[index].tolist()
-        history.bins.append({"step": step, "t": float(timestep), "d_winner": d_winner, "d_loser": d_loser,
-                             "accuracy": float(by_timestep[index])})  # fmt: skip
-    logit = logits.mean(dim=1)
-    wins = _wins(logit)
-    for pair, (sample, value, win) in enumerate(zip(pairs.sample.tolist(), logit.tolist(), wins.tolist(), strict=True)):
-        history.outcomes.append({"step": step, "pair": pair, "sample": sample, "logit": value, "win": win})
-    interval = bootstrap_mean(wins.numpy(), clusters=pairs.sample.numpy(), seed=config.seed)
-    history.curve.append({"step": step, "accuracy": interval.mean, "low": interval.low, "high": interval.high,
-                          "n_pairs": len(pairs), "logit": float(logit.mean())})  # fmt: skip
+def _rows(**columns: int | range | Tensor) -> list[Row]:
+    """Columns as rows; a number is the same in all."""
+    table = pd.DataFrame({name: c.tolist() if isinstance(c, Tensor) else c for name, c in columns.items()})
+    return cast("list[Row]", table.to_dict("records"))
 
 
 def _wins(logits: Tensor) -> Tensor:
@@ -275,27 +237,3 @@ def _generator(*key: int) -> torch.Generator:
     """A CPU generator of its own for every key."""
     state = np.random.SeedSequence(key).generate_state(2, dtype=np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
-
-
-def _digest(pairs: PairData) -> str:
-    digest = hashlib.sha256()
-    for tensor in (pairs.sample, pairs.winner, pairs.loser, pairs.text, pairs.text_mask):
-        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)  # NumPy has no bfloat16
-    return digest.hexdigest()
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    with atomic(path) as temporary:
-        buffer = io.BytesIO()  # torch hides why it could not write; a full disk has to show
-        torch.save(state, buffer)
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def _load(path: Path, made_by: str) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"The checkpoint {path} is damaged: delete it to train again from the start.") from error
-    if state["made_by"] != made_by:
-        raise ValueError(f"The checkpoint {path} belongs to other settings or pairs: delete it or use another folder.")
-    return state

@@ -1,23 +1,24 @@
-"""One training loop for all small models: resumable at any step, logging to JSON lines."""
+"""How all small models are trained: AdamW and Muon, averaged weights, a log; and what several of them need."""
 
 from __future__ import annotations
 
 import io
 import json
-import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
 from icreward_lib.laptop.muon import Muon
+from icreward_lib.run.files import write_text
+from icreward_lib.training import Row, Schedule, Training
 
 
 @dataclass(frozen=True)
@@ -34,82 +35,68 @@ class LoopConfig:
     seed: int = 0
     save_every: int = 200  # steps between resumable checkpoints (and evaluations)
 
-    def rate(self, step: int) -> float:
-        """Share of the peak learning rates at a step, counted from 0."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
 
 def fit(
     model: nn.Module,
     loss: Callable[[int], dict[str, Tensor]],
     config: LoopConfig,
     folder: Path,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-) -> list[dict[str, float]]:
+    evaluate: Callable[[], Row] = dict,
+) -> list[Row]:
     """Train `model` in place; start again where an earlier, interrupted call stopped.
 
     Args:
         model: its parameters that require gradients are trained.
         loss: step -> named terms; "loss" is minimised, all are logged. What a step sees must depend on the step alone
             (the global generator is seeded from it), so that a resumed run equals an uninterrupted one.
-        folder: for `state.pt` and `log.jsonl`.
+        folder: for the checkpoint, `state.pt`, and the log, `log.jsonl`.
         evaluate: figures to log at every checkpoint, computed with the averaged weights if there are any.
 
     Returns:
         The log. The model holds the averaged weights if `config.ema` is set.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizers = _optimizers(model, config)
-    average = [p.detach().clone() for p in parameters] if config.ema else []
-    start, log = 0, []
-    if (folder / "state.pt").exists():
-        state = torch.load(folder / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        average, start, log = state["average"], state["step"], state["log"]
-    model.train()
-    sums: dict[str, float] = {}
-    begin, clock = start, time.monotonic()
-    for step in range(start, config.steps):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * config.rate(step)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters, optimizers = list(trained.values()), _optimizers(model, config)
+    made_by = asdict(config) | {"weights": {name: tuple(p.shape) for name, p in trained.items()}}
+    training = Training(trained, optimizers, folder / "state.pt", made_by, {"log": []})
+    # Without `ema` the average is the last step's weights. It forgets its start at first, or the random initial weights
+    # would stay in it for long.
+    average = EMAModel(parameters, decay=config.ema, foreach=True)
+    if training.done:
+        average.load_state_dict(training.kept["average"])
+        average.to(parameters[0].device)
+    optimizers[-1].register_step_post_hook(lambda *_: average.step(parameters))
+    clock = time.monotonic()
+
+    def descend(step: int) -> Row:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed * 1_000_003 + step)
             terms = loss(step)
         terms["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        # The average forgets its start at first, or the random initial weights would stay in it for long.
-        decay = min(config.ema, (step + 1) / (step + 10))
-        for mean, parameter in zip(average, parameters, strict=False):
-            mean.lerp_(parameter.detach(), 1 - decay)
-        for name, value in {**terms, "grad_norm": norm}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        done = step + 1
-        if done % config.save_every == 0 or done == config.steps:
-            count = done - begin
-            row = {"step": done, **{name: value / count for name, value in sums.items()}}
-            row["seconds_per_step"] = (time.monotonic() - clock) / count
-            if evaluate is not None:
-                with _averaged(parameters, average):
-                    model.eval()
-                    row |= evaluate()
-                    model.train()
-            log.append(row)
-            sums, begin, clock = {}, done, time.monotonic()
-            _save(folder, model, optimizers, average, done, log)
-            print(json.dumps({k: round(v, 5) for k, v in row.items()}), flush=True)
-    for mean, parameter in zip(average, parameters, strict=False):
-        parameter.data.copy_(mean)
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def look(done: int, rows: Sequence[Row]) -> None:
+        nonlocal clock
+        row = {"step": done, **{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}}
+        row["seconds_per_step"] = (time.monotonic() - clock) / len(rows)
+        average.store(parameters)
+        average.copy_to(parameters)
+        model.eval()
+        row |= evaluate()
+        model.train()
+        average.restore(parameters)
+        training.kept["log"].append(row)
+        training.kept["average"] = average.state_dict()
+        write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in training.kept["log"]))
+        print(json.dumps({k: round(v, 5) for k, v in row.items()}), flush=True)
+        clock = time.monotonic()
+
+    model.train()
+    schedule = Schedule(config.steps, config.save_every, warmup=config.warmup, least=0.05, clip=config.clip)
+    training.run(schedule, descend, look)
+    average.copy_to(parameters)
     model.eval()
+    log: list[Row] = training.kept["log"]
     return log
 
 
@@ -117,49 +104,8 @@ def _optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimi
     layers = [m for m in model.modules() if config.muon_lr and isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
     matrices = {m.weight: None for m in layers if m.weight.requires_grad}  # a dict keeps the order
     rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
-    adam = {"params": rest, "lr": config.lr, "peak": config.lr, "weight_decay": config.weight_decay}
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW([adam], betas=(0.9, 0.99))]
-    if matrices:
-        optimizers.append(Muon([{"params": list(matrices), "peak": config.muon_lr}], lr=config.muon_lr))
-    return optimizers
-
-
-class _averaged:
-    """Inside the block, the parameters hold their averages."""
-
-    def __init__(self, parameters: list[nn.Parameter], average: list[Tensor]) -> None:
-        self.pairs = list(zip(parameters, average, strict=False))
-
-    def _swap(self) -> None:
-        for parameter, mean in self.pairs:
-            parameter.data, mean.data = mean.data, parameter.data
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-
-def _save(
-    folder: Path,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    average: list[Tensor],
-    step: int,
-    log: list[dict[str, float]],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "average": average,
-        "step": step,
-        "log": log,
-    }
-    torch.save(state, folder / "state.tmp")
-    os.replace(folder / "state.tmp", folder / "state.pt")
-    (folder / "log.tmp").write_text("".join(json.dumps(row) + "\n" for row in log))
-    os.replace(folder / "log.tmp", folder / "log.jsonl")
+    adam = torch.optim.AdamW(rest, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    return [adam, Muon(list(matrices), lr=config.muon_lr)] if matrices else [adam]
 
 
 #: Training steps seed their draws with numbers below this one, evaluations from it upwards.

@@ -132,6 +132,8 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
             generator = open_sora(run)
             known, unknown = (pair_data(run, curated, generator, part) for part in (training, held_out))
             generator.pipeline.remove_all_hooks()  # of the offload to the CPU: training keeps the denoiser in place
+            for model in generator.pipeline.components.values():
+                vars(model).pop("forward", None)  # left behind by its hook and bound to it: a circle that holds memory
             policy = _policy(generator, config).to(run.device)
 
             def keep(row: dict[str, float]) -> None:

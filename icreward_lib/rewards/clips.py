@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +9,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from icreward_lib.training import digest
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,15 @@ class ClipDataset:
 
     def part(self, rows: Tensor) -> ClipDataset:
         """Some of the clips, (M,), without votes."""
-        return ClipDataset(
-            video=self.video[rows],
-            references=self.references,
-            sample=self.sample[rows],
-            labels=self.labels[rows],
-            dimension_labels=self.dimension_labels[rows],
-        )
+        chosen = {name: getattr(self, name)[rows] for name in ("video", "sample", "labels", "dimension_labels")}
+        return ClipDataset(references=self.references, **chosen)
 
     def joined(self, other: ClipDataset) -> ClipDataset:
         """The clips, images and votes of both, `other`'s after these."""
-        return ClipDataset(
-            video=torch.cat([self.video, other.video]),
-            references=torch.cat([self.references, other.references]),
-            sample=torch.cat([self.sample, other.sample + len(self.references)]),
-            labels=torch.cat([self.labels, other.labels]),
-            dimension_labels=torch.cat([self.dimension_labels, other.dimension_labels]),
-            pairs=torch.cat([self.pairs, other.pairs + len(self)]),
-            votes=torch.cat([self.votes, other.votes]),
-        )
+        theirs = vars(other) | {"sample": other.sample + len(self.references), "pairs": other.pairs + len(self)}
+        return ClipDataset(**{name: torch.cat([mine, theirs[name]]) for name, mine in vars(self).items()})
 
-    def voted(self, videos: Sequence[str], preferences: pd.DataFrame) -> ClipDataset:
+    def with_votes(self, videos: Sequence[str], preferences: pd.DataFrame) -> ClipDataset:
         """These clips, called `videos`, with people's votes in place of any that they had.
 
         Args:
@@ -95,10 +84,7 @@ class ClipDataset:
 
     def digest(self) -> str:
         """A short hash of all tensors."""
-        state = hashlib.sha256()
-        for values in vars(self).values():
-            state.update(values.contiguous().cpu().numpy().data)
-        return state.hexdigest()[:16]
+        return digest(*vars(self).values())
 
 
 def pairwise_loss(scores: Tensor, wins: Tensor) -> Tensor:

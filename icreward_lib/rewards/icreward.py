@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,18 +39,15 @@ from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpo
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
 
+CLIPS_AT_A_TIME, PICTURES_AT_A_TIME = 16, 64  # that the vision tower sees
+
 
 class Reading(NamedTuple):
-    """States of the language model at video tokens (B,G,h,w,D), reference tokens (B,h',w',D), reward tokens.
-
-    `visual`, `motion` and `consistency`, (B,D) each, stand at the tokens of the reward of that name.
-    """
+    """States of the language model at tokens of video (B,G,h,w,D), reference (B,h',w',D), `REWARD_TOKENS` (B,3,D)."""
 
     video: Tensor
     reference: Tensor
-    visual: Tensor
-    motion: Tensor
-    consistency: Tensor
+    rewards: Tensor
 
 
 def group_times(num_frames: int, groups: int) -> list[float]:
@@ -92,6 +89,7 @@ class ICRewardModel(nn.Module):
         processor.tokenizer.add_special_tokens({"extra_special_tokens": list(REWARD_TOKENS)})
         self.prompt = read_template(config.template, processor.tokenizer)
         self.reward_ids = processor.tokenizer.convert_tokens_to_ids(list(REWARD_TOKENS))
+        self.quality_places = [self.prompt.rubric.tolist().index(token) for token in self.reward_ids[:-1]]
 
         self.backbone = backbone.requires_grad_(False).eval()
         table = self.backbone.language_model.embed_tokens.weight.detach()
@@ -168,7 +166,15 @@ class ICRewardModel(nn.Module):
         seen: Tensor = tokens.view(len(grid), groups, height // merge, width // merge, -1).float().cpu()
         return seen
 
-    def encode_videos(self, videos: Sequence[Video], *, batch_size: int = 16) -> Tensor:
+    def _encode(self, process: Any, inputs: Sequence[Tensor], at_a_time: int, **options: bool) -> Tensor:
+        parts = []
+        for start in range(0, len(inputs), at_a_time):
+            batch = inputs[start : start + at_a_time]
+            made = process(batch, return_tensors="pt", **self.config.picture_size, **options)
+            parts.append(self._see(*(made[name] for name in process.model_input_names)))
+        return torch.cat(parts)
+
+    def encode_videos(self, videos: Sequence[Video]) -> Tensor:
         """Vision tokens (K,G,h,w,D) of K videos of one length and size, for G pairs of the sampled frames.
 
         float32 on the CPU, wherever the model computes.
@@ -177,29 +183,15 @@ class ICRewardModel(nn.Module):
             raise ValueError("videos encoded together must have one length and size")
         wanted = sample_frames(videos[0].num_frames, self.config.frames_of(videos[0]))
         clips = [torch.from_numpy(video.frames[wanted]).permute(0, 3, 1, 2) for video in videos]
-        parts = []
-        for start in range(0, len(clips), batch_size):
-            inputs = self.processor.video_processor(
-                clips[start : start + batch_size],
-                do_sample_frames=False,
-                cap_pixels_per_frame=False,
-                return_tensors="pt",
-                **self.config.picture_size,
-            )
-            parts.append(self._see(inputs["pixel_values_videos"], inputs["video_grid_thw"]))
-        return torch.cat(parts)
+        as_they_are = {"do_sample_frames": False, "cap_pixels_per_frame": False}
+        return self._encode(self.processor.video_processor, clips, CLIPS_AT_A_TIME, **as_they_are)
 
-    def encode_images(self, images: Sequence[Image], *, batch_size: int = 64) -> Tensor:
+    def encode_images(self, images: Sequence[Image]) -> Tensor:
         """Vision tokens (N,h,w,D) of N equally large images, float32 on the CPU."""
         if len({image.shape for image in images}) != 1:
             raise ValueError("images encoded together must have one size")
         pictures = [torch.tensor(image).permute(2, 0, 1) for image in images]  # a copy: pictures may be read-only
-        parts = []
-        for start in range(0, len(pictures), batch_size):
-            batch = pictures[start : start + batch_size]
-            inputs = self.processor.image_processor(batch, return_tensors="pt", **self.config.picture_size)
-            parts.append(self._see(inputs["pixel_values"], inputs["image_grid_thw"])[:, 0])
-        return torch.cat(parts)
+        return self._encode(self.processor.image_processor, pictures, PICTURES_AT_A_TIME)[:, 0]
 
     # Language and head
 
@@ -219,8 +211,8 @@ class ICRewardModel(nn.Module):
         parts = [before, video.flatten(1, 3).to(before), rubric, reference.flatten(1, 2).to(before), after]
         states = read_line(self.backbone.language_model, torch.cat(parts, dim=1))
         _, seen, asked, kept, last = states.split([part.shape[1] for part in parts], dim=1)
-        visual, motion = (asked[:, self.prompt.rubric == token].squeeze(1) for token in self.reward_ids[:2])
-        return Reading(seen.unflatten(1, clip), kept.unflatten(1, picture), visual, motion, last[:, -1])
+        rewards = [asked[:, place] for place in self.quality_places] + [last[:, -1]]
+        return Reading(seen.unflatten(1, clip), kept.unflatten(1, picture), torch.stack(rewards, dim=1))
 
     def compare(self, video: Tensor, reference: Tensor) -> Consistency:
         """Consistency per group (B,G,2) and per token (B,G,h*w,2), in [0,1], of what `read` takes."""
@@ -229,7 +221,7 @@ class ICRewardModel(nn.Module):
         result: Consistency = self.head(
             Tokens(video.float().flatten(2, 3), reading.video.flatten(2, 3)),
             Tokens(reference.float().flatten(1, 2), reading.reference.flatten(1, 2)),
-            reading.consistency,
+            reading.rewards[:, -1],
         )
         return result
 
@@ -240,8 +232,7 @@ class ICRewardModel(nn.Module):
 
     def quality_logits(self, video: Tensor, reference: Tensor) -> Tensor:
         """VideoReward's raw visual and motion quality (B,2), which no reference can move."""
-        reading = self.read(video, reference)
-        return read_out(torch.stack([reading.visual, reading.motion], dim=1), self.rm_head)
+        return read_out(self.read(video, reference).rewards[:, :-1], self.rm_head)
 
     # What users call
 

@@ -46,7 +46,7 @@ def voted_clips(
         dimension_labels=torch.full((len(clips), len(reward.weights)), torch.nan),
     )
     videos = list(by_video)
-    return data.voted(videos, preferences), videos
+    return data.with_votes(videos, preferences), videos
 
 
 def scores(reward: MLPReward | ICRewardModel, data: ClipDataset, videos: list[str]) -> pd.DataFrame:

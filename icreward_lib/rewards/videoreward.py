@@ -1,4 +1,4 @@
-"""VideoReward (Liu et al., arXiv 2501.13918): its public checkpoint, as it is and as a start for ICReward."""
+"""VideoReward (Liu et al., arXiv 2501.13918): its public checkpoint, as a start for ICReward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
-from icreward_lib.rewards.backbone import default_dtype, load_lora, read_line, require_whole
+from icreward_lib.rewards.backbone import load_lora, require_whole
 
 #: What the three logits judge, in their order: visual quality, motion quality, text alignment.
 ASPECTS = ("VQ", "MQ", "TA")
@@ -57,12 +57,6 @@ class Checkpoint:
     rm_head: Tensor
     rank: int
     alpha: int
-
-    @property
-    def reward_ids(self) -> list[int]:
-        """The ids of the reward tokens, which upstream adds after all others."""
-        count = len(self.body[_EMBEDDINGS])
-        return list(range(count - len(ASPECTS), count))
 
     @property
     def reward_embeddings(self) -> Tensor:
@@ -158,50 +152,3 @@ def make_head(rm_head: Tensor) -> nn.Linear:
     head = nn.Linear(size, outputs, bias=False).requires_grad_(False)
     head.weight.copy_(rm_head)
     return head
-
-
-class VideoReward(nn.Module):
-    """VideoReward as its authors score with it, by raw logits: higher is better, the scale is arbitrary."""
-
-    def __init__(self, checkpoint: Checkpoint, base: str, dtype: torch.dtype | Literal["auto"]) -> None:
-        """Of a checkpoint that was made from the Qwen2-VL `base` (hub id or folder), for scoring only."""
-        super().__init__()
-        self.backbone = checkpoint.backbone(base, dtype)
-        checkpoint.add_lora(self.backbone)
-        self.backbone.requires_grad_(False).eval()
-        self.rm_head = make_head(checkpoint.rm_head)
-        self.reward_ids = checkpoint.reward_ids
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, base: str, *, device: str = "cpu", dtype: torch.dtype | None = None
-    ) -> VideoReward:
-        """Load a folder in the public layout; see `read_checkpoint` and `Checkpoint.backbone` for errors.
-
-        The body computes in `dtype`, by default `default_dtype`; LoRA and rm_head in float32.
-        """
-        return cls(read_checkpoint(folder), base, dtype or default_dtype(device)).to(device)
-
-    @torch.no_grad()
-    def forward(self, input_ids: Tensor, pixel_values_videos: Tensor, video_grid_thw: Tensor) -> Tensor:
-        """Logits (B,3), float32, in the order of `ASPECTS`.
-
-        Takes what Qwen2-VL's processor makes of B prompts, each with a video and then the three reward
-        tokens: ids (B,L), padded on the right; patches (P,C) and grids (B,3). ValueError if a prompt lacks a
-        reward token or the videos are not those of the prompts.
-        """
-        model, device = self.backbone, self.rm_head.weight.device
-        input_ids, grid = input_ids.to(device), video_grid_thw.to(device)
-        places = input_ids[:, None] == torch.tensor(self.reward_ids, device=device)[:, None]
-        if not (places.sum(-1) == 1).all():
-            raise ValueError(f"every prompt must hold each of the reward tokens {self.reward_ids} once")
-        # pooler_output is after the merger; last_hidden_state is before it and of another size.
-        seen = model.visual(pixel_values_videos.to(device), grid_thw=grid).pooler_output
-        inputs = model.language_model.embed_tokens(input_ids)
-        video = input_ids == model.config.video_token_id
-        if int(video.sum()) != len(seen):
-            raise ValueError(f"the prompts have places for {int(video.sum())} video tokens, the videos {len(seen)}")
-        inputs[video] = seen.to(inputs)
-        states = read_line(model.language_model, inputs)
-        rows = places.int().argmax(-1)
-        return read_out(states[torch.arange(len(states), device=device)[:, None], rows], self.rm_head)

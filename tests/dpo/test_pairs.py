@@ -27,11 +27,22 @@ def test_a_coin_prefers_either() -> None:
 
 def test_pairs_that_move_alike_have_the_widest_margin_of_those() -> None:
     motion = np.array([[0.0, 9.0, 1.0], [0.0, 1.0, 2.0], [0.0, 5.0, 9.0]])
-    # Gaps 9, 1, 8; 1, 2, 1; 5, 9, 4: half lie below 4. Sample 0 keeps its videos 0 and 2; sample 1 is even; 2 has none.
+    # Gaps 9, 1, 8; 1, 2, 1; 5, 9, 4: half are up to 4. Samples 0 and 2 keep one pair each; sample 1 is even.
     pairs = motion_matched(SCORES, motion)
-    assert pairs.table[["sample", "winner", "loser"]].to_numpy().tolist() == [[0, 2, 0]]
-    assert pairs.table["margin"].tolist() == pytest.approx([0.4])
-    assert (pairs.comparisons, pairs.even) == (3, 2)
+    assert pairs.table[["sample", "winner", "loser"]].to_numpy().tolist() == [[0, 2, 0], [2, 2, 1]]
+    assert pairs.table["margin"].tolist() == pytest.approx([0.4, 0.6])
+    assert (pairs.comparisons, pairs.even) == (3, 1)
+
+
+def test_clips_that_all_stand_still_move_alike() -> None:
+    pairs = motion_matched(SCORES, np.zeros_like(SCORES))
+    assert pairs.table.equals(best_over_worst(SCORES).table)
+
+
+def test_pairs_that_move_alike_but_are_even_are_refused() -> None:
+    scores, motion = np.array([[0.5, 0.5, 0.5, 0.9]]), np.array([[1.0, 1.0, 1.0, 9.0]])
+    with pytest.raises(ValueError, match="clips that move alike has a winner"):
+        motion_matched(scores, motion)
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.plain_videoreward import VideoReward
 from support.standins_vlm import MODEL_CONFIG, QWEN, VIDEOREWARD, build_standins
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -24,7 +25,6 @@ from icreward_lib.rewards.backbone import default_dtype, frame_count
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE, VIDEOREWARD_CONFIG
 from icreward_lib.rewards.training import ClipDataset, TrainConfig, train_reward
-from icreward_lib.rewards.videoreward import VideoReward
 from icreward_lib.video import Video
 
 CONFIG = replace(VIDEOREWARD_CONFIG, head_size=32, head_attention=2)
@@ -317,7 +317,7 @@ def test_a_base_that_is_not_whole_is_refused(models: Path, tmp_path: Path) -> No
 @pytest.mark.parity
 def test_the_plain_videoreward_agrees_in_the_public_layout(models: Path) -> None:
     """On ICReward's text, whose first reward tokens have VideoReward's ids; text alignment at the third."""
-    model = VideoReward.from_pretrained(models / VIDEOREWARD, str(models / QWEN))
+    model = VideoReward(models / VIDEOREWARD, str(models / QWEN))
     reward = create(models)
     clip = Video(np.random.default_rng(0).integers(0, 256, (4, 336, 336, 3), dtype=np.uint8), 2.0)
     inputs = reward.processor.video_processor(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.tiny_vlm import build_vlm
 
+from icreward_lib.rewards import icreward as module
 from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel, sample_frames
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
 from icreward_lib.video import Video
@@ -58,7 +59,9 @@ def test_scores_and_maps_have_their_shapes_and_range(reward: ICRewardModel) -> N
     assert maps.min() >= 0 and maps.max() <= 1 and np.ptp(maps) > 0
 
 
-def test_a_score_does_not_depend_on_batch_mates_or_order(reward: ICRewardModel) -> None:
+def test_a_score_does_not_depend_on_batch_mates_or_order(
+    reward: ICRewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     videos = clips(5)
     image = videos[2].frames[0]
     together = reward.score(image, videos)
@@ -66,8 +69,9 @@ def test_a_score_does_not_depend_on_batch_mates_or_order(reward: ICRewardModel) 
     np.testing.assert_allclose(together.frames, alone, atol=1e-6)
     backwards = reward.score(image, videos[::-1])
     np.testing.assert_allclose(together.frames, backwards.frames[::-1], atol=1e-6)
-    small = reward.encode_videos(videos, batch_size=2)
-    torch.testing.assert_close(reward.encode_videos(videos), small, atol=1e-6, rtol=1e-5)
+    whole = reward.encode_videos(videos)
+    monkeypatch.setattr(module, "CLIPS_AT_A_TIME", 2)
+    torch.testing.assert_close(whole, reward.encode_videos(videos), atol=1e-6, rtol=1e-5)
 
 
 def test_cached_tokens_give_the_score_of_the_frames(reward: ICRewardModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,9 +99,18 @@ def test_examples_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> N
     assert away[strange].mean() > away[kept].mean()
 
 
-def test_training_is_resumed_where_it_stopped(tmp_path: Path) -> None:
+def test_training_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = icreward_lite.examples
+
+    def interrupted(*arguments: Any, seed: int, **others: Any) -> icreward_lite.Examples:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return examples(*arguments, seed=seed, **others)
+
     whole = icreward_lite.train(tmp_path / "whole", tmp_path / "a", TINY)
-    icreward_lite.train(tmp_path / "parts", tmp_path / "b", replace(TINY, loop=replace(TINY.loop, steps=1)))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(icreward_lite, "examples", interrupted)
+        icreward_lite.train(tmp_path / "parts", tmp_path / "b", TINY)
     again = icreward_lite.train(tmp_path / "parts", tmp_path / "b", TINY)
     assert whole["unseen_mse"] > 0 and set(whole) == set(again)
     log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]

@@ -52,13 +52,13 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
 
 def test_votes_are_put_to_their_clips() -> None:
     data = points(2)
-    found = data.voted(["a0", "a1", "b0", "b1"], table(("a", "a1", "a0", 3, 1, 2), ("b", "b0", "b1", 0, 1, 0)))
+    found = data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "a0", 3, 1, 2), ("b", "b0", "b1", 0, 1, 0)))
     assert found.pairs.tolist() == [[1, 0], [2, 3]] and found.votes.tolist() == [[4, 2], [0, 1]]
     assert found.wins(torch.tensor([0, 1])).tolist() == [[0, 2], [4, 0]]
     with pytest.raises(ValueError, match=r"no clip of 1 voted video\(s\), the first is 'c'"):
-        data.voted(["a0", "a1", "b0", "b1"], table(("a", "a1", "c", 3, 1, 2)))
+        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "c", 3, 1, 2)))
     with pytest.raises(ValueError, match="of one image"):
-        data.voted(["a0", "a1", "b0", "b1"], table(("a", "a1", "b0", 3, 1, 2)))
+        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "b0", 3, 1, 2)))
     with pytest.raises(ValueError, match="votes from 0"):
         replace(found, votes=-found.votes)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.small_rewards import Killed, Line, coloured, points
+from support.small_rewards import Killed, Line, coloured, killed_after, points
 from support.tiny_vlm import build_vlm
 
 from icreward_lib.rewards import training as module
-from icreward_lib.rewards.clips import label_order, pairwise_loss
+from icreward_lib.rewards.clips import ClipDataset, label_order, pairwise_loss
 from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
-from icreward_lib.rewards.training import Epoch, TrainConfig, epoch_order, predict, train_reward
+from icreward_lib.rewards.training import TrainConfig, epoch_order, predict, train_reward
 
 
 @pytest.mark.fault
@@ -24,13 +24,9 @@ def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(tmp_path: Pat
     whole, broken = Line(), Line()
     expected = train_reward(whole, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "a")
 
-    def kill(epoch: int, result: Epoch) -> None:
-        if epoch in (0, 2):
-            raise Killed
-
     for _ in range(2):
-        with pytest.raises(Killed):
-            train_reward(broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b", progress=kill)
+        with killed_after(2), pytest.raises(Killed):
+            train_reward(broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b")
         broken = Line()  # a new process starts from nothing
     history = train_reward(broken, points(), points(5, 1), config, seed=3, checkpoint_dir=tmp_path / "b")
     assert history == expected
@@ -41,26 +37,27 @@ def test_a_finished_training_returns_at_once(tmp_path: Path, monkeypatch: pytest
     config = TrainConfig(epochs=2, lr=0.05)
     first, again = Line(), Line()
     history = train_reward(first, points(), points(5, 1), config, seed=0, checkpoint_dir=tmp_path)
-    monkeypatch.setattr(module, "_train_epoch", None)
+    monkeypatch.setattr(module, "_loss", None)
     assert train_reward(again, points(), points(5, 1), config, seed=0, checkpoint_dir=tmp_path) == history
     assert torch.equal(first.layer.weight, again.layer.weight)
 
 
 def test_the_best_epoch_is_kept_even_over_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = iter([0.3, 0.1, 0.2, 0.4])
-    monkeypatch.setattr(module, "_validate", lambda model, data: [next(errors), 0.0, 0.0])
-    config = TrainConfig(epochs=4, lr=0.05)
+    errors = iter([0.3, 0.1, None, 0.2, 0.4])
     weights: list[torch.Tensor] = []
-    model = Line()
 
-    def watch(epoch: int, result: Epoch) -> None:
+    def validate(model: Line, data: ClipDataset) -> list[float]:
         weights.append(model.layer.weight.detach().clone())
-        if epoch == 2:
+        error = next(errors)
+        if error is None:
             raise Killed
+        return [error, 0.0, 0.0, 0.0]
 
+    monkeypatch.setattr(module, "_validate", validate)
+    config = TrainConfig(epochs=4, lr=0.05)
     data = points()
     with pytest.raises(Killed):
-        train_reward(model, data, data, config, seed=0, checkpoint_dir=tmp_path, progress=watch)
+        train_reward(Line(), data, data, config, seed=0, checkpoint_dir=tmp_path)
     model = Line()
     history = train_reward(model, data, data, config, seed=0, checkpoint_dir=tmp_path)
     assert history.best == 1
@@ -71,9 +68,9 @@ def test_the_best_epoch_is_kept_even_over_a_resume(tmp_path: Path, monkeypatch: 
 def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(epochs=1)
     train_reward(Line(), points(), points(), config, seed=0, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="differs in epochs, seed:"):
+    with pytest.raises(ValueError, match="differs in epochs, seed: delete it"):
         train_reward(Line(), points(), points(), replace(config, epochs=2), seed=1, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="differs in data:"):
+    with pytest.raises(ValueError, match="differs in data: delete it"):
         train_reward(Line(), points(seed=4), points(), config, seed=0, checkpoint_dir=tmp_path)
 
 

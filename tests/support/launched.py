@@ -1,4 +1,4 @@
-"""What tests/test_launch.py has several processes do: `accelerate launch tests/launched.py <folder>`.
+"""What tests/run/test_launch.py has several processes do: `accelerate launch tests/support/launched.py <folder>`.
 
 Every process writes what it came to to `<folder>/<rank>.pt`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from icreward_lib.rewards.training import Epoch, TrainConfig, train_reward
 from icreward_lib.run import start
 from icreward_lib.run.processes import gather, own_share, rank
 from support.small_dpo import CONFIG, denoiser, pair_data
-from support.small_rewards import Killed, coloured, points, with_votes
+from support.small_rewards import Killed, coloured, killed_after, points, with_votes
 
 Outcome = dict[str, Tensor]
 
@@ -55,12 +56,13 @@ class NoClip(ClipSim):
         return np.zeros((len(frames), 3), np.float32)
 
 
+@wraps(MLPReward, updated=())  # a stage's key follows from functions of the library
 def mlp(seed: int) -> MLPReward:
     return MLPReward(SHAPE, NoClip(), base="org/clip", seed=seed)
 
 
 def train_one(name: str, folder: Path, stop: int | None = None) -> Outcome:
-    """Train a reward of `REWARDS`, or go on with it; killed after the epoch `stop`. A VLM lies beside `folder`."""
+    """Train a reward of `REWARDS`, or go on with it; killed after `stop` epochs. A VLM lies beside `folder`."""
     model: MLPReward | ICRewardModel
     data: tuple[ClipDataset, ClipDataset]
     if name.startswith("mlp"):
@@ -72,11 +74,8 @@ def train_one(name: str, folder: Path, stop: int | None = None) -> Outcome:
     if name.endswith("votes"):
         data = with_votes(data[0]), data[1]
 
-    def kill(epoch: int, result: Epoch) -> None:
-        if epoch == stop:
-            raise Killed
-
-    history = train_reward(model, *data, REWARDS[name], seed=3, checkpoint_dir=folder, progress=kill)
+    with killed_after(stop):
+        history = train_reward(model, *data, REWARDS[name], seed=3, checkpoint_dir=folder)
     trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     epochs = torch.tensor(history.epochs, dtype=torch.float64)
     return {f"history {column}": epochs[:, place] for place, column in enumerate(Epoch._fields)} | trained

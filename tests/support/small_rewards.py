@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
+from icreward_lib.rewards import training
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.video import Video
@@ -37,6 +42,22 @@ def points(samples: int = 12, seed: int = 0) -> ClipDataset:
 
 class Killed(Exception):
     pass
+
+
+@contextmanager
+def killed_after(epochs: int | None) -> Iterator[None]:
+    """A training of a reward in here dies once it has kept so many more epochs; it does not if None."""
+    validate, left = training._validate, epochs
+
+    def counting(*arguments: Any) -> list[float]:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left = None if left is None else left - 1
+        return validate(*arguments)
+
+    with mock.patch.object(training, "_validate", counting):
+        yield
 
 
 def coloured(reward: ICRewardModel, samples: int, seed: int) -> ClipDataset:

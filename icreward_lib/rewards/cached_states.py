@@ -51,7 +51,7 @@ def read(reward: ICRewardModel, data: ClipDataset, *, batch_size: int = 64) -> C
         states = reward.read(video, reference)
         clip = [video.float().flatten(1, 3), states.video.flatten(1, 3)]
         picture = [reference.float().flatten(1, 2), states.reference.flatten(1, 2)]
-        parts.append(torch.cat([*clip, *picture, states.consistency[:, None]], dim=1).cpu())
+        parts.append(torch.cat([*clip, *picture, states.rewards[:, -1:]], dim=1).cpu())
     return replace(data, video=torch.cat(parts), references=torch.zeros(len(data.references), 1))
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from support.tiny_vlm import build_vlm
 
+from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.head import ConsistencyHead
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import ICRewardConfig
-from icreward_lib.rewards.second_reading import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.training import TrainConfig, predict, train_reward
 from icreward_lib.video import Video
 
