@@ -1,18 +1,7 @@
 """The pairs that people compare: building them from the videos of several arms, reading and checking them.
 
-`pairs.csv` has one row per pair; paths are relative to its folder:
-
-==================  ==========================================================================
-column              meaning
-==================  ==========================================================================
-pair, sample        names of the pair and of the reference image
-reference           the image
-arm_a, video_a      one side: who picked or made it, and its clip, .mp4 with a .webm beside it
-arm_b, video_b      the other side
-corrupted           a ruined copy of `video_a`, for practice and attention checks
-==================  ==========================================================================
-
-Media files have random names, since raters can read them.
+`pairs.csv` has one row per `Pair`, with paths relative to its folder. Media files have random names, since raters can
+read them; beside every .mp4 lies its .webm.
 """
 
 from __future__ import annotations
@@ -20,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +21,6 @@ from icreward_lib.study.clips import corrupted, in_one_format, save_clip, save_i
 from icreward_lib.study.votes import CORRUPTED
 from icreward_lib.video import Video, read_image, read_video
 
-COLUMNS = ("pair", "sample", "reference", "arm_a", "video_a", "arm_b", "video_b", "corrupted")
 VIDEOS = (".mp4", ".webm", ".mov", ".avi")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 MEDIA = {"reference": IMAGES} | dict.fromkeys(("video_a", "video_b", "corrupted"), (".mp4",))
@@ -56,7 +44,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of `pairs.csv` with absolute paths."""
+    """A row of `pairs.csv`, with absolute paths: two arms (who picked or made a clip) of a sample."""
 
     pair: str
     sample: str
@@ -65,7 +53,10 @@ class Pair:
     video_a: Path
     arm_b: str
     video_b: Path
-    corrupted: Path
+    corrupted: Path  # a ruined copy of `video_a`, for practice and attention checks
+
+
+COLUMNS = tuple(field.name for field in fields(Pair))
 
 
 def from_folders(references: Path, arms: dict[str, Path]) -> Iterable[Shown]:

@@ -1,16 +1,8 @@
 """Votes as labels: one table of preferences, filled by this study or by public sets, and how rewards agree with it.
 
-A preference table has one row per pair of videos and dimension:
-
-==============  ===================================================================================
-column          meaning
-==============  ===================================================================================
-reference       the image that both videos start from: its id, or its file
-video1, video2  ids or files of the videos
-dimension       what was asked, for example "consistency"
-votes1, votes2  how many, or with what weight, preferred each video; numbers from 0
-ties            the same for neither
-==============  ===================================================================================
+A preference table has one row per pair of videos and dimension, with the columns reference (the image that both start
+from: its id or file), video1 and video2 (ids or files), dimension (what was asked, such as "consistency"), votes1 and
+votes2 (how many, or with what weight, preferred each; numbers from 0) and ties (the same for neither).
 """
 
 from __future__ import annotations
@@ -90,7 +82,7 @@ def check(preferences: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int, level: float = 0.95) -> pd.DataFrame:
+def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """How often each reward says of two videos what people said, a vote at a time, without and with ties.
 
     Without ties: the share of the decided votes for the video of the higher score; equal scores are half right. With
@@ -102,11 +94,10 @@ def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int, leve
         preferences: a preference table.
         scores: one column per reward, higher is better, indexed by video.
         seed: of the folds and of the bootstrap over references.
-        level: of the interval.
 
     Returns:
-        Columns reward, ties ("without" or "with"), accuracy in [0, 1], low, high, "best" (what the most frequent
-        answer to every pair would reach: no reward can do better) and "votes".
+        Columns reward, ties ("without" or "with"), accuracy in [0, 1], its 95 % limits low, high, "best" (what the
+        most frequent answer to every pair would reach: no reward can do better) and "votes".
     """
     table = check(preferences)
     voted = pd.unique(table[["video1", "video2"]].to_numpy().ravel())
@@ -128,8 +119,7 @@ def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int, leve
             right["with"][own] = np.where(tie, votes[own, 2], _right(gap[own], votes[own]))
         for ties, counted in (("without", votes[:, :2]), ("with", votes)):
             total = counted.sum(axis=1)
-            share = partial(_share, right[ties], total)
-            cell = bootstrap(share, references, seed=seed, level=level)
+            cell = bootstrap(partial(_share, right[ties], total), references, seed=seed)
             best = _share(counted.max(axis=1), total)
             rows.append((reward, ties, cell.mean, cell.low, cell.high, best, total.sum()))
     return pd.DataFrame(rows, columns=["reward", "ties", "accuracy", "low", "high", "best", "votes"])

@@ -79,7 +79,8 @@ def load_config(path: Path | None) -> StudyConfig:
     if path is None:
         return StudyConfig()
     try:
-        return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return StudyConfig.model_validate({} if settings is None else settings)
     except FileNotFoundError as error:
         raise StudyError(f"There is no file of study settings {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import os
 import secrets
 from collections.abc import Callable
@@ -264,23 +263,16 @@ def media_files(pairs: list[Pair]) -> dict[str, Path]:
 def admin_token(host: str) -> str | None:
     """The admin token of the environment. Raises `StudyError` if others can reach the host and there is none."""
     token = os.environ.get(ADMIN_TOKEN)
-    if not _is_local(host) and not token:
+    if host not in LOCAL and not token:
         raise StudyError(f"{host} can be reached from elsewhere: set {ADMIN_TOKEN} to a secret of 16 letters or more.")
     if token is not None and len(token) < 16:
         raise StudyError(f"{ADMIN_TOKEN} must have 16 letters or more.")
     return token
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def serve(store: Store, pairs: list[Pair], *, url: str, host: str, port: int, admin_token: str | None) -> None:
     """Serve a study until interrupted, at `host` and `port`, to browsers that know it by the links' `url`."""
     study = Study(store, media_files(pairs), admin_token)
-    hosts = (*LOCAL, urlsplit(url).hostname or host) if _is_local(host) else ("*",)
+    hosts = (*LOCAL, urlsplit(url).hostname or host) if host in LOCAL else ("*",)
     # No access log: links are secrets.
     uvicorn.run(study.app(hosts), host=host, port=port, access_log=False, server_header=False, log_level="warning")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from icreward_lib.run.files import DiskFullError, digest
+from icreward_lib.run.files import DiskFullError, digest, make_folder
 from icreward_lib.study.protocol import Item, Screen, StudyConfig, StudyError, draw
 
 _SCHEMA = """
@@ -74,7 +74,7 @@ class Store:
         if not create and not path.is_file():
             raise StudyError(f"There is no study {path}: icreward study serve begins one.")
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.touch(mode=0o600)  # links are secrets
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:

@@ -141,6 +141,7 @@ def test_agreement_by_hand():
 
 
 @pytest.mark.property
+@pytest.mark.slow
 def test_the_interval_of_alpha_covers_what_many_raters_and_samples_would_show():
     """Raters who share a taste for a sample to a known degree, whose alpha is known from a large study."""
 
@@ -165,6 +166,10 @@ def test_a_summary_of_several_arms_and_questions_is_about_the_two_and_the_first(
     assert [entry["arm"] for entry in summary["strengths"]][-1] == "random" and alone["strengths"] is None
     changed = {name for name in alone if summary[name] != alone[name]}
     assert changed == {"questions", "strengths"}
+    # Raters begin with different questions: the strengths are of the one that the summary is about.
+    elsewhere = votes("r4 d random mlp right trial motion", "r5 e random mlp right trial motion")
+    mixed = summarise(pd.concat([elsewhere, SMALL, others.assign(trial=range(10, 13))]), ARMS, seed=0)
+    assert mixed["question"] == "consistency" and mixed["strengths"] == summary["strengths"]
     with pytest.raises(VotesError, match="no trial that compares icreward with oracle"):
         summarise(SMALL, ("icreward", "oracle"), seed=0)
 
