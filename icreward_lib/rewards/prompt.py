@@ -102,7 +102,7 @@ class ICRewardConfig:
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
     with their aspect kept; without it the base's own processor says what they are resized to. With `temporal` the head
     also compares each frame group with the one before it; with `moving`, as of
-    `movement.with_motion`, the reward has motion as a third dimension.
+    `head.with_motion`, the reward has motion as a third dimension.
     """
 
     template: str = SHORT_TEMPLATE
