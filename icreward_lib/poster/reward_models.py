@@ -260,12 +260,12 @@ def save_trained(
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
-def published(trained: Mapping[str, Trained]) -> dict[str, dict[str, str]]:
-    """What a notebook records as `rewards`: the stage that holds each reward, by the name of `icreward score`.
+def published(trained: Trained) -> dict[str, str]:
+    """Where a reward is kept. Under its name in an entry `rewards` of a notebook's results, `icreward score` finds it.
 
-    The names are `icreward`, `mlp` and `robust`; `icreward score --with icreward=laptop` finds the reward by it.
+    The names are `icreward`, `mlp` and `robust`, as in `--with icreward=laptop`.
     """
-    return {name: {"stage": model.stage.name, "key": model.stage.key} for name, model in trained.items()}
+    return {"stage": trained.stage.name, "key": trained.stage.key}
 
 
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
