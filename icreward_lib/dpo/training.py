@@ -161,7 +161,7 @@ def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
 
 
 def _share(count: int) -> tuple[Tensor, Tensor]:
-    """This process's rows of `count` as by `mine`, and which of them count, bool.
+    """This process's rows of `count` as by `own_share`, and which of them count, bool.
 
     A forward has to be made by all processes at once, so that all have equally many rows: the last fills up.
     """

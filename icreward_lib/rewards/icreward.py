@@ -197,12 +197,12 @@ class ICRewardModel(nn.Module):
 
     def _words(self) -> tuple[Tensor, ...]:
         """Embeddings of the prompt's three parts."""
-        ids = self.prompt.ids.to(self.device)
+        ids = torch.cat(self.prompt).to(self.device)
         own = ids[:, None] == torch.tensor(self.reward_ids, device=self.device)
         words = self.backbone.language_model.embed_tokens(ids.masked_fill(own.any(1), 0))
         reward = self.reward_embeddings[own.int().argmax(1)].to(words)
         both = torch.where(own.any(1)[:, None], reward, words)
-        return torch.split(both, list(self.prompt.lengths))
+        return torch.split(both, [len(part) for part in self.prompt])
 
     def read(self, video: Tensor, reference: Tensor) -> Reading:
         """Have the language model read `video` (B,G,h,w,D), the rubric and `reference` (B,h',w',D) tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,23 +58,12 @@ Reference image: <|vision_start|>{reference}<|vision_end|>
 Image consistency: <|IC_reward|>"""
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """Token ids of the text before the video, between video and reference, and after the reference."""
 
     before: Tensor
     rubric: Tensor
     after: Tensor
-
-    @property
-    def ids(self) -> Tensor:
-        """All three parts, one after the other."""
-        return torch.cat([self.before, self.rubric, self.after])
-
-    @property
-    def lengths(self) -> tuple[int, int, int]:
-        """The number of tokens of each part."""
-        return len(self.before), len(self.rubric), len(self.after)
 
 
 def read_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
@@ -102,7 +92,7 @@ class ICRewardConfig:
     most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
     with their aspect kept; without it the base's own processor says what they are resized to. With `temporal` the head
     also compares each frame group with the one before it; with `moving`, as of
-    `movement.with_motion`, the reward has motion as a third dimension.
+    `head.with_motion`, the reward has motion as a third dimension.
     """
 
     template: str = SHORT_TEMPLATE

@@ -133,7 +133,7 @@ def test_every_token_has_one_position_on_all_rotary_axes(
 
     monkeypatch.setattr(reward.backbone.language_model, "forward", spy)
     reward.score(clips(1)[0].frames[0], clips(1))
-    length = sum(reward.prompt.lengths) + 2 * 4 + 4
+    length = len(torch.cat(reward.prompt)) + 2 * 4 + 4
     assert seen["position_ids"].tolist() == [[list(range(length))]] * 3
     assert seen["inputs_embeds"].shape == (1, length, 48)
 
@@ -198,8 +198,8 @@ def test_a_template_that_breaks_the_order_is_refused(base: str, template: str) -
 
 
 def test_the_short_template_is_short(reward: ICRewardModel) -> None:
-    assert sum(reward.prompt.lengths) <= 16
-    assert not (reward.prompt.ids == reward.processor.tokenizer.unk_token_id).any()
+    assert len(torch.cat(reward.prompt)) <= 16
+    assert not (torch.cat(reward.prompt) == reward.processor.tokenizer.unk_token_id).any()
 
 
 def test_clips_of_different_sizes_are_refused(reward: ICRewardModel) -> None:
