@@ -14,7 +14,6 @@ from bs4 import BeautifulSoup
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-
 _LINK = r"\b(?:(?:https?|www):/{1,3}|[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@))"
 _SUFFIX = r"(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
 _QUOTES = str.maketrans("`´«»“”¨‘’", '"' * 7 + "''")
