@@ -290,6 +290,7 @@ def test_running_wins_by_hand():
     assert running_wins(history)["evaluated"].tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):
     config = DPOConfig(**{**vars(CONFIG), "objective": "supervised"})
     _, history = trained(tmp_path, config)
@@ -300,6 +301,7 @@ def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):
     assert rise["d_winner"] < np.mean([row["d_winner"] for row in preferred.bins if row["step"] == 12])
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path):
     class Stop(Exception):
@@ -327,6 +329,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path):
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_memory_only(tmp_path):
     _, whole = trained(tmp_path / "a")
     _, parts = trained(tmp_path / "b", DPOConfig(**{**vars(CONFIG), "micro_batch": 3}))

@@ -153,6 +153,7 @@ def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
     assert generator.pipeline.transformer.is_gradient_checkpointing
 
 
+@pytest.mark.slow
 def test_how_many_videos_fit_at_a_time_changes_none(
     hub: Path, generation: GenerationSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
