@@ -10,21 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.metrics.fvd import bootstrap_fvd
+from icreward_lib.poster.measure import wins
 from icreward_lib.stats import Interval, bootstrap_share, cluster_draws, wilson
 from icreward_lib.world.departures import PROBES
 
 Metric = str | Sequence[str]  # a column; of several, such as a reward's trainings, their mean result
-TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
-
-
-def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """1 where a is above b, 0 where it is below, 1/2 where they are equal; broadcast."""
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return np.asarray((1 + np.sign(np.where(np.abs(difference) < TIE, 0, difference))) / 2)
 
 
 def scores_by_severity(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from icreward_lib.beyond.dimension_weights import weighted
-from icreward_lib.beyond.robust_reward import robust_matrix
+from icreward_lib.beyond.robust_reward import robust_scores
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import measure, networks
 from icreward_lib.poster.data_curation import Curated
@@ -44,7 +44,7 @@ class Material:
         return f"sample {self.samples[position].id}: {self.samples[position].title}"
 
 
-def gather(run: Run, curated: Curated, mlp: Trained, icreward: Trained, robust: Trained) -> Material:
+def gather_material(run: Run, curated: Curated, mlp: Trained, icreward: Trained, robust: Trained) -> Material:
     """The test samples' videos, with all scores that notebooks 01 to 04 and 08 made; of rewards the first training.
 
     `robust` is the recipe `robust.ROBUST`. Only ICReward's maps are new: they are read off cached tokens.
@@ -57,7 +57,7 @@ def gather(run: Run, curated: Curated, mlp: Trained, icreward: Trained, robust: 
         **{name: measured[name] for name in ("clipsim", "label")},
         **{d: curated.matrix(d, "test") for d in DIMENSIONS},
         **rewards,
-        "robust": robust_matrix(run, robust, "test"),
+        "robust": robust_scores(run, robust, "test"),
     }
     return Material(
         samples=samples,

@@ -110,7 +110,7 @@ def sample_clips(clips: Mapping[tuple[str, float], Video]) -> SampleClips:
     return SampleClips(videos, image, image, {"kind": kinds, "severity": severities})
 
 
-def scored(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:
+def add_reward_scores(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:
     """The table of measured clips with the rewards' columns.
 
     Of each reward `<name>`, the scores of its first training, and `<name>_seeds`, the mean over all of them.

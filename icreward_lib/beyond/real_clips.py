@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from icreward_lib.beyond.detection import scores_by_severity, wins
+from icreward_lib.beyond.detection import scores_by_severity
 from icreward_lib.beyond.probes import TRUE
-from icreward_lib.score.judges import Judge
+from icreward_lib.poster.measure import wins
+from icreward_lib.score.judges import OpenedReward
 from icreward_lib.stats import Interval, bootstrap_share
 from icreward_lib.video import Video
 from icreward_lib.world.damage import KINDS, REGIONS, depart
@@ -125,7 +126,7 @@ def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float],
     return {key: Video(departed, fps) for key, departed in clips.items()}
 
 
-def judge_shots(judges: Sequence[Judge], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
+def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
     """Have judges see every shot and its departures, the next shot being the other.
 
     Returns:
@@ -146,17 +147,19 @@ def judge_shots(judges: Sequence[Judge], shots: Sequence[Shot], *, seed: int) ->
 
 
 def _judged(
-    judges: Sequence[Judge], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
+    judges: Sequence[OpenedReward], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": amount} for kind, amount in clips]
     for judge in judges:
-        for row, verdict in zip(rows, judge.judge(image, list(clips.values())), strict=True):
-            row[judge.name] = verdict.overall
-            row |= {f"{judge.name} {dimension}": value for dimension, value in verdict.dimensions.items()}
+        for row, scores in zip(rows, judge.score_clips(image, list(clips.values())), strict=True):
+            row[judge.name] = scores.overall
+            row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
     return rows
 
 
-def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def detection_rate(
+    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
+) -> Interval:
     """Share of the departed clips of these kinds that a judge scores below their true clip; equal ones count half.
 
     Of the kind `IMAGE`: of the strange images beside which the true clip scores lower than beside its own.
@@ -166,7 +169,9 @@ def told(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, dr
     return bootstrap_share(by_shot, seed=seed, draws=draws, level=level)
 
 
-def ordered(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float) -> Interval:
+def monotonicity(
+    table: pd.DataFrame, judge: str, kinds: Sequence[str], *, seed: int, draws: int, level: float
+) -> Interval:
     """Share of pairs of severities of one shot and kind, of which the lesser scores above; 1/2 is no order at all.
 
     The true clip is the severity 0 of each kind.

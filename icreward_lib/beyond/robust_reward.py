@@ -297,7 +297,7 @@ def recipe_scores(
     return {name: np.stack([stage.load_npz(f"{name}_{number}.npz")["scores"] for number in seeds]) for name in recipes}
 
 
-def robust_matrix(run: Run, trained: Trained, split: str) -> np.ndarray:
+def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
     """What the robust reward says of the generated videos of a split, "samples videos"."""
     members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
     return cautious(members, run.profile.robust.caution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ def add_commands(commands: Any) -> None:
     pairs = steps.add_parser("pairs", help="make pairs.csv and its media from one folder of videos for each arm")
     pairs.set_defaults(command=_pairs)
     pairs.add_argument("--references", type=Path, required=True, metavar="DIR", help="images, <sample>.png")
-    pairs.add_argument(
-        "--arm", action="append", required=True, type=_arm, metavar="name=DIR",
-        help="an arm's videos, <sample>.mp4; give two or more",
-    )  # fmt: skip
+    several = "an arm's videos, <sample>.mp4; give two or more"
+    pairs.add_argument("--arm", action="append", required=True, type=_arm, metavar="name=DIR", help=several)
     pairs.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     pairs.add_argument("--seed", type=int, default=0, help="of the ruined copies that check attention")
 
@@ -31,24 +29,29 @@ def add_commands(commands: Any) -> None:
     page.add_argument("--votes", type=Path, metavar="FILE", help="where votes are kept (default: beside the pairs)")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     page.add_argument("--port", type=int, default=8000)
-    page.add_argument("--url", help="what links begin with, such as https://study.example.org")
+    page.add_argument("--url", type=_url, help="what links begin with, such as https://study.example.org")
 
-    votes = argparse.ArgumentParser(add_help=False)
-    votes.add_argument("--votes", type=Path, required=True, metavar="FILE", help="where votes are kept")
-    table = steps.add_parser("export", parents=[votes], help="write the votes as CSV, and a codebook beside it")
+    table = steps.add_parser("export", help="write the votes as CSV, and a codebook beside it")
     table.set_defaults(command=_export)
     table.add_argument("--out", type=Path, required=True, metavar="CSV")
-
-    leave = steps.add_parser("withdraw", parents=[votes], help="delete what a rater answered")
+    leave = steps.add_parser("withdraw", help="delete what a rater answered")
     leave.set_defaults(command=_withdraw)
     leave.add_argument("code", help="the rater's withdrawal code")
+    for step in (table, leave):
+        step.add_argument("--votes", type=Path, required=True, metavar="FILE", help="where votes are kept")
 
 
 def _arm(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
+    name, _, folder = text.partition("=")
+    if not (name and folder):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=folder")
     return name, Path(folder)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("https://", "http://")):
+        raise argparse.ArgumentTypeError(f"'{text}' does not begin with https:// or http://")
+    return text.rstrip("/")
 
 
 def _pairs(chosen: argparse.Namespace) -> None:
@@ -60,30 +63,30 @@ def _pairs(chosen: argparse.Namespace) -> None:
 
 
 def _serve(chosen: argparse.Namespace) -> None:
+    from icreward_lib.study import protocol, server
     from icreward_lib.study.pairs import read_pairs
-    from icreward_lib.study.protocol import items, load_config
-    from icreward_lib.study.server import admin_token, serve
     from icreward_lib.study.store import Store
 
-    token = admin_token(chosen.host)
-    config, pairs = load_config(chosen.config), read_pairs(chosen.pairs)
-    judged = items(config, pairs)
+    token = server.admin_token(chosen.host)
+    config, pairs = protocol.load_config(chosen.config), read_pairs(chosen.pairs)
+    judged = protocol.items(config, pairs)
     votes = chosen.votes or chosen.pairs.with_name("votes.sqlite")
-    with contextlib.closing(Store(votes, create=True)) as store:
+    with closing(Store(votes, create=True)) as store:
         store.begin(config, judged)
         store.enrol(chosen.raters, judged)
-        start = (chosen.url or f"http://{chosen.host}:{chosen.port}").rstrip("/")
+        host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host  # IPv6
+        start = chosen.url or f"http://{host}:{chosen.port}"
         for number, link in store.links():
             print(f"rater {number + 1:3}  {start}/r/{link}")
         print(f"{len(judged)} items; votes are kept in {votes}. Stop with Ctrl-C; links stay valid.", flush=True)
-        serve(store, pairs, url=start, host=chosen.host, port=chosen.port, admin_token=token)
+        server.serve(store, pairs, url=start, host=chosen.host, port=chosen.port, admin_token=token)
 
 
 def _export(chosen: argparse.Namespace) -> None:
     from icreward_lib.study.export import export
     from icreward_lib.study.store import Store
 
-    with contextlib.closing(Store(chosen.votes)) as store:
+    with closing(Store(chosen.votes)) as store:
         print(f"{chosen.out}: {export(store, chosen.out)} votes")
 
 
@@ -91,7 +94,7 @@ def _withdraw(chosen: argparse.Namespace) -> None:
     from icreward_lib.study.protocol import StudyError
     from icreward_lib.study.store import Store
 
-    with contextlib.closing(Store(chosen.votes)) as store:
+    with closing(Store(chosen.votes)) as store:
         if not store.withdraw(chosen.code):
             raise StudyError(f"{chosen.votes} knows no withdrawal code {chosen.code}: its data may be deleted already.")
     print("All answers of this rater are deleted.")

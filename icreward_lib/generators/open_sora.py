@@ -123,6 +123,18 @@ class OpenSoraGenerator:
         return torch.cat([features for features, _ in found]), torch.cat([masks for _, masks in found])
 
     @torch.inference_mode()
+    def as_seen(self, image: np.ndarray) -> np.ndarray:
+        """An image, uint8 (H, W, 3), as its videos can at best begin: decoded from its own latent, uint8 (h, w, 3).
+
+        The decoder sees the whole clip, so that the latent is given it as that of a clip that stands still.
+        """
+        s, vae = self.settings, self.pipeline.vae
+        latent = self.pipeline.encode_image(image, s.height, s.width).to(vae.dtype)
+        frames = vae.latent_size((s.num_frames, s.height, s.width))[0]
+        still = vae.decode(latent.expand(-1, -1, frames, -1, -1), s.num_frames)
+        return np.asarray(to_frames(still)[0, 0])
+
+    @torch.inference_mode()
     def autoencode(self, video: Video) -> Video:
         """The video as the generator could at best show it: encoded, with its first frame on its own, and decoded."""
         vae = self.pipeline.vae

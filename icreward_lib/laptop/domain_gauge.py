@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -12,7 +11,7 @@ from sklearn.decomposition import PCA
 from icreward_lib.laptop.loop import EVALUATION_SEED, degrade
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.rewards.domain import SIDE, Domain, domain_features
-from icreward_lib.world.scenes import render, sample_scenes
+from icreward_lib.world.scenes import SPLITS, Split, render, sample_scenes
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,14 @@ def train(out: Path, config: DomainConfig = DomainConfig()) -> dict[str, float]:
     gauge.threshold = float(np.quantile(distances, 1 - config.false_alarms))
     gauge.save_pretrained(out)
     gauge = Domain.from_pretrained(out)
-    return {
-        f"{split}_warned": float(
-            (gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED + 1, split=split)) > gauge.threshold).mean()
-        )
-        for split in ("seen", "unseen")
-    }
+    figures = {}
+    for split in SPLITS:
+        found = gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED + 1, split=split))
+        figures[f"{split}_warned"] = float((found > gauge.threshold).mean())
+    return figures
 
 
-def _scenes(count: int, *, seed: int, split: Literal["seen", "unseen"]) -> np.ndarray:
+def _scenes(count: int, *, seed: int, split: Split) -> np.ndarray:
     """What new scenes look like, (count, D): each at a frame of its own, as it is or as a video model would show it."""
     features = EfficientNetLite0Features()
     rows = []

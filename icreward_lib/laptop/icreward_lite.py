@@ -1,10 +1,10 @@
-"""ICReward lite's lessons: moving crops of real photographs, departures from them, and what they cost."""
+"""Train ICReward lite: moving crops of real photographs, departures from them, and what these cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
-from icreward_lib.world.content import PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, photograph
-from icreward_lib.world.damage import KINDS, REGIONS, depart, ellipse, growth
+from icreward_lib.world.content import PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, photograph, turned_colours
+from icreward_lib.world.damage import KINDS, REGIONS, depart, ellipse
+from icreward_lib.world.scenes import SPLITS, Split
 
 SHORT_SIDE, DEFOCUS = 400, 0.5  # pixels of the photographs that crops are taken from
 #: Label of a region that has departed wholly. What merely changes a region's look costs less than another content.
@@ -24,16 +25,16 @@ WORST = {"replaced": 0.0, "dissolved": 0.0, "blurred": 0.2, "warped": 0.3, "reco
 
 @dataclass(frozen=True)
 class LiteTraining:
-    """Sizes of the lessons and of their training."""
+    """Sizes of the examples and of the training."""
 
     model: LiteConfig = LiteConfig()
     batch_size: int = 12
     frames: int = 4
-    judged: int = 300  # new lessons of each split behind the final figures
+    judged: int = 300  # new examples of each split behind the final figures
     loop: LoopConfig = LoopConfig(steps=500, lr=1e-3, warmup=20, weight_decay=0.01, ema=0.98, save_every=50)
 
 
-class Lessons(NamedTuple):
+class Examples(NamedTuple):
     """Clips beside their reference images: uint8 "n t h w c" and "n h w c", labels float32 "n t 2" in [0, 1]."""
 
     clips: np.ndarray
@@ -41,23 +42,16 @@ class Lessons(NamedTuple):
     labels: np.ndarray
 
 
-def lessons(count: int, config: LiteTraining, *, seed: int, split: Literal["seen", "unseen"] = "seen") -> Lessons:
-    """Draw clips that keep their image, depart from it in one region or both, or are of another one.
-
-    Args:
-        count: how many.
-        config: frames and their size.
-        seed: fixes every draw.
-        split: of the photographs, as in the sticker world.
-    """
+def examples(count: int, config: LiteTraining, *, seed: int, split: Split = "seen") -> Examples:
+    """Draw clips that keep their image, depart from it in one region or both, or are of another one."""
     rng = np.random.default_rng([seed, 11])
-    drawn = [_lesson(config, split, rng) for _ in range(count)]
+    drawn = [_example(config, split, rng) for _ in range(count)]
     clips, images, labels = (np.stack(part) for part in zip(*drawn, strict=True))
     # What a codec or a blurry video model does to all of a clip is no departure.
-    return Lessons(degrade(clips, rng, share=0.3), images, labels.astype(np.float32))
+    return Examples(degrade(clips, rng, share=0.3), images, labels.astype(np.float32))
 
 
-def _lesson(config: LiteTraining, split: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _example(config: LiteTraining, split: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     names = [name for name in PHOTOGRAPHS if (name in UNSEEN_PHOTOGRAPHS) == (split == "unseen")]
     first, second, third = (str(name) for name in rng.choice(names, 3, replace=False))
     size = config.model.input_size
@@ -72,13 +66,13 @@ def _lesson(config: LiteTraining, split: str, rng: np.random.Generator) -> tuple
     if fate < 0.12:
         clip, labels = other, np.zeros_like(labels)
     elif fate < 0.88:
-        both = rng.random() < 0.25
+        both, chosen = rng.random() < 0.25, rng.integers(len(REGIONS))
         for place, region in enumerate(REGIONS):
-            if both or place == int(fate * 1e6) % len(REGIONS):
+            if both or place == chosen:
                 kind, severity = str(rng.choice(list(KINDS))), float(rng.choice([1.0, rng.random()]))
                 draw = int(rng.integers(2**31))
                 clip = depart(clip, kind=kind, region=region, severity=severity, other=other, seed=draw)
-                labels[:, place] = 1 - (1 - WORST[kind]) * growth(len(clip), severity)
+                labels[:, place] = 1 - (1 - WORST[kind]) * np.linspace(0, severity, len(clip))
     return clip[1:], image, labels[1:]
 
 
@@ -89,22 +83,18 @@ def _shot(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nda
         whole = whole.flip(2)
     sides = rng.uniform(0.4, 0.9) * SHORT_SIDE * np.linspace(1, rng.uniform(0.7, 1.4), frames)
     sides = sides.clip(size / 2, SHORT_SIDE)
-    places = [np.linspace(*(_near(rng.random(), rng)), frames) for _ in range(2)]
+    start = rng.random(2)
+    places = np.linspace(start, (start + rng.uniform(-0.8, 0.8, 2)).clip(0, 1), frames)
     shown = []
-    for side, down, right in zip(sides.round().astype(int), *places, strict=True):
-        top, left = (int(place * (length - side)) for place, length in zip((down, right), whole.shape[1:], strict=True))
+    for side, place in zip(sides.round().astype(int), places, strict=True):
+        top, left = (place * (np.array(whole.shape[1:]) - side)).astype(int)
         part = whole[None, :, top : top + side, left : left + side]
         shown.append(F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0])
     pixels = torch.stack(shown)
     if rng.random() < 0.4:
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
-        pixels = torch.einsum("dc,tchw->tdhw", turn, pixels - 0.5) + 0.5
+        pixels = turned_colours(pixels, rng)
     pixels = (pixels - 0.5) * rng.uniform(0.7, 1.2) + 0.5 + rng.uniform(-0.1, 0.1)
     return (255 * pixels.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _near(place: float, rng: np.random.Generator) -> tuple[float, float]:
-    return place, float(np.clip(place + rng.uniform(-0.8, 0.8), 0, 1))
 
 
 def _pasted(clip: np.ndarray, subject: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +112,7 @@ def _pasted(clip: np.ndarray, subject: np.ndarray, mask: np.ndarray, rng: np.ran
     return np.asarray(((1 - cover) * clip + cover * moved[..., :3]).round().clip(0, 255).astype(np.uint8))
 
 
-def read(reward: ICRewardLite, batch: Lessons) -> tuple[Tensor, Tensor, Tensor]:
+def read(reward: ICRewardLite, batch: Examples) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of clips and images, and labels."""
     count, frames = batch.clips.shape[:2]
     video = reward.encode(batch.clips.reshape(-1, *batch.clips.shape[2:])).unflatten(0, (count, frames))
@@ -130,11 +120,11 @@ def read(reward: ICRewardLite, batch: Lessons) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train(run_folder: Path, out: Path, config: LiteTraining = LiteTraining()) -> dict[str, float]:  # noqa: B008
-    """Train, save to `out`, and say how it does on new lessons of seen and of held-out photographs."""
+    """Train, save to `out`, and say how it does on new examples of seen and of held-out photographs."""
     reward = ICRewardLite(config.model, seed=config.loop.seed)
 
     def loss(step: int) -> dict[str, Tensor]:
-        video, image, labels = read(reward, lessons(config.batch_size, config, seed=step))
+        video, image, labels = read(reward, examples(config.batch_size, config, seed=step))
         return {"loss": F.mse_loss(reward(video, image), labels)}
 
     fit(reward, loss, config.loop, run_folder)
@@ -146,10 +136,10 @@ def train(run_folder: Path, out: Path, config: LiteTraining = LiteTraining()) ->
 def evaluate(reward: ICRewardLite, config: LiteTraining) -> dict[str, float]:
     """Mean squared error, and rank correlation with the labels over frames, by split and dimension."""
     figures = {}
-    for split in ("seen", "unseen"):
+    for split in SPLITS:
         found, wanted = [], []
         for start in range(0, config.judged, config.batch_size):
-            batch = lessons(config.batch_size, config, seed=EVALUATION_SEED + start, split=split)
+            batch = examples(config.batch_size, config, seed=EVALUATION_SEED + start, split=split)
             video, image, labels = read(reward, batch)
             found.append(reward(video, image).flatten(0, 1))
             wanted.append(labels.flatten(0, 1))

@@ -2,160 +2,70 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel
 
+from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
 from icreward_lib.generators.opensora.flow import RectifiedFlow, flow_losses
 from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.generators.opensora.transformer import STDiT3
-from icreward_lib.laptop.autoencoder import psnr
+from icreward_lib.laptop.autoencoder import encode, psnr, to_pixels
 from icreward_lib.laptop.loop import LoopConfig, fit
-from icreward_lib.laptop.tokenizer import build_tokenizer
-from icreward_lib.world.scenes import Scene, render, sample_scenes
+from icreward_lib.laptop.tokenizer import build_tokenizer, tokenize
+from icreward_lib.run.files import atomic
+from icreward_lib.run.profile import GenerationSettings
+from icreward_lib.video import Video
+from icreward_lib.world.scenes import SPLITS, Scene, render, sample_scenes
 
 SIZE, FRAMES, FPS = 64, 17, 8
 BLOCK = 250  # clips encoded between two saves
-
-
-@dataclass(frozen=True)
-class GeneratorRecipe:
-    """Sizes and schedule."""
-
-    clips: int = 6000  # training clips, all of seen content
-    clips_seed: int = 11
-    hidden_size: int = 192
-    depth: int = 4
-    num_heads: int = 6
-    text_width: int = 64
-    text_tokens: int = 20
-    batch: int = 16
-    loop: LoopConfig = LoopConfig(steps=7000, lr=1e-3, muon_lr=0.01, ema=0.997, save_every=200, seed=3)
+CLIPS, CLIPS_SEED = 6000, 11  # to train on, all of seen content
+HELD_OUT = 200  # clips of each split behind the losses that are logged
+JUDGED = 30  # scenes of each split behind the figures of samples
+BATCH = 16
+TEXT_WIDTH, TEXT_TOKENS = 64, 20
+LOOP = LoopConfig(steps=7000, lr=1e-3, muon_lr=0.01, ema=0.997, save_every=200, seed=3)
 
 
 class TextToVideo(nn.Module):
-    """The two networks that are trained together."""
+    """The two networks that are trained together, and the loss of latents."""
 
-    def __init__(self, recipe: GeneratorRecipe, latent_channels: int, vocabulary: int) -> None:
+    def __init__(self, latent_channels: int, vocabulary: int) -> None:
         """Draws the initial weights from the global generator."""
         super().__init__()
         self.transformer = STDiT3(
             input_sq_size=SIZE,
             in_channels=latent_channels,
             patch_size=(1, 4, 4),
-            hidden_size=recipe.hidden_size,
-            depth=recipe.depth,
-            num_heads=recipe.num_heads,
+            hidden_size=192,
+            depth=4,
+            num_heads=6,
             pred_sigma=False,
-            caption_channels=recipe.text_width,
-            model_max_length=recipe.text_tokens,
+            caption_channels=TEXT_WIDTH,
+            model_max_length=TEXT_TOKENS,
         )
-        self.text_encoder = T5EncoderModel(
-            T5Config(
-                vocab_size=vocabulary,
-                d_model=recipe.text_width,
-                d_kv=16,
-                d_ff=2 * recipe.text_width,
-                num_layers=2,
-                num_heads=4,
-                dropout_rate=0.0,
-            )
-        )
+        text = {"d_model": TEXT_WIDTH, "d_kv": 16, "d_ff": 2 * TEXT_WIDTH, "num_layers": 2, "num_heads": 4}
+        self.text_encoder = T5EncoderModel(T5Config(vocab_size=vocabulary, dropout_rate=0.0, **text))
 
-
-@torch.inference_mode()
-def encode_clips(vae: VideoAutoencoder, scenes: list[Scene], path: Path) -> np.ndarray:
-    """Latents of rendered scenes, conditioned as in sampling: latent frame 0 is that of the *image* alone.
-
-    Args:
-        path: of the cache, an .npy file; an interrupted call goes on where it stopped.
-
-    Returns:
-        float16 memory map "n c t h w".
-    """
-    count = path.with_suffix(".count")
-    done = int(count.read_text()) if count.exists() else 0
-    shape = (len(scenes), vae.config["latent_channels"], *vae.latent_size((FRAMES, SIZE, SIZE)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    latents = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
-    for start in range(done, len(scenes), BLOCK):
-        for first in range(start, min(start + BLOCK, len(scenes)), 10):
-            frames = torch.from_numpy(render(scenes[first : first + 10], num_frames=FRAMES, size=SIZE).frames)
-            x = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-            z = vae.encode(x, sample_posterior=False)
-            z[:, :, :1] = vae.encode(x[:, :, :1], sample_posterior=False)
-            latents[first : first + len(x)] = z.numpy()
-        latents.flush()
-        fresh = count.with_suffix(".tmp")
-        fresh.write_text(str(min(start + BLOCK, len(scenes))))
-        os.replace(fresh, count)
-    return latents
-
-
-def train(
-    vae: VideoAutoencoder,
-    run_folder: Path,
-    recipe: GeneratorRecipe = GeneratorRecipe(),  # noqa: B008
-) -> tuple[TextToVideo, PreTrainedTokenizerFast, list[dict[str, float]]]:
-    """Train from nothing, or go on where an earlier call stopped; returns the networks, the tokenizer and the log."""
-    tokenizer = build_tokenizer()
-    scenes = sample_scenes(recipe.clips, seed=recipe.clips_seed)
-    held_out = sample_scenes(200, seed=recipe.clips_seed + 1) + sample_scenes(
-        200, seed=recipe.clips_seed + 2, split="unseen"
-    )
-    latents = encode_clips(vae, scenes, run_folder / "latents.npy")
-    test_latents = encode_clips(vae, held_out, run_folder / "test_latents.npy")
-    torch.manual_seed(recipe.loop.seed)
-    model = TextToVideo(recipe, latents.shape[1], len(tokenizer))
-    flow = training_flow()
-    ids, masks = _tokens(tokenizer, scenes, recipe)
-    test_ids, test_masks = _tokens(tokenizer, held_out, recipe)
-    x_mask = torch.ones(1, latents.shape[2], dtype=torch.bool)
-    x_mask[:, 0] = False  # image to video is all this model does
-
-    def losses(z: Tensor, ids: Tensor, mask: Tensor, t: Tensor, generator: torch.Generator, drop: bool) -> Tensor:
-        y = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
-        y = model.transformer.drop_captions(y, generator) if drop else y
-        size = torch.full((len(z),), float(SIZE))
+    def losses(self, z: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator, *, drop: bool) -> Tensor:
+        """Flow-matching errors (n,) of latents "n c t h w" and captions (n, l), some dropped, at times drawn here."""
+        full = torch.ones(len(z))
+        t = training_flow().sample_timesteps(full * SIZE, full * SIZE, full * FRAMES, generator=generator)
+        y = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, None]
+        y = self.transformer.drop_captions(y, generator) if drop else y
 
         def velocity(noisy: Tensor, level: Tensor, frames: Tensor | None) -> Tensor:
-            fps = torch.full((len(noisy),), float(FPS))
-            return model.transformer(noisy, level, y, mask, frames, fps=fps, height=size, width=size)
+            fps, size = torch.full((len(noisy),), float(FPS)), full * SIZE
+            return self.transformer(noisy, level, y, mask, frames, fps=fps, height=size, width=size)
 
-        noise = torch.randn(z.shape, generator=generator)
-        return flow_losses(velocity, z, noise, t, x_mask.expand(len(z), -1))
-
-    def levels(n: int, generator: torch.Generator) -> Tensor:
-        size, frames = torch.full((n,), float(SIZE)), torch.full((n,), float(FRAMES))
-        return flow.sample_timesteps(size, size, frames, generator=generator)
-
-    def loss(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(recipe.loop.seed * 1_000_003 + step)
-        chosen = torch.randint(len(scenes), (recipe.batch,), generator=generator)
-        z = torch.from_numpy(latents[np.sort(chosen.numpy())]).float()
-        chosen = chosen.sort().values
-        t = levels(recipe.batch, generator)
-        return {"loss": losses(z, ids[chosen], masks[chosen], t, generator, True).mean()}
-
-    @torch.inference_mode()
-    def evaluate() -> dict[str, float]:
-        figures = {}
-        for name, part in (("seen", slice(0, 200)), ("unseen", slice(200, 400))):
-            generator = torch.Generator().manual_seed(5)
-            z = torch.from_numpy(test_latents[part]).float()
-            t = levels(len(z), generator)
-            batch = losses(z, test_ids[part], test_masks[part], t, generator, False)
-            figures[f"loss_{name}"] = float(batch.mean())
-        return figures
-
-    log = fit(model, loss, recipe.loop, run_folder, evaluate)
-    return model, tokenizer, log
+        x_mask = torch.ones(len(z), z.shape[2], dtype=torch.bool)
+        x_mask[:, 0] = False  # image to video is all this model does
+        return flow_losses(velocity, z, torch.randn(z.shape, generator=generator), t, x_mask)
 
 
 def training_flow() -> RectifiedFlow:
@@ -167,53 +77,87 @@ def training_flow() -> RectifiedFlow:
     return RectifiedFlow(sample_method="uniform", base_size=64)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], recipe: GeneratorRecipe) -> tuple[Tensor, Tensor]:
-    batch = tokenizer(
-        [scene.caption for scene in scenes],
-        padding="max_length",
-        max_length=recipe.text_tokens,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return batch.input_ids, batch.attention_mask
-
-
 @torch.inference_mode()
-def evaluate_samples(pipeline: OpenSoraPipeline, scenes: list[Scene], *, steps: int, seed: int) -> dict[str, float]:
-    """How the generator's clips compare with the true ones, one clip a scene.
+def encode_scenes(vae: VideoAutoencoder, scenes: list[Scene], folder: Path) -> np.ndarray:
+    """Latents float16 "n c t h w" of rendered scenes; blocks of them in `folder` outlast an interruption."""
+    for start in range(0, len(scenes), BLOCK):
+        block, path = scenes[start : start + BLOCK], folder / f"{start:06d}.npy"
+        if not path.is_file():
+            parts = (render(block[i : i + 10], num_frames=FRAMES, size=SIZE).frames for i in range(0, len(block), 10))
+            latents = np.concatenate([encode(vae, to_pixels(frames)).numpy() for frames in parts])
+            with atomic(path) as new:
+                np.save(new, latents.astype(np.float16))
+    return np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
 
-    Returns:
-        `psnr_generated`: to the true clip, dB; `psnr_frozen`: of the first frame held still; `psnr_autoencoded`: of
-        the true clip encoded and decoded, the ceiling. Averages over the scenes that move.
+
+def train(run_folder: Path, out: Path) -> dict[str, float]:
+    """Train on latents of the autoencoder in `out`/vae, or go on where an earlier call stopped; save the pipeline."""
+    vae = VideoAutoencoder.from_pretrained(out / "vae", torch_dtype=torch.float32)
+    scenes = sample_scenes(CLIPS, seed=CLIPS_SEED)
+    held_out = sample_scenes(HELD_OUT, seed=CLIPS_SEED + 1)
+    held_out += sample_scenes(HELD_OUT, seed=CLIPS_SEED + 2, split="unseen")
+    latents = encode_scenes(vae, scenes, run_folder / "latents")
+    test_latents = encode_scenes(vae, held_out, run_folder / "test_latents")
+    ids, masks = tokenize([scene.caption for scene in scenes], TEXT_TOKENS)
+    test_ids, test_masks = tokenize([scene.caption for scene in held_out], TEXT_TOKENS)
+    torch.manual_seed(LOOP.seed)
+    model = TextToVideo(latents.shape[1], len(build_tokenizer()))
+
+    def loss(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(LOOP.seed * 1_000_003 + step)
+        chosen = torch.randint(len(scenes), (BATCH,), generator=generator)
+        z = torch.from_numpy(latents[chosen.numpy()]).float()
+        return {"loss": model.losses(z, ids[chosen], masks[chosen], generator, drop=True).mean()}
+
+    @torch.inference_mode()
+    def evaluate() -> dict[str, float]:
+        figures = {}
+        for i, split in enumerate(SPLITS):
+            part, generator = slice(i * HELD_OUT, (i + 1) * HELD_OUT), torch.Generator().manual_seed(5)
+            z = torch.from_numpy(test_latents[part]).float()
+            losses = model.losses(z, test_ids[part], test_masks[part], generator, drop=False)
+            figures[f"loss_{split}"] = float(losses.mean())
+        return figures
+
+    log = fit(model, loss, LOOP, run_folder, evaluate)
+    save(model.transformer, model.text_encoder, out)
+    figures = {name: value for name, value in log[-1].items() if name.startswith("loss")}
+    for split in SPLITS:
+        found = evaluate_samples(out, sample_scenes(JUDGED, seed=1_000_000_007, split=split))
+        figures |= {f"{split}_{key}": value for key, value in found.items()}
+    return figures
+
+
+def save(transformer: STDiT3, text_encoder: T5EncoderModel, out: Path) -> None:
+    """Write the pipeline's parts, in half precision, beside the autoencoder that is already in `out`/vae."""
+    vae = VideoAutoencoder.from_pretrained(out / "vae")
+    pipeline = OpenSoraPipeline(text_encoder, build_tokenizer(), vae, transformer, training_flow())
+    paths = (out / "vae" / name for name in ("README.md", "training.json"))
+    account = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    with atomic(out) as folder:
+        pipeline.to(dtype=torch.float16).save_pretrained(folder)
+        for name, content in account.items():
+            (folder / "vae" / name).write_bytes(content)
+
+
+def evaluate_samples(folder: Path, scenes: list[Scene]) -> dict[str, float]:
+    """How clips of the generator in `folder` compare with the true ones, one clip a scene, over the scenes that move.
+
+    `psnr_generated`: to the true clip, dB; `psnr_frozen`: of the first frame held still; `psnr_autoencoded`: of the
+    true clip encoded and decoded, the ceiling. The first frame is given and would flatter all alike: it is left out.
     """
-    truth = torch.from_numpy(render(scenes, num_frames=FRAMES, size=SIZE).frames)
-    x = truth.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    settings = {"num_frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS, "steps": 10, "guidance": 1}
+    generator = OpenSoraGenerator.from_pretrained(
+        folder, settings=GenerationSettings.model_validate(settings | {"aesthetic": None, "motion": None})
+    )
     figures: dict[str, list[float]] = {"psnr_generated": [], "psnr_frozen": [], "psnr_autoencoded": []}
     for index, scene in enumerate(scenes):
-        clip = x[index : index + 1]
+        truth = render([scene], num_frames=FRAMES, size=SIZE).frames
+        clip, true = to_pixels(truth), Video(truth[0], FPS)
         frozen = clip[:, :, :1].expand_as(clip)
-        if float((clip - frozen).abs().mean()) < 0.02:
-            continue
-        made = pipeline(
-            truth[index, 0].numpy(),
-            scene.caption,
-            num_frames=FRAMES,
-            height=SIZE,
-            width=SIZE,
-            fps=FPS,
-            num_inference_steps=steps,
-            guidance_scale=1.0,
-            generator=torch.Generator().manual_seed(seed + index),
-        ).frames
-        vae = pipeline.vae
-        z = vae.encode(clip, sample_posterior=False)
-        z[:, :, :1] = vae.encode(clip[:, :, :1], sample_posterior=False)
-        shown = {
-            "psnr_generated": torch.from_numpy(made).permute(0, 4, 1, 2, 3).float() / 127.5 - 1,
-            "psnr_frozen": frozen,
-            "psnr_autoencoded": vae.decode(z, FRAMES),
-        }
-        for name, video in shown.items():
-            # The first frame is given: it would flatter all three alike.
-            figures[name].append(float(psnr(video[:, :, 1:], clip[:, :, 1:]).mean()))
+        if float((clip - frozen).abs().mean()) >= 0.02:
+            made = generator.generate(truth[0, 0], scene.caption, num_videos=1, seed=index)[0]
+            shown = to_pixels(made.frames[None]), frozen, to_pixels(generator.autoencode(true).frames[None])
+            for name, video in zip(figures, shown, strict=True):
+                figures[name].append(float(psnr(video[:, :, 1:], clip[:, :, 1:])))
     return {name: float(np.mean(values)) for name, values in figures.items()}

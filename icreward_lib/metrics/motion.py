@@ -16,12 +16,10 @@ _PAIRS = 4  # of neighbouring frames, evenly spaced, whose flow is measured
 def dynamic_degree(video: Video) -> float:
     """Speed of what moves most, in frame widths per second: >= 0, 0 = frozen.
 
-    After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of
-    the flow's length, averaged over four evenly spaced pairs of neighbouring frames and not thresholded;
-    dense iterative Lucas-Kanade flow (Le Besnerais & Champagnat 2005, scikit-image). The percentile, unlike
-    the mean above it, is not thrown by the strip that a moving camera uncovers. The unit makes clips of
-    different sizes and frame rates comparable. Steps beyond a tenth of the width from frame to frame are not
-    followed reliably. Raises ValueError for a one-frame clip.
+    After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of its
+    length (the mean above it would be thrown by the strip that a moving camera uncovers), averaged over four evenly
+    spaced pairs of neighbouring frames; dense iterative Lucas-Kanade flow (Le Besnerais & Champagnat 2005). Steps
+    beyond a tenth of the width are not followed reliably. ValueError for a one-frame clip.
     """
     return float(dynamic_degrees([video])[0])
 
@@ -54,5 +52,6 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     height, width = grey.shape
     if width <= _WORKING_WIDTH:
         return grey
-    size = max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH
-    return np.asarray(resize(grey, size, anti_aliasing=True))
+    return np.asarray(
+        resize(grey, (max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH), anti_aliasing=True)
+    )

@@ -1,9 +1,8 @@
 """VBench++ image-to-video consistency and the IC label made of it (Huang et al., arXiv 2411.13503).
 
-The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They
-depend on the frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the
-reference is their optimum: compare clips of one rate and length only, and show a dynamic degree beside
-them.
+The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They depend on
+the frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the reference is their optimum:
+compare clips of one rate and length only, and show a dynamic degree beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,16 +40,14 @@ class ConsistencyScorer:
 
     def __init__(self, features: FrameFeatures, batch_size: int = 64) -> None:
         """`batch_size` (frames) bounds memory; scores do not depend on it."""
-        self.features = features
-        self.batch_size = batch_size
+        self.features, self.batch_size = features, batch_size
 
     @torch.inference_mode()
     def score(self, image: np.ndarray, videos: Sequence[Video]) -> dict[str, np.ndarray]:
         """Score K videos of one length and frame rate against an image, uint8 RGB (H, W, 3).
 
-        Returns float32 in [0, 1], higher = more consistent, for d in subject, background: `d` (K,) the
-        VBench++ score, `d_frames` (K, T) each frame's conformity c_t, and its summaries `d_mean`, `d_min`
-        (K,), which unlike the score see slow drift.
+        Returns float32 in [0, 1], higher = more consistent, for d in subject, background: `d` (K,) the VBench++ score,
+        `d_frames` (K, T) each frame's conformity c_t, and its `d_mean`, `d_min` (K,), which unlike the score see drift.
         """
         shapes = {(video.num_frames, video.fps) for video in videos}
         if len(shapes) != 1:
@@ -59,7 +56,8 @@ class ConsistencyScorer:
             )
         reference, scores = self.features.reference(image), {}
         distinct, place = distinct_frames(videos)  # frozen and departing clips repeat theirs
-        encoded = self._encode(distinct)
+        parts = (distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size))
+        encoded = [torch.cat(batches) for batches in zip(*map(self.features, parts), strict=True)]
         for d, name in enumerate(DIMENSIONS):
             frames = encoded[d][torch.from_numpy(place)]
             c = conformity(reference[d], frames)
@@ -67,10 +65,6 @@ class ConsistencyScorer:
             scores[f"{name}_frames"] = c.numpy()
             scores[f"{name}_mean"], scores[f"{name}_min"] = c.mean(-1).numpy(), c.amin(-1).numpy()
         return scores
-
-    def _encode(self, frames: np.ndarray) -> list[torch.Tensor]:
-        batches = [self.features(frames[i : i + self.batch_size]) for i in range(0, len(frames), self.batch_size)]
-        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,9 @@ class Anchors:
 
 
 def fit_anchors(mismatched: np.ndarray, frozen: np.ndarray) -> Anchors:
-    """Measure the anchors of one dimension on the training split, from raw scores.
+    """The anchors of one dimension, from raw scores of the training split: medians.
 
-    `mismatched` (n,): clips against *another* sample's reference; `frozen` (m,): frozen copies of the
-    reference against it. Medians of both.
+    `mismatched` (n,): clips against *another* sample's reference; `frozen` (m,): frozen copies of it against itself.
     """
     return Anchors(float(np.median(mismatched)), float(np.median(frozen)))
 
@@ -99,14 +92,11 @@ def ic_label(
 ) -> np.ndarray:
     """Map the raw scores of both dimensions (K,) to the image-consistency label (K,) in [0, 1].
 
-    Each dimension is mapped affinely, anchors.low to 0 and anchors.high to 1, clipped, and averaged with
-    `weights` (subject, background; normalised to sum 1).
+    Each dimension is mapped affinely, anchors.low to 0 and anchors.high to 1, clipped, and averaged with `weights`.
     """
-    total = sum(weights[name] for name in DIMENSIONS)
-    if min(weights[name] for name in DIMENSIONS) < 0 or total <= 0:
+    shares = np.array([weights[name] for name in DIMENSIONS], dtype=np.float64)
+    if shares.min() < 0 or shares.sum() <= 0:
         raise ValueError(f"Weights must be >= 0 with a positive sum, not {dict(weights)}.")
-    label = np.zeros_like(np.asarray(scores[DIMENSIONS[0]], dtype=np.float64))
-    for name in DIMENSIONS:
-        low, high = anchors[name].low, anchors[name].high
-        label += weights[name] / total * np.clip((np.asarray(scores[name], np.float64) - low) / (high - low), 0, 1)
-    return label
+    low, high = np.array([(anchors[name].low, anchors[name].high) for name in DIMENSIONS]).T
+    raw = np.stack([np.asarray(scores[name], np.float64) for name in DIMENSIONS], axis=-1)
+    return np.asarray(np.clip((raw - low) / (high - low), 0, 1) @ (shares / shares.sum()))

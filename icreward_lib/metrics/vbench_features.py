@@ -9,24 +9,26 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from PIL import Image
 from safetensors import SafetensorError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 SIDE, SHORTER_SIDE = 224, 256  # pixels: what the networks see, and what DINO's view is cut from
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET, CLIP = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 KINDS = ("dino", "clip", "open_clip")  # DreamSim's networks, in the order of its embedding
 DINO_FILE = "dino_vitbase16_pretrain.pth"
 CLIP_FILES = ("clip_vitb16_pretrain.pth.tar", "open_clip_vitb16_pretrain.pth.tar")
@@ -57,18 +59,10 @@ class VBenchFeatures:
         antialias: bool = False,
         device: str = "cpu",
     ) -> VBenchFeatures:
-        """Load the public files.
+        """Load the public files: DINO's from one folder, DreamSim 0.2's unpacked ensemble archive from another.
 
-        Args:
-            dino: folder with DINO's `dino_vitbase16_pretrain.pth`.
-            dreamsim: folder that DreamSim 0.2's ensemble archive was unpacked to, with `clip_vitb16_pretrain.pth.tar`,
-                `open_clip_vitb16_pretrain.pth.tar` and `ensemble_lora/`. Its DINO branch starts from the file above.
-            antialias: see the class.
-            device: see the class.
-
-        Raises:
-            FileNotFoundError: if files are missing; all of them are named.
-            ValueError: if one is damaged or holds another network.
+        DreamSim's DINO branch starts from the first. FileNotFoundError names all files that are missing; ValueError if
+        one is damaged or holds another network.
         """
         files = [Path(dino) / DINO_FILE, *(Path(dreamsim) / name for name in CLIP_FILES)]
         adapter = Path(dreamsim) / LORA_FOLDER
@@ -87,9 +81,8 @@ class VBenchFeatures:
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{path} does not hold the {kind} network that its name says: {error}") from error
         # DreamSim's DINO is tuned in place, so the subject's needs a copy of its own.
-        subject = load_branch("dino", branches[0].state_dict())
-        tuned = _tuned(DreamSim(branches, projections), adapter)
-        return cls(subject, tuned, antialias=antialias, device=device)
+        subject = deepcopy(branches[0])
+        return cls(subject, _tuned(DreamSim(branches, projections), adapter), antialias=antialias, device=device)
 
     @property
     def name(self) -> str:
@@ -169,21 +162,18 @@ def load_branch(kind: str, weights: Mapping[str, Tensor], *, head_size: int = 64
         weights: named as in DINO's repository; a "proj" is left out.
         head_size: channels of an attention head, which the tensors do not tell; 64 in every public one.
 
-    Raises:
-        ValueError: if they are not those of such a network with patches of 16 pixels.
+    ValueError if they are not those of such a network with patches of 16 pixels.
     """
     if "cls_token" not in weights:
         raise ValueError(f"it begins with {', '.join([*weights][:3])}, and no vision transformer does")
     width = weights["cls_token"].shape[-1]
     if width % head_size:
         raise ValueError(f"its width {width} does not divide into heads of {head_size}")
-    network = VisionTransformer(
-        img_size=SIDE,
+    network: VisionTransformer = timm.create_model(
+        "vit_base_patch16_224.dino",
         embed_dim=width,
         depth=sum(name.endswith("attn.qkv.weight") for name in weights),
         num_heads=width // head_size,
-        num_classes=0,
-        global_pool="token",
         act_layer="quick_gelu" if kind == "clip" else None,
         norm_layer=partial(nn.LayerNorm, eps=1e-6 if kind == "dino" else 1e-5),
     )
@@ -197,11 +187,7 @@ def load_branch(kind: str, weights: Mapping[str, Tensor], *, head_size: int = 64
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file, or of one whose "state_dict" they are.
-
-    Raises:
-        ValueError: if it is damaged or holds more than tensors.
-    """
+    """The tensors of a .pth file, or of one whose "state_dict" they are; ValueError if it holds anything else."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:

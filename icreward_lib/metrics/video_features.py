@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 from transformers import VideoMAEModel
 
 from icreward_lib.video import Video
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as public VideoMAE models expect
 I3D_FILE = "i3d_torchscript.pt"
 I3D_SIDE, I3D_FRAMES, I3D_SIZE = 224, 9, 400  # pixels, the fewest frames it takes, logits
 
@@ -26,11 +27,9 @@ class VideoFeatures(Protocol):
     @property
     def name(self) -> str:
         """Network and preprocessing, for provenance: two names, two incomparable distances."""
-        ...
 
     def features(self, videos: Sequence[Video]) -> np.ndarray:
         """Map N videos to float32 (N, D), each row on its own."""
-        ...
 
 
 class VideoMAEFeatures:
@@ -51,7 +50,7 @@ class VideoMAEFeatures:
 
     @property
     def name(self) -> str:
-        """Features and preprocessing, for provenance: two names, two incomparable distances."""
+        """See `VideoFeatures`."""
         config = self.model.config
         return f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
 
@@ -69,17 +68,16 @@ class VideoMAEFeatures:
 def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> torch.Tensor:
     """Prepare videos for VideoMAE: float32 (N, num_frames, 3, size, size), ImageNet-normalised.
 
-    Takes the *last* `num_frames` frames, one after the other (a first frame that copies the reference tells
-    nothing), and squashes them to a square with antialiased bilinear. Raises ValueError for shorter clips.
+    Takes the *last* `num_frames` frames (a first frame that copies the reference tells nothing) and squashes them to a
+    square with antialiased bilinear. ValueError for shorter clips.
     """
     clips = []
     for video in videos:
         if video.num_frames < num_frames:
             raise ValueError(f"These video features need {num_frames} frames; a clip has {video.num_frames}.")
         frames = torch.tensor(video.frames[-num_frames:]).permute(0, 3, 1, 2).float() / 255
-        clips.append(F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
-    return (torch.stack(clips) - mean) / std
+        clips.append(F.interpolate(frames, (size, size), mode="bilinear", antialias=True))
+    return normalize(torch.stack(clips), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 class I3DFeatures:
@@ -88,11 +86,8 @@ class I3DFeatures:
     def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 8, device: str = "cpu") -> None:
         """Load the TorchScript port of DeepMind's network, `i3d_torchscript.pt` in a folder (StyleGAN-V's).
 
-        TorchScript files hold code: load only one whose origin you trust.
-
-        Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is damaged or not TorchScript.
+        TorchScript files hold code: load only one whose origin you trust. FileNotFoundError if there is none,
+        ValueError if it is damaged or not TorchScript.
         """
         self.file, self.batch_size, self.device = Path(folder) / I3D_FILE, batch_size, device
         if not self.file.is_file():
@@ -104,15 +99,14 @@ class I3DFeatures:
 
     @property
     def name(self) -> str:
-        """Features and preprocessing, for provenance: two names, two incomparable distances."""
+        """See `VideoFeatures`."""
         return f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
 
     @torch.inference_mode()
     def features(self, videos: Sequence[Video]) -> np.ndarray:
         """Map N videos of one length, at least 9 frames, to float32 (N, 400), each row on its own.
 
-        Raises:
-            ValueError: for such videos as `i3d_pixels` refuses, or if the file holds another network than I3D.
+        ValueError for others, or if the file holds another network than I3D.
         """
         rows = []
         for start in range(0, len(videos), self.batch_size):
@@ -123,10 +117,8 @@ class I3DFeatures:
             except RuntimeError as error:
                 raise ValueError(f"{self.file} does not run as I3D does: {str(error).splitlines()[-1]}") from error
             if logits.shape != (len(pixels), I3D_SIZE):
-                raise ValueError(
-                    f"{self.file} is not I3D, which gives {I3D_SIZE} logits a clip: {len(pixels)} clips gave an array "
-                    f"of shape {tuple(logits.shape)}."
-                )
+                found = f"{len(pixels)} clips gave an array of shape {tuple(logits.shape)}"
+                raise ValueError(f"{self.file} is not I3D, which gives {I3D_SIZE} logits a clip: {found}.")
             rows.append(logits.float().cpu())
         return torch.cat(rows).numpy()
 
@@ -134,8 +126,7 @@ class I3DFeatures:
 def i3d_pixels(videos: Sequence[Video]) -> torch.Tensor:
     """Prepare videos for I3D: float32 (N, 3, T, 224, 224) in [-1, 1], squashed by bilinear without antialias.
 
-    Raises:
-        ValueError: for fewer than 9 frames, which its strides and pooling do not leave, or several lengths.
+    ValueError for fewer than 9 frames, which its strides and pooling do not leave, or several lengths.
     """
     lengths = sorted({video.num_frames for video in videos})
     if len(lengths) != 1 or lengths[0] < I3D_FRAMES:
@@ -144,5 +135,5 @@ def i3d_pixels(videos: Sequence[Video]) -> torch.Tensor:
     clips = []
     for video in videos:
         frames = torch.tensor(video.frames).permute(0, 3, 1, 2).float()
-        clips.append(F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear", align_corners=False))
+        clips.append(F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear"))
     return torch.stack(clips).transpose(1, 2) / 127.5 - 1

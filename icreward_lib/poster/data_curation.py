@@ -1,4 +1,4 @@
-"""The curated set: images, their generated videos, VBench++ scores, labels, candidates and low-score additions.
+"""The curated set: images, their generated videos, VBench++ scores, labels and low-score additions.
 
 Each function is a stage that resumes where it was interrupted; `curate` runs through all of them.
 """
@@ -94,10 +94,7 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
 
 def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.DataFrame:
-    """Add `label` and `label_<dimension>`, all in [0, 1], and `candidate`.
-
-    The candidates of a sample are its videos of lowest and highest label, then the next extremes.
-    """
+    """Add `label` and `label_<dimension>`, all in [0, 1]."""
     settings = run.profile.labels
     weights = {"subject": settings.subject_weight, "background": settings.background_weight}
     scores = {d: table[d].to_numpy() for d in DIMENSIONS}
@@ -105,11 +102,7 @@ def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.
     for d in DIMENSIONS:
         alone = {other: float(other == d) for other in DIMENSIONS}
         table[f"label_{d}"] = ic_label(scores, limits, alone)
-    rank = table.groupby("sample")["label"].rank(method="first")
-    size = table.groupby("sample")["label"].transform("size")
-    extreme = (rank - 1).where(rank - 1 < size - rank, size - rank)
-    order = extreme.groupby(table["sample"]).rank(method="first")
-    return table.assign(candidate=order <= run.profile.data.candidates)
+    return table
 
 
 def low_scores(
@@ -165,9 +158,7 @@ def low_scores(
         return pd.DataFrame(), []
     table = add_labels(run, pd.DataFrame(rows), limits)
     known = {sample.id: sample for sample in samples}
-    table = table.assign(
-        split="train", candidate=False, unseen=False, prompt=[known[i].prompt for i in table["sample"]]
-    )
+    table = table.assign(split="train", unseen=False, prompt=[known[i].prompt for i in table["sample"]])
     clips = [Video(frames, run.profile.generation.fps) for frames in stage.load_npz("clips.npz")["frames"]]
     return table, clips
 
@@ -194,6 +185,13 @@ class Curated:
     table: pd.DataFrame  # one row per generated video
     additions: pd.DataFrame  # one row per low-score addition
     added_clips: list[Video]
+
+    def __post_init__(self) -> None:
+        if [sample.id for sample in self.samples] != list(range(len(self.samples))):
+            raise ValueError(
+                "the curated set's samples must be numbered 0, 1, 2, ... in their order, as what is computed of a "
+                "sample is looked up by its number: give all that `draw_samples` draws, in its order"
+            )
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -236,7 +234,8 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
 
     Returns:
         One row per sample, for each dimension: `true_<d>`, the true clip against its image; `blurred_<d>`, the
-        autoencoded clip against the image; `autoencoded_<d>`, the same against its own first frame, as labels do.
+        autoencoded clip against the image; `autoencoded_<d>`, the same against the image as the generator sees it, as
+        labels do.
     """
     settings = run.profile.generation
     with run.stage(
@@ -257,7 +256,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
                 scored = {
                     "true": scorer.score(clip.frames[0], [clip]),
                     "blurred": scorer.score(clip.frames[0], [blurred]),
-                    "autoencoded": scorer.score(blurred.frames[0], [blurred]),
+                    "autoencoded": scorer.score(generator.as_seen(clip.frames[0]), [blurred]),
                 }
                 rows.append(
                     {"sample": sample.id, "unseen": sample.is_unseen}

@@ -17,16 +17,15 @@ def dataset_card(summary: Mapping[str, Any], profile: Profile) -> str:
     images = "the VBench++ image suite with their prompts" if profile.data.suite else "the sticker world with captions"
     networks = "DINO and DreamSim" if public else "EfficientNet-Lite0 features (which stand in for DINO and DreamSim)"
     raw, own = summary["autoencoded_gap_raw"], summary["autoencoded_gap"]
-    as_seen = f"""**The reference of a label is the image as the generator sees it**: the first frame of its videos,
-which the autoencoder decoded from the image's own latent. Against the image itself an autoencoded true clip scores
-{raw:.3f} below the true clip, against its own first frame {own:.3f}: labels should measure the generator, not the blur
-of its autoencoder."""
+    as_seen = f"""**The reference of a label is the image as the generator sees it**: encoded and decoded by its
+autoencoder, whatever videos there are. Against the image itself an autoencoded true clip scores {raw:.3f} below the
+true clip, against the image as seen {own:.3f}: labels should measure the generator, not the blur of its autoencoder."""
     as_is = f"""**The reference of a label is the image itself.** An autoencoded real clip scores {raw:.3f} below the
 real clip: so much of a label is the autoencoder's blur."""
     return f"""# The curated set
 
 **What.** {summary["samples"]} reference images of {images}, {summary["videos"]} videos that the
-generator made of them, {summary["candidates"]} candidates (each image's videos of lowest and highest label),
+generator made of them, all of which are used (the poster kept two of five), and
 {summary["low_score_added"]} added videos of low label. Splits by image: {splits};
 {summary["unseen_test_samples"]} test images have content that is held out from all training.
 

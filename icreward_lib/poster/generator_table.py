@@ -18,7 +18,7 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import fvd_features
 from icreward_lib.poster.samples import Sample
-from icreward_lib.poster.videos import as_seen, item_of
+from icreward_lib.poster.videos import item_of
 from icreward_lib.run import Run
 from icreward_lib.run.models import find, locate
 from icreward_lib.run.processes import own_share
@@ -46,6 +46,9 @@ def measure_own(run: Run, curated: Curated, split: str) -> MeasuredGenerator:
 
 def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> MeasuredGenerator:
     """Another generator's videos of every sample, made or read, and measured; a stage that resumes by sample.
+
+    Where labels compare with the image as the generator sees it, a clip is compared with its own first frame: what
+    another generator's autoencoder makes of the image is not known.
 
     Args:
         run: gives the networks that measure, and the number of videos of an image.
@@ -84,7 +87,9 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
                 image = sample.image(shape.height, shape.width)
                 seed = run.seed("generator", source, sample.id)
                 clips = generator.generate(image, sample.prompt, num_videos=k, seed=seed)
-                scores = scorer.score(image if run.profile.labels.reference == "image" else as_seen(clips), clips)
+                references = [image if run.profile.labels.reference == "image" else clip.frames[0] for clip in clips]
+                each = [scorer.score(reference, [clip]) for reference, clip in zip(references, clips, strict=True)]
+                scores = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
                 scores["dynamic_degree"] = dynamic_degrees(clips)
                 kept = {name: scores[name] for name in SCORES}
                 stage.save_npz(item, features=extractor.features(clips), **kept)

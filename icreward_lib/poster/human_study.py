@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from icreward_lib.metrics.clip import clipsim
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import _rows
+from icreward_lib.poster.measure import rows_of
 from icreward_lib.poster.reward_models import clip_features
 from icreward_lib.poster.samples import Sample
 from icreward_lib.rewards.best_of_k import picks
 from icreward_lib.run import Run
-from icreward_lib.stats import bootstrap_mean
 from icreward_lib.study.pairs import Shown
 from icreward_lib.world.truth import FIDELITIES
 
@@ -27,27 +27,26 @@ def showcase(run: Run, curated: Curated) -> list[Sample]:
 def showcase_clipsim(
     run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], samples: Sequence[Sample]
 ) -> pd.DataFrame:
-    """CLIPSim of the picked video of each sample, its interval over the clip's frames.
+    """CLIPSim of the picked video of each sample: single values, whose frames are no sample to draw from.
 
     Args:
         chosen: picker -> video per test sample, (S,).
         samples: which of the test samples.
 
     Returns:
-        Columns sample (title), pick, video, mean, low, high.
+        Columns sample (title), pick, video, clipsim.
     """
-    features, rows, test = clip_features(run, curated), _rows(curated, "test"), curated.of("test")
-    bars = []
+    features, rows, test = clip_features(run, curated), rows_of(curated, "test"), curated.of("test")
+    found = []
     for number, sample in enumerate(samples, start=1):
         position = test.index(sample)
         reference = features.references[sample.id].numpy()
         for name, columns in chosen.items():
             video = int(columns[position])
-            cosines = features.clips[rows[position, video]].numpy() @ reference
-            interval = bootstrap_mean(cosines, seed=run.seed("frames", sample.id), level=run.profile.stats.level)
+            similar = float(clipsim(reference, features.clips[rows[position, video]].numpy(), include_first=True))
             title = f"sample {number}: {sample.title}"
-            bars.append({"sample": title, "pick": name, "video": video, **interval.as_dict()})
-    return pd.DataFrame(bars)
+            found.append({"sample": title, "pick": name, "video": video, "clipsim": similar})
+    return pd.DataFrame(found)
 
 
 def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:

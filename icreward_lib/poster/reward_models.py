@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icreward_lib.figures import NAMES
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated
@@ -17,12 +18,15 @@ from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import item_of
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.icreward import ICRewardModel
-from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
-from icreward_lib.rewards.prompt import ICRewardConfig
+from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.rewards.training import Epoch, History, TrainConfig, predict, train_reward
 from icreward_lib.run import Run
 from icreward_lib.run.processes import barrier, own_share, rank, side_by_side
+from icreward_lib.run.profile import ICRewardSettings, MlpSettings
 from icreward_lib.run.stages import Stage
+from icreward_lib.stats import Interval, percentile_interval
+
+Build = Callable[[Run, int], MLPReward] | Callable[[Run, int], ICRewardModel]  # a reward before its training, of a seed
 
 
 @dataclass(frozen=True)
@@ -36,60 +40,39 @@ class Features:
 
 def clip_features(run: Run, curated: Curated) -> Features:
     """CLIP features of all frames and references, unit norm."""
-
-    def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        clip = networks.clip(run)
-        return (lambda image: clip.image_features(image[None])[0]), (
-            lambda videos: np.stack([clip.image_features(video.frames) for video in videos])
-        )
-
-    return _features(run, curated, "clip_features", [run.model("clip")], extractor)
+    return _features(run, curated, "clip_features", [run.model("clip")], networks.new_mlp)
 
 
 def vision_tokens(run: Run, curated: Curated) -> Features:
     """Tokens of ICReward's frozen vision tower for the frames that it reads, and for the references."""
-
-    def extractor() -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-        reward = networks.new_icreward(run, seed=0)
-        return (lambda image: reward.encode_images([image])[0].numpy()), (
-            lambda videos: reward.encode_videos(videos).numpy()
-        )
-
     config = networks.icreward_config(run)
     seen = {"num_frames": config.num_frames, "frame_pixels": config.frame_pixels}
-    return _features(run, curated, "vision_tokens", networks.icreward_files(run), extractor, **seen)
+    return _features(run, curated, "vision_tokens", networks.icreward_files(run), networks.new_icreward, **seen)
 
 
-def _features(
-    run: Run,
-    curated: Curated,
-    name: str,
-    models: list[Path],
-    extractor: Callable[[], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]],
-    **settings: object,
-) -> Features:
+def _features(run: Run, curated: Curated, name: str, models: list[Path], build: Build, **settings: object) -> Features:
     shape = run.profile.generation
     with run.stage(
         name,
-        code=[_features, extractor],
+        code=[_features, build],
         videos=curated.videos.stage,
         added=curated.additions.to_dict("list"),
         models=models,
-        labels=run.profile.labels,
         **settings,
     ) as stage:
         if not stage.done:
-            image_features, video_features = extractor()
+            reward = build(run, 0)
 
             def seen(sample: Sample) -> dict[str, np.ndarray]:
-                reference = image_features(sample.image(shape.height, shape.width))
-                return {"reference": reference, "clips": video_features(curated.videos.of(sample.id))}
+                reference = reward.encode_images([sample.image(shape.height, shape.width)])[0]
+                clips = reward.encode_videos(curated.videos.of(sample.id))
+                return {"reference": reference.numpy(), "clips": clips.numpy()}
 
             missing = [sample for sample in own_share(curated.samples) if not stage.has(f"{item_of(sample.id)}.npz")]
             for sample, values in side_by_side(seen, missing):
                 stage.save_npz(f"{item_of(sample.id)}.npz", **values)
             if curated.added_clips and stage.lacks("added.npz"):
-                stage.save_npz("added.npz", clips=video_features(curated.added_clips))
+                stage.save_npz("added.npz", clips=reward.encode_videos(curated.added_clips).numpy())
     items = [stage.load_npz(f"{item_of(sample.id)}.npz") for sample in curated.samples]
     found = [item["clips"] for item in items]
     if curated.added_clips:
@@ -120,100 +103,98 @@ class Trained:
     folders: list[Path]  # one saved model a seed
     histories: list[History]
     scores: np.ndarray  # (seeds, N) in [0, 1], of all clips in the order of `Curated.rows`
-    labels: pd.DataFrame  # sample, video, split, unseen, label of those clips
+    labels: pd.DataFrame  # sample, video, split, unseen, label, and whether generated, of those clips
     stage: Stage
 
-    def matrix(self, split: str, seed: int = 0) -> np.ndarray:
-        """Scores of the generated videos of a split, "samples videos", of one seed's model."""
-        table = self.labels.assign(score=self.scores[seed])
-        table = table[(table["split"] == split) & table["generated"]]
-        return table.pivot(index="sample", columns="video", values="score").to_numpy()
+    def _rows(self, split: str) -> np.ndarray:
+        """Rows of a split's generated videos, "samples videos"."""
+        part = self.labels[(self.labels["split"] == split) & self.labels["generated"]]
+        return part.index.to_numpy().reshape(part["sample"].nunique(), -1)
 
-    def error(self, split: str, *, draws: int, level: float) -> dict[str, float | int]:
+    def matrices(self, split: str) -> np.ndarray:
+        """Scores of the generated videos of a split, "seeds samples videos"."""
+        return self.scores[:, self._rows(split)]
+
+    def matrix(self, split: str, seed: int = 0) -> np.ndarray:
+        """Those of one seed's model, "samples videos"."""
+        return self.matrices(split)[seed]
+
+    def label_matrix(self, split: str) -> np.ndarray:
+        """The labels of the same videos, "samples videos"."""
+        return self.labels["label"].to_numpy()[self._rows(split)]
+
+    def errors(self, split: str) -> np.ndarray:
+        """Squared errors against the label, averaged over the videos of an image, "seeds samples"."""
+        return np.square(self.matrices(split) - self.label_matrix(split)).mean(-1)
+
+    def error(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
         """Mean squared error against the label on a split.
 
-        The interval is over both what training and what data vary: a bootstrap over images, each draw also
-        taking a random seed's model.
+        The interval is over what both training and data vary: each draw takes images with replacement, and one
+        training. `n` counts images.
         """
-        squared = np.square(self.scores - self.labels["label"].to_numpy())
-        return self._interval(lambda s, rows: squared[s, rows].mean(), split, draws, level)
+        return _over_trainings(self.errors(split), np.mean, seed=seed, draws=draws, level=level)
 
-    def correlation(self, split: str, *, draws: int, level: float) -> dict[str, float | int]:
-        """Spearman correlation of score and label over the videos of a split; interval as in `error`."""
-        labels = self.labels["label"].to_numpy()
+    def correlation(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
+        """Spearman's correlation of score and label over all videos of a split; interval as in `error`.
 
-        def statistic(s: int, rows: np.ndarray) -> float:
-            a, b = (pd.Series(v[rows]).rank().to_numpy() for v in (self.scores[s], labels))
+        Mostly it says which images have consistent videos: `correlation_within` is of the videos of one image.
+        """
+        label = self.label_matrix(split)
+        both = np.stack(np.broadcast_arrays(self.matrices(split), label), axis=-1)
+
+        def statistic(chosen: np.ndarray) -> float:
+            ranks = pd.DataFrame(chosen.reshape(-1, 2)).rank().to_numpy()
             # Constant scores put nothing in order: no correlation, rather than none that could be written down.
-            return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+            return float(np.corrcoef(ranks.T)[0, 1]) if ranks.std(0).all() else 0.0
 
-        return self._interval(statistic, split, draws, level)
+        return _over_trainings(both, statistic, seed=seed, draws=draws, level=level)
 
-    def _interval(
-        self, statistic: Callable[[int, np.ndarray], float], split: str, draws: int, level: float
-    ) -> dict[str, float | int]:
-        rows = np.flatnonzero((self.labels["split"] == split) & self.labels["generated"])
-        samples = self.labels["sample"].to_numpy()[rows]
-        groups = [rows[samples == sample] for sample in np.unique(samples)]
-        seeds = len(self.scores)
-        rng = np.random.default_rng(0)
-        drawn = [
-            statistic(
-                int(rng.integers(seeds)),
-                np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]),
-            )
-            for _ in range(draws)
-        ]
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        mean = float(np.mean([statistic(s, rows) for s in range(seeds)]))
-        return {"mean": mean, "low": float(low), "high": float(high), "seeds": seeds, "n": len(groups)}
+    def correlation_within(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
+        """Spearman's correlation of score and label within an image, averaged over images; interval as in `error`.
+
+        Images whose scores or labels are all equal are left out; `n` counts all.
+        """
+        label = pd.DataFrame(self.label_matrix(split)).rank(axis=1)
+        scores = [pd.DataFrame(values).rank(axis=1) for values in self.matrices(split)]
+        found = np.stack([ranks.corrwith(label, axis=1).to_numpy() for ranks in scores])
+        return _over_trainings(found, np.nanmean, seed=seed, draws=draws, level=level)
+
+
+def _over_trainings(
+    values: np.ndarray, statistic: Callable[[np.ndarray], float], *, seed: int, draws: int, level: float
+) -> Interval:
+    """A statistic of values "trainings images ...": its mean over trainings, bootstrapped over both."""
+    rng = np.random.default_rng(seed)
+    trainings, images = values.shape[:2]
+    drawn = [statistic(values[rng.integers(trainings), rng.integers(images, size=images)]) for _ in range(draws)]
+    estimate = float(np.mean([statistic(each) for each in values]))
+    return percentile_interval(np.array(drawn), estimate=estimate, level=level, n=images)
 
 
 def train_mlp(run: Run, curated: Curated) -> Trained:
     """Train the baseline."""
-    settings, features = run.profile.mlp, clip_features(run, curated)
-    config = TrainConfig(
-        epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr, decay=settings.weight_decay
-    )
-    labels = run.profile.labels
-    base = run.model("clip")
-    shape = MLPRewardConfig(
-        features=features.clips.shape[-1],
-        hidden=settings.hidden,
-        weights=(labels.subject_weight, labels.background_weight),
-    )
-    clip = networks.clip(run)
-    return _train(
-        run,
-        curated,
-        "mlp",
-        features,
-        config,
-        shape,
-        settings.seeds,
-        lambda seed: MLPReward(shape, clip, base=str(base), seed=seed).to(run.device),
-    )
+    settings = run.profile.mlp
+    shape = {"hidden": settings.hidden, "labels": run.profile.labels}
+    features, config = clip_features(run, curated), _config(settings)
+    return _train(run, curated, "mlp", features, config, shape, settings.seeds, networks.new_mlp)
 
 
 def train_icreward(run: Run, curated: Curated) -> Trained:
     """Train ICReward."""
-    settings, features = run.profile.icreward, vision_tokens(run, curated)
-    config = TrainConfig(
+    settings = run.profile.icreward
+    shape = asdict(networks.icreward_config(run))
+    features, config = vision_tokens(run, curated), _config(settings, pairwise_weight=settings.pairwise_weight)
+    return _train(run, curated, "icreward", features, config, shape, settings.seeds, networks.new_icreward)
+
+
+def _config(settings: MlpSettings | ICRewardSettings, pairwise_weight: float = 0.0) -> TrainConfig:
+    return TrainConfig(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr,
         decay=settings.weight_decay,
-        pairwise_weight=settings.pairwise_weight,
-    )
-    return _train(
-        run,
-        curated,
-        "icreward",
-        features,
-        config,
-        networks.icreward_config(run),
-        settings.seeds,
-        lambda seed: networks.new_icreward(run, seed),
+        pairwise_weight=pairwise_weight,
     )
 
 
@@ -223,9 +204,9 @@ def _train(
     name: str,
     features: Features,
     config: TrainConfig,
-    shape: MLPRewardConfig | ICRewardConfig,
+    shape: object,
     seeds: int,
-    build: Callable[[int], MLPReward] | Callable[[int], ICRewardModel],
+    build: Build,
 ) -> Trained:
     """Train a reward with several seeds and have it score all clips of the curated set."""
     data = {split: dataset(curated, features, split) for split in ("train", "val")}
@@ -234,7 +215,7 @@ def _train(
         code=[_train, build],
         features=features.stage,
         config=asdict(config),
-        shape=asdict(shape),
+        shape=shape,
         data=[data[split].digest() for split in ("train", "val")],
         seeds=seeds,
         seed=run.profile.seed,
@@ -242,10 +223,10 @@ def _train(
         missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
         barrier()  # all have looked before the leader writes
         for number in missing:
-            model = build(run.seed(name, number))
+            seed = run.seed(name, number)
+            model = build(run, seed)
             # Training keeps its own resumable state, which is not an item until it is finished.
             working = stage.folder / f"training_{number}"
-            seed = run.seed(name, number)
             history = train_reward(model, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
             scores = predict(model, dataset(curated, features)).overall
             if rank() == 0:
@@ -279,39 +260,45 @@ def save_trained(
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
+def published(trained: Trained) -> dict[str, str]:
+    """Where a reward is kept. Under its name in an entry `rewards` of a notebook's results, `icreward score` finds it.
+
+    The names are `icreward`, `mlp` and `robust`, as in `--with icreward=laptop`.
+    """
+    return {"stage": trained.stage.name, "key": trained.stage.key}
+
+
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
     """The model of one training of a reward."""
     kind = MLPReward if trained.name == "mlp" else ICRewardModel
     return kind.from_pretrained(trained.folders[number], device=run.device)
 
 
-def error_difference(a: Trained, b: Trained, split: str, *, draws: int, level: float) -> dict[str, float]:
+def selection_note(models: Mapping[str, Trained]) -> str:
+    """How the epochs were chosen, in a sentence for a caption: the validation errors are of chosen epochs."""
+    chosen = ", ".join(f"{NAMES[name]} the best of {len(m.histories[0].epochs)} epochs" for name, m in models.items())
+    images = len(next(iter(models.values())).label_matrix("val"))
+    return (
+        f"Each training keeps its epoch of least validation error ({chosen}), so that errors on the same {images} "
+        "validation images are a little too low, the more so the more epochs there are to choose from; test images "
+        "had no part in the choice."
+    )
+
+
+def error_difference(a: Trained, b: Trained, split: str, *, seed: int, draws: int, level: float) -> Interval:
     """Mean squared error of `a` minus that of `b` on a split; negative: `a` is better.
 
     The bootstrap draws images, the same for both, and one seed's model of each.
     """
-    rows = np.flatnonzero((a.labels["split"] == split) & a.labels["generated"])
-    label = a.labels["label"].to_numpy()[rows]
-    errors = [np.square(model.scores[:, rows] - label) for model in (a, b)]
-    samples = a.labels["sample"].to_numpy()[rows]
-    groups = [np.flatnonzero(samples == sample) for sample in np.unique(samples)]
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(draws):
-        chosen = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
-        first, second = (error[rng.integers(len(error)), chosen].mean() for error in errors)
-        drawn.append(first - second)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return {"mean": float(errors[0].mean() - errors[1].mean()), "low": float(low), "high": float(high)}
+    gaps = a.errors(split)[:, None] - b.errors(split)
+    return _over_trainings(gaps.reshape(-1, gaps.shape[-1]), np.mean, seed=seed, draws=draws, level=level)
 
 
-def error_by_content(models: dict[str, Trained], split: str) -> pd.DataFrame:
+def error_by_content(models: Mapping[str, Trained], split: str) -> pd.DataFrame:
     """Mean squared error, averaged over seeds, on samples of seen and of held-out content."""
     columns = {}
     for name, model in models.items():
-        rows = (model.labels["split"] == split) & model.labels["generated"]
-        error = np.square(model.scores - model.labels["label"].to_numpy()).mean(0)[rows]
-        columns[name] = pd.Series(error).groupby(model.labels.loc[rows, "unseen"].to_numpy(bool)).mean()
-    table = pd.DataFrame(columns)
-    table.index = pd.Index(["unseen" if unseen else "seen" for unseen in table.index], name="content")
-    return table
+        unseen = model.labels["unseen"].to_numpy(bool)[model._rows(split)[:, 0]]
+        columns[name] = pd.Series(model.errors(split).mean(0)).groupby(unseen).mean()
+    table = pd.DataFrame(columns).rename({False: "seen", True: "unseen"})
+    return table.rename_axis("content")

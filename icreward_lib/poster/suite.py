@@ -1,16 +1,15 @@
-"""The VBench++ image-to-video suite (Huang et al., arXiv 2411.13503): its images, a curated subset, its final score."""
+"""The VBench++ image-to-video suite (Huang et al., arXiv 2411.13503): its images, and a curated subset."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from icreward_lib.run.files import first_few
 
@@ -18,27 +17,6 @@ KINDS = (
     *("single-human", "multiple-human", "animal", "food", "plant", "transportation", "other"),  # subject images
     *("architecture", "scenery", "indoor", "abstract"),  # background images
 )
-# How VBench++ makes one number of nine: (least, greatest) maps a dimension to [0, 1], then it counts with its weight.
-RANGES = {
-    "camera_motion": (0.0, 1.0),
-    "i2v_subject": (0.1462, 1.0),
-    "i2v_background": (0.2615, 1.0),
-    "subject_consistency": (0.1462, 1.0),
-    "background_consistency": (0.2615, 1.0),
-    "motion_smoothness": (0.7060, 0.9975),
-    "dynamic_degree": (0.0, 1.0),
-    "aesthetic_quality": (0.0, 1.0),
-    "imaging_quality": (0.0, 1.0),
-}
-I2V_WEIGHTS = {"camera_motion": 0.1, "i2v_subject": 1.0, "i2v_background": 1.0}
-QUALITY_WEIGHTS = {
-    "subject_consistency": 1.0,
-    "background_consistency": 1.0,
-    "motion_smoothness": 1.0,
-    "dynamic_degree": 0.5,
-    "aesthetic_quality": 1.0,
-    "imaging_quality": 1.0,
-}
 
 
 @dataclass(frozen=True)
@@ -107,13 +85,6 @@ def curate_images(images: Sequence[SuiteImage], count: int, *, seed: int) -> lis
     return [image for i, image in enumerate(images) if i in chosen]
 
 
-def count_kinds(images: Sequence[SuiteImage], chosen: Sequence[SuiteImage]) -> pd.DataFrame:
-    """How many images of each kind the suite has and a subset took: columns kind, dimension, suite, chosen."""
-    suite, subset = (Counter((i.kind, i.dimension) for i in part) for part in (images, chosen))
-    rows = [(*group, suite[group], subset[group]) for group in sorted(suite, key=lambda group: KINDS.index(group[0]))]
-    return pd.DataFrame(rows, columns=["kind", "dimension", "suite", "chosen"])
-
-
 def crop_folder(crops: Path, height: int, width: int) -> Path:
     """The crop folder (`16-9`, `7-4`, `8-5`, `1-1`, ...) whose shape comes nearest to a video's.
 
@@ -149,26 +120,3 @@ def image_files(images: Sequence[SuiteImage], folder: Path) -> list[Path]:
             "unpack VBench's crop.zip there again."
         )
     return paths
-
-
-def final_score(values: Mapping[str, float]) -> dict[str, float]:
-    """VBench++'s "i2v", "quality" and "total" score, in [0, 1], of its nine dimensions' means, in [0, 1].
-
-    Raises:
-        ValueError: if a dimension is missing or none of VBench++'s (VBench itself would count a missing one as 0),
-            or a value is not in [0, 1].
-    """
-    if set(values) != set(RANGES):
-        raise ValueError(
-            f"The final score needs {', '.join(RANGES)}; missing: {sorted(set(RANGES) - set(values))}, "
-            f"unknown: {sorted(set(values) - set(RANGES))}."
-        )
-    if outside := {name: value for name, value in values.items() if not 0 <= value <= 1}:
-        raise ValueError(f"The dimensions' means must be in [0, 1], not per cent or beyond: {outside}.")
-    scaled = {name: (values[name] - low) / (high - low) for name, (low, high) in RANGES.items()}
-
-    def mean(weights: Mapping[str, float]) -> float:
-        return sum(weight * scaled[name] for name, weight in weights.items()) / sum(weights.values())
-
-    i2v, quality = mean(I2V_WEIGHTS), mean(QUALITY_WEIGHTS)
-    return {"i2v": i2v, "quality": quality, "total": (i2v + quality) / 2}

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from icreward_lib.poster.networks import open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run
 from icreward_lib.run.processes import own_share, side_by_side
 from icreward_lib.run.stages import Stage
-from icreward_lib.video import Video, read_video, write_video
+from icreward_lib.video import Video, read_image, read_video, write_video
 
 
 @dataclass(frozen=True)
 class Videos:
-    """Generated videos on disk: one folder a sample, with a lossless file a video and the latents of all."""
+    """Generated videos on disk: one folder a sample, with a lossless file a video, their latents and their image."""
 
     stage: Stage
 
@@ -31,26 +32,24 @@ class Videos:
         """The first of them."""
         return read_video(self.stage.path(item_of(sample)) / "0.mp4")
 
+    def seen(self, sample: int) -> np.ndarray:
+        """Their image as the generator sees it (`OpenSoraGenerator.as_seen`), uint8 RGB (H, W, 3)."""
+        return read_image(self.stage.path(item_of(sample)) / "seen.png")
+
     def latents(self, sample: int) -> np.ndarray:
         """What they were decoded from: float32 (K, c, t', h', w'), frame 0 the image's own latent."""
         return np.load(self.stage.path(item_of(sample)) / "latents.npy")
 
 
 def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
-    """What labels compare a sample's videos with, uint8 RGB (H, W, 3): the image, or the image `as_seen`."""
+    """What labels compare a sample's videos with, uint8 RGB (H, W, 3): the image, or what the generator sees of it.
+
+    A small autoencoder's blur would otherwise lower every label. Neither depends on which videos there are.
+    """
     shape = run.profile.generation
     if run.profile.labels.reference == "image":
         return sample.image(shape.height, shape.width)
-    return as_seen(videos.of(sample.id))
-
-
-def as_seen(videos: Sequence[Video]) -> np.ndarray:
-    """The image of some videos as the generator sees it, uint8 RGB (H, W, 3).
-
-    A small autoencoder's blur would otherwise lower every label. It is the mean of the videos' first frames: all are
-    decoded from the image's own latent and differ only by what the decoder's norms mix in.
-    """
-    return np.stack([video.frames[0] for video in videos]).mean(0).round().astype(np.uint8)
+    return videos.seen(sample.id)
 
 
 def item_of(sample: int) -> str:
@@ -73,15 +72,17 @@ def generate(run: Run, samples: Sequence[Sample]) -> Videos:
         if not stage.done:
             generator = open_sora(run)
 
-            def sampled(sample: Sample) -> tuple[list[Video], torch.Tensor]:
+            def sampled(sample: Sample) -> tuple[list[Video], torch.Tensor, np.ndarray]:
                 image, k = sample.image(settings.height, settings.width), run.profile.data.videos_per_sample
-                return generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
+                made = generator.sample(image, sample.prompt, num_videos=k, seed=run.seed("videos", sample.id))
+                return *made, generator.as_seen(image)
 
             missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
-            for sample, (clips, latents) in side_by_side(sampled, missing):
+            for sample, (clips, latents, seen) in side_by_side(sampled, missing):
                 with stage.write(item_of(sample.id)) as folder:
                     folder.mkdir()
                     for k, clip in enumerate(clips):
                         write_video(folder / f"{k}.mp4", clip, lossless=True)
                     np.save(folder / "latents.npy", latents.numpy())
+                    Image.fromarray(seen).save(folder / "seen.png")
     return Videos(stage)

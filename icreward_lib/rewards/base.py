@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,14 @@ DIMENSIONS = ("subject", "background")
 MOTION = "motion"  # a third one of some rewards: the share of a clip in which anything moves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What a reward says about K videos of one reference image: float32 in [0,1], higher is better.
 
     `overall` (K,); `dimensions` maps each of the reward's dimensions to (K,); `frames` (K,T) is the overall score of
-    each frame. Raises ValueError when shapes disagree or a value lies outside [0,1].
+    each frame. `overall` is the mean of `frames`, with one exception: VBench++ by its own formula weighs the best, the
+    mean and the least of what it compares, and its `frames` show the similarity to the image alone. Raises ValueError
+    when shapes disagree or a value lies outside [0,1].
     """
 
     overall: Array
@@ -45,14 +48,36 @@ class Scores:
             if not (np.isfinite(values).all() and (values >= 0).all() and (values <= 1).all()):
                 raise ValueError(f"the scores '{name}' must lie in [0,1]")
 
+    def clip(self, k: int) -> ClipScores:
+        """The scores of one of the K videos."""
+        dimensions = {name: float(values[k]) for name, values in self.dimensions.items()}
+        return ClipScores(float(self.overall[k]), dimensions, self.frames[k])
+
+
+@dataclass(frozen=True, eq=False)
+class ClipScores:
+    """One video's part of `Scores`, where videos differ in length: `overall`, `dimensions` by name, `frames` (T,).
+
+    `maps` float32 (T,h,w) say where the image is kept, 1 = kept; None where a reward has none or was not asked.
+    """
+
+    overall: float
+    dimensions: Mapping[str, float]
+    frames: Array
+    maps: Array | None = None
+    warnings: tuple[str, ...] = ()
+
 
 class Reward(Protocol):
-    """Anything that judges how well videos keep their reference image."""
+    """Anything that scores how well videos keep their reference image; a metric may be one, too."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
 
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
-        """Scores of K videos of one length against `image` (H,W,3), whatever their order and number."""
+        """Scores of K videos of one length and size against `image` (H,W,3), whatever their order and number."""
         ...
 
 
@@ -76,9 +101,8 @@ def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
 
     Linear; frames before the first and after the last time take the nearest value, so rows are convex.
     """
-    columns = np.eye(len(times))
-    rows = [np.interp(np.arange(num_frames), times, column) for column in columns]
-    return torch.tensor(np.stack(rows, axis=1), dtype=torch.float32)
+    columns = [np.interp(np.arange(num_frames), times, column) for column in np.eye(len(times))]
+    return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
 
 
 def interpolate_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
@@ -89,21 +113,24 @@ def interpolate_frames(values: Tensor, times: Sequence[float], num_frames: int) 
 def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
     """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
 
-    A clip's score is the mean over the moments that were judged; frames between them are interpolated.
+    Moments are weighed, and gated by motion, one by one, then interpolated to frames. Overall and dimensions are means
+    over all frames, so that moments which stand for more frames count for more.
     """
-    dimensions = parts.mean(dim=1)
-    frames = interpolate_frames(overall_score(parts, weights), times, num_frames)
-
-    def array(values: Tensor) -> Array:
+    overall, dimensions = (
         # Rounding may leave a convex combination one ulp outside the interval.
-        clipped: Array = values.clamp(0, 1).float().cpu().numpy()
-        return clipped
-
-    return Scores(
-        overall=array(overall_score(dimensions, weights)),
-        dimensions={name: array(dimensions[:, i]) for i, name in enumerate((*DIMENSIONS, MOTION)[: parts.shape[-1]])},
-        frames=array(frames),
+        interpolate_frames(values, times, num_frames).clamp(0, 1).float().cpu().numpy()
+        for values in (overall_score(parts, weights), parts)
     )
+    names = (*DIMENSIONS, MOTION)[: parts.shape[-1]]
+    return Scores(overall.mean(1), dict(zip(names, np.moveaxis(dimensions.mean(1), 1, 0), strict=True)), overall)
+
+
+def read_config(folder: Path, what: str) -> dict[str, Any]:
+    """The config.json of a saved reward, lists as tuples. FileNotFoundError if `folder` holds no `what`."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no {what}: config.json is missing")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def model_reference(model: str, folder: Path) -> str:

@@ -85,10 +85,10 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (video, reference) -> scores, as
 
 
 def _forward(network: Network, weights: Tensor, data: ClipDataset, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the clips `rows`: overall (B,), by the `weights` of a reward, and per dimension (B,D)."""
+    """Overall (B,) by the `weights` of a reward, and dimensions (B,D), of the clips `rows`: means over moments."""
     device = weights.device
-    parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device)).mean(dim=1)
-    return overall_score(parts, weights), parts
+    parts = network(data.video[rows].to(device), data.references[data.sample[rows]].to(device))
+    return overall_score(parts, weights).mean(1), parts.mean(1)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ LIBRARY = Path(__file__).parents[1]
 _NAME = LIBRARY.name
 _LEFT_OUT = f"{_NAME}.run"
 
-Definition = tuple[str, str]  # a module's full name, and a name at its top
+Definition = tuple[str, str]  # a module's full name, and a name at its top; "" for the module itself
 
 
 class _Module:
@@ -29,109 +29,93 @@ class _Module:
     def __init__(self, tree: ast.Module, name: str = "") -> None:
         self.name = name
         self.defined: dict[str, list[ast.stmt]] = {}
-        self.imported: dict[str, tuple[str, str]] = {}  # name -> module and its name there, "" for the module itself
-        self.protocols: set[str] = set()
-        self.classes: list[str] = []
+        self.imported: dict[str, Definition] = {}
+        self.classes = [each for each in tree.body if isinstance(each, ast.ClassDef)]
         for statement in tree.body:
-            for name in _bound(statement):
-                self.defined.setdefault(name, []).append(statement)
-            if isinstance(statement, ast.ClassDef):
-                self.classes.append(statement.name)
-                if any(isinstance(base, ast.Name) and base.id == "Protocol" for base in statement.bases):
-                    self.protocols.add(statement.name)
-        for node in ast.walk(tree):
-            self.imported |= _imported(node)
-        self._hashes: dict[str, str] = {}
+            for bound in _bound(statement):
+                self.defined.setdefault(bound, []).append(statement)
+        for node in ast.walk(tree):  # imports inside functions, too
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _NAME:
+                self.imported |= {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                # `import a.b` brings the name a, `import a.b as c` the module a.b by the name c.
+                found = [(a.asname or _NAME, a.name if a.asname else _NAME) for a in node.names if _ours(a.name)]
+                self.imported |= {bound: (module, "") for bound, module in found}
 
+    def reached(self, top: str) -> Iterator[Definition]:
+        """What a definition reaches directly."""
+        yield from self.named(self.defined[top])
+        if any(each.name == top and "Protocol" in map(ast.unparse, each.bases) for each in self.classes):
+            yield from ((self.name, each.name) for each in self.classes)
+
+    def named(self, nodes: Iterable[ast.AST]) -> Iterator[Definition]:
+        """The definitions that some code of this module names."""
+        for outer in nodes:
+            for node in ast.walk(outer):
+                if (found := self._place(node)) and found[1]:
+                    yield found
+
+    def _place(self, node: ast.AST) -> Definition | None:
+        """What a name, with or without dots, stands for; None for what is not of this library."""
+        if isinstance(node, ast.Name):
+            if node.id in self.imported:
+                return _resolve(*self.imported[node.id])
+            return (self.name, node.id) if node.id in self.defined and self.name else None
+        if isinstance(node, ast.Attribute) and (base := self._place(node.value)) and not base[1]:
+            return _resolve(base[0], node.attr)
+        return None
+
+    @cache  # noqa: B019 - modules live as long as the process
     def hash(self, top: str) -> str:
         """Hash of a definition."""
-        if top not in self._hashes:
-            self._hashes[top] = _digest([_plain(statement) for statement in self.defined[top]])
-        return self._hashes[top]
+        return _digest([_plain(statement) for statement in self.defined[top]])
 
 
-def _bound(statement: ast.stmt) -> Iterator[str]:
+def _ours(module: str) -> bool:
+    return module.split(".")[0] == _NAME
+
+
+def _bound(statement: ast.stmt) -> set[str]:
     """The names that a statement at the top of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name
-    elif not isinstance(statement, ast.Import | ast.ImportFrom):
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id
-
-
-def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
-    """What an import of this library brings, by the name that it gets."""
-    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _NAME:
-        return {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
-    if isinstance(node, ast.Import):
-        return {a.asname: (a.name, "") for a in node.names if a.asname and a.name.split(".")[0] == _NAME}
-    return {}
+        return {statement.name}
+    nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
 
 
 def _file(module: str) -> Path | None:
     path = LIBRARY.joinpath(*module.split(".")[1:])
-    found = [each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()]
-    return found[0] if found else None
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
 
 
 @cache
-def _module(name: str, path: Path, modified: int) -> _Module:
+def _parsed(name: str, path: Path, modified: int) -> _Module:
     return _Module(ast.parse(path.read_text(encoding="utf-8")), name)
 
 
 def _load(name: str) -> _Module | None:
-    path = _file(name)
-    return _module(name, path, path.stat().st_mtime_ns) if path else None
+    path = _file(name) if _ours(name) else None
+    return _parsed(name, path, path.stat().st_mtime_ns) if path else None
 
 
-def _resolve(module: str, name: str) -> tuple[str, str] | None:
-    """Where a name of a module is defined: ("...", "") for a module, None for what is not of this library."""
-    if _file(f"{module}.{name}"):
-        return f"{module}.{name}", ""
+def _resolve(module: str, name: str) -> Definition | None:
+    """Where a name of a module is defined, through modules that only pass it on; None for what is not there."""
+    if not name or _file(f"{module}.{name}"):
+        return f"{module}.{name}".rstrip("."), ""
     found = _load(module)
-    if found is None:
-        return None
-    if name in found.defined:
+    if found and name in found.defined:
         return module, name
-    if name in found.imported:
-        source, original = found.imported[name]
-        return _resolve(source, original) if original else (source, "")
-    return None
+    return _resolve(*found.imported[name]) if found and name in found.imported else None
 
 
-def _names(nodes: Iterable[ast.AST], module: _Module) -> Iterator[Definition]:
-    """The definitions that some code of a module names."""
-    for node in (inner for outer in nodes for inner in ast.walk(outer)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            target = _target(node.value.id, module)
-            if target and not target[1] and (found := _resolve(target[0], node.attr)):
-                yield found
-        elif isinstance(node, ast.Name) and (target := _target(node.id, module)) and target[1]:
-            yield target
-
-
-def _target(name: str, module: _Module) -> tuple[str, str] | None:
-    if name in module.imported:
-        source, original = module.imported[name]
-        return _resolve(source, original) if original else (source, "")
-    return (module.name, name) if name in module.defined and module.name else None
-
-
-def _reached(start: Iterable[Definition]) -> list[Definition]:
+def _closure(start: Iterable[Definition]) -> list[Definition]:
     todo, seen = list(start), set[Definition]()
     while todo:
         definition = todo.pop()
         name, top = definition
-        if definition in seen or not top or name == _LEFT_OUT or name.startswith(f"{_LEFT_OUT}."):
-            continue
-        module = _load(name)
-        if module is None or top not in module.defined:
-            continue
-        seen.add(definition)
-        todo += _names(module.defined[top], module)
-        if top in module.protocols:
-            todo += [(name, other) for other in module.classes]
+        if definition not in seen and not f"{name}.".startswith(f"{_LEFT_OUT}.") and (module := _load(name)):
+            seen.add(definition)
+            todo += module.reached(top)
     return sorted(seen)
 
 
@@ -141,13 +125,14 @@ def definitions(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) ->
     Raises:
         ValueError: for a function that is defined elsewhere.
     """
-    roots = [functions] if callable(functions) else list(functions)
-    start = [(root.__module__, root.__qualname__.split(".")[0]) for root in roots]
-    for module, name in start:
-        found = _load(module) if module.split(".")[0] == _NAME else None
-        if found is None or name not in found.defined:
-            raise ValueError(f"{module}.{name} is not at the top of a module of {_NAME}")
-    return _reached(start)
+    roots = [functions] if callable(functions) else functions
+    plain = [root.func if isinstance(root, partial) else root for root in roots]
+    start = [(root.__module__, root.__qualname__.split(".")[0]) for root in plain]
+    for name, top in start:
+        module = _load(name)
+        if module is None or top not in module.defined:
+            raise ValueError(f"{name}.{top} is not at the top of a module of {_NAME}: give functions of the library")
+    return _closure(start)
 
 
 def code_hash(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) -> str:
@@ -156,16 +141,22 @@ def code_hash(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) -> s
 
 
 def notebook_code_hash(path: Path) -> str:
-    """Hash of the code cells of a notebook and of all that they reach in this library; prose does not count."""
+    """Hash of the code cells of a notebook and of all that they reach in this library; prose does not count.
+
+    Raises:
+        ValueError: for cells that are not Python.
+    """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    tree = ast.parse("\n".join(sources))
-    return _digest([_plain(tree), _hash(_reached(_names([tree], _Module(tree))))])
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"{path.name}: '{(error.text or '').strip()}' is not Python: {error.msg}") from error
+    return _digest([_plain(tree), _hash(_closure(_Module(tree).named([tree])))])
 
 
 def _hash(reached: Sequence[Definition]) -> str:
-    modules = {name: module for name, _ in reached if (module := _load(name))}
-    return _digest([[name, top, modules[name].hash(top)] for name, top in reached])
+    return _digest([[name, top, module.hash(top)] for name, top in reached if (module := _load(name))])
 
 
 def _digest(value: object) -> str:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 LIBRARY = Path(__file__).parents[1]
 CHECKOUT = LIBRARY.parent if (LIBRARY.parent / "pyproject.toml").is_file() else LIBRARY  # see setup.py
 CHECKSUMS = "SHA256SUMS"
 SHOWN = 3  # of many names, those that an error lists
-LARGE = 10**7  # bytes of a file whose hash is worth remembering
+LARGE = 10**7  # bytes of a file whose hash is worth writing down
+SETTLED = 2 * 10**9  # nanoseconds after which another change gets another time, on every file system
 _TEMPORARY = ".tmp-"
 
 
@@ -93,13 +96,12 @@ def only_one(lock: Path, refusal: Exception) -> Iterator[None]:
 
     Raises `OSError` if the file cannot be made, `DiskFullError` where that is why.
     """
-    with reporting_full_disk(lock):
-        file = lock.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise refusal from error
+    try:
+        with reporting_full_disk(lock):
+            held = FileLock(lock).acquire(blocking=False)
+    except Timeout as error:
+        raise refusal from error
+    with held:
         yield
 
 
@@ -122,10 +124,8 @@ def remove_leftovers(folder: Path) -> None:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return error.errno == errno.EPERM  # another user's
     return True
 
 
@@ -136,7 +136,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole, of whatever `_plain` knows; NaN and infinity raise `ValueError`."""
+    """Write JSON, whole; tables, dataclasses, pydantic models and NumPy values may stand anywhere in it.
+
+    Raises `ValueError` for NaN and infinity.
+    """
     try:
         text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
@@ -144,9 +147,15 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, text + "\n")
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What earlier processes noted as JSON; nothing counts as noted if that cannot be read."""
+    with suppress(FileNotFoundError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
 def _plain(value: object) -> Any:
-    """What `json` does not know: tables as rows, intervals and pydantic models by their fields, NumPy values, paths by
-    what they hold."""
+    """For JSON: rows of a table, fields of a dataclass or pydantic model, NumPy values, a path by what it holds."""
     if hasattr(value, "to_dict"):  # a table; pandas is not imported for those who have none
         return value.to_dict("records")
     if is_dataclass(value) and not isinstance(value, type):
@@ -171,33 +180,28 @@ def content_hash(path: Path) -> str:
     if path.is_dir():
         return hashlib.sha256(json.dumps(folder_hashes(path)).encode()).hexdigest()
     status = path.stat()
-    if status.st_size < LARGE:
-        return _file_hash(path)
-    return _remembered_hash(path, status.st_size, status.st_mtime_ns)
+    if _TEMPORARY in str(path) or time.time_ns() - status.st_mtime_ns < SETTLED:
+        return _hash(path)
+    return _remembered_hash(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
-def _file_hash(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def _remembered_hash(path: Path, size: int, modified: int) -> str:
-    """Once on a machine, as long as the file is not touched: gigabytes of weights go into the key of many stages."""
-    memory, key = output_root() / ".cache" / "hashes.json", f"{path.resolve()} {size} {modified}"
-    known = _read_hashes(memory)
-    if key not in known:
-        known = {**_read_hashes(memory), key: _file_hash(path)}
-        with suppress(ReadOnlyError, DiskFullError):  # then it is hashed again next time
-            write_json(memory, known)
-    return known[key]
-
-
-def _read_hashes(memory: Path) -> dict[str, str]:
-    try:
-        known: dict[str, str] = json.loads(memory.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return known
+    """Hash of a file that was not touched since: once in a process, and of a large one once on a machine."""
+    if size < LARGE:
+        return _hash(path)
+    memory = output_root() / ".cache" / "hashes.json"
+    if (known := read_state(memory).get(str(path))) and known[:2] == [size, modified]:
+        return str(known[2])
+    found = _hash(path)
+    with suppress(ReadOnlyError, DiskFullError):  # then it is hashed again next time
+        write_json(memory, read_state(memory) | {str(path): [size, modified, found]})
+    return found
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:

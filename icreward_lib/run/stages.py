@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,15 @@ class Stage:
     that is missing, and an item damaged since is made again.
     """
 
-    def __init__(self, name: str, key: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, key: str, folder: Path, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
         self.name, self.key, self.folder = name, key, folder
+        self._on_progress = on_progress  # told how many items are there, of those that were asked for
         # One for each process: on a disk that several machines share, what they append to one file can get lost.
         self._journal = folder / f".journal-{rank()}"
         self._sums: dict[str, set[str]] = {}
+        self._there: dict[str, bool] = {}  # the items that were asked for
         for journal in sorted(folder.glob(".journal-*")):
             for line in journal.read_text(encoding="utf-8").splitlines():
                 if entry := re.fullmatch(r"(\w{64}|discarded) (.+)", line):
@@ -38,6 +42,7 @@ class Stage:
         #: Whether anything was written before, and whether all of it was, and is still intact.
         self.started = bool(self._sums)
         self.done = _ACCOUNT in self._sums and not self.missing(list(self._sums))
+        self._there.clear()
 
     def path(self, item: str) -> Path:
         """Where an item lies, or will."""
@@ -46,13 +51,12 @@ class Stage:
     def has(self, item: str) -> bool:
         """Whether an item is there and intact. A damaged one is deleted, and said so."""
         path = self.path(item)
-        if not path.exists():
-            return False
-        if content_hash(path) in self._sums.get(item, ()):
-            return True
-        print(f"{self.name}: the cached {item} is damaged and will be made again", file=sys.stderr)
-        remove(path)
-        return False
+        intact = path.exists() and content_hash(path) in self._sums.get(item, ())
+        if path.exists() and not intact:
+            print(f"{self.name}: the cached {item} is damaged and will be made again", file=sys.stderr)
+            remove(path)
+        self._there[item] = intact
+        return intact
 
     def lacks(self, item: str) -> bool:
         """Whether this process has to make an item that is made as a whole: it is missing, and this process leads."""
@@ -69,6 +73,9 @@ class Stage:
             yield temporary
             # The checksum goes first: a kill between the two leaves the old item, whose checksum stands too.
             self._append(content_hash(temporary), item)
+        if self._on_progress and item in self._there:
+            self._there[item] = True
+            self._on_progress(sum(self._there.values()), len(self._there))
 
     def discard(self, item: str) -> None:
         """Delete an item that is no longer needed, such as the state of a finished training."""
@@ -82,11 +89,8 @@ class Stage:
 
     def load_npz(self, item: str) -> dict[str, np.ndarray]:
         """Read the arrays of an item. Raises `DamagedFileError` or `FileNotFoundError`."""
-        try:
-            with np.load(self._present(item)) as arrays:
-                return dict(arrays)
-        except (zipfile.BadZipFile, EOFError, ValueError) as error:
-            raise self._damaged(item) from error
+        with self._reading(item) as path, np.load(path) as arrays:
+            return dict(arrays)
 
     def save_json(self, item: str, value: object) -> None:
         """Write a JSON item."""
@@ -95,10 +99,8 @@ class Stage:
 
     def load_json(self, item: str) -> Any:
         """Read a JSON item. Raises `DamagedFileError` or `FileNotFoundError`."""
-        try:
-            return json.loads(self._present(item).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise self._damaged(item) from error
+        with self._reading(item) as path:
+            return json.loads(path.read_text(encoding="utf-8"))
 
     def finish(self, account: Mapping[str, object]) -> None:
         """Mark the stage as finished, with an account of how it was made."""
@@ -107,17 +109,17 @@ class Stage:
 
     def account(self) -> dict[str, Any]:
         """The account of a finished stage."""
-        account: dict[str, Any] = self.load_json(_ACCOUNT)
-        return account
+        return dict(self.load_json(_ACCOUNT))
 
-    def _present(self, item: str) -> Path:
+    @contextmanager
+    def _reading(self, item: str) -> Iterator[Path]:
         path = self.path(item)
         if not path.exists():
             raise FileNotFoundError(f"stage {self.name} has no {item}: run the notebook that makes it again")
-        return path
-
-    def _damaged(self, item: str) -> DamagedFileError:
-        return DamagedFileError(f"{self.path(item)} is damaged: delete it and run the same notebook again")
+        try:
+            yield path
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            raise DamagedFileError(f"{path} is damaged: delete it and run the same notebook again") from error
 
     def _append(self, sha: str, item: str) -> None:
         with self._journal.open("a", encoding="utf-8") as journal:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from icreward_lib.run.files import DiskFullError, content_hash, digest, only_one, reporting_full_disk, write_text
 from icreward_lib.score.intake import IntakeError, Limits, Picture, read_picture
-from icreward_lib.score.judges import Judge
-from icreward_lib.score.ranking import TOGETHER, Entry, Progress, assess, ranks, rates_differ
+from icreward_lib.score.judges import OpenedReward
+from icreward_lib.score.ranking import TOGETHER, Entry, Progress, assess, ranks, rate_warnings
 
 COLUMNS = ("image", "video")  # and "group", if there is one
 Line = dict[str, Any]
@@ -37,14 +38,15 @@ class Row:
     line: int
 
     @property
-    def name(self) -> tuple[str, str, str]:
+    def names(self) -> dict[str, str]:
         """What it is called, in the table and in results."""
-        return self.image, self.video, self.group
+        return {"image": self.image, "video": self.video, "group": self.group}
 
     @property
-    def lacking(self) -> list[str]:
-        """The columns that have to have a value, and have none."""
-        return [name for name in COLUMNS if not getattr(self, name)]
+    def lacking(self) -> str | None:
+        """What to say if a column that has to have a value has none."""
+        columns = [name for name in COLUMNS if not self.names[name]]
+        return f"line {self.line} of the table has no {' and no '.join(columns)}" if columns else None
 
 
 def read_table(path: Path) -> list[Row]:
@@ -55,14 +57,13 @@ def read_table(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
             if missing := [name for name in COLUMNS if name not in header]:
                 present = ", ".join(header) or "none"
                 raise BatchError(
                     f"{path} has no column {' and no column '.join(missing)}: its first line has to name the columns "
                     f"image, video and, if wanted, group, with commas between them (it has: {present})"
                 )
-            reader.fieldnames = header
             rows = []
             for found in reader:
                 image, video, group = ((found.get(name) or "").strip() for name in (*COLUMNS, "group"))
@@ -78,24 +79,17 @@ def read_table(path: Path) -> list[Row]:
 
 def score_table(
     rows: Sequence[Row],
-    judges: Sequence[Judge],
+    judges: Sequence[OpenedReward],
     limits: Limits,
     *,
     out: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[Line]:
-    """Score all rows, in their order.
+    """Score all rows, in their order, with memory bounded by `TOGETHER` clips.
 
-    With `out` every result is a line of that file as soon as it is known, and rows that have theirs, of the same
-    files, judges and limits, are not scored again. However often a batch is interrupted, its file ends up the same.
-    Memory is bounded by `TOGETHER` clips.
-
-    Args:
-        rows: of `read_table`.
-        judges: at least one, of different names; the first one's scores are those of the line itself.
-        limits: on what is read.
-        out: a .jsonl file.
-        progress: told how many of the rows are done, after each.
+    With `out`, a .jsonl file, every result is a line of it as soon as it is known, and rows that have theirs, of the
+    same files, judges and limits, are not scored again. However often a batch is interrupted, its file ends up the
+    same. `judges` as of `rank_videos`; `progress` is told how many of the rows are done, after each.
 
     Returns:
         A line for every row: image, video, group, then as in `Entry.to_json`, without a rank; `fps`; and `key`, of
@@ -105,104 +99,81 @@ def score_table(
         BatchError: if `out` cannot be written, holds something else, or another batch is writing it.
         DiskFullError: when there is no room.
     """
-    if out is None:
-        return [line for _, line in _scored(rows, {}, judges, limits, progress)]
-    busy = BatchError(f"another batch is writing {out}: wait for it, or name another file")
+    known: dict[int, Line] = {}
     with ExitStack() as held:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(only_one(out.with_name(f".{out.name}.lock"), busy))
-        known = _resumed(out, rows, judges, limits)
-        for place, line in _scored(rows, known, judges, limits, progress):
-            with writing(out), out.open("a", encoding="utf-8") as file:  # closing it writes, too
-                file.write(_text(line))
-                file.flush()
-                os.fsync(file.fileno())
+        if out:
+            busy = BatchError(f"another batch is writing {out}: wait for it, or name another file")
+            with writing(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(only_one(out.with_name(f".{out.name}.lock"), busy))
+            known = _known(out, rows, judges, limits)
+            _rewrite(out, [known[place] for place in sorted(known)])
+        for place, line in _scored(rows, frozenset(known), judges, limits):
             known[place] = line
+            progress(len(known), len(rows))
+            if out:
+                with writing(out), out.open("a", encoding="utf-8") as file:  # closing it writes, too
+                    file.write(_text(line))
+                    file.flush()
+                    os.fsync(file.fileno())
         lines = [known[place] for place in range(len(rows))]
-        _rewrite(out, lines)  # what an older table left may stand in another order
-        return lines
+        if out:
+            _rewrite(out, lines)  # what an older table left may stand in another order
+    return lines
 
 
 def _scored(
-    rows: Sequence[Row],
-    known: Mapping[int, Line],
-    judges: Sequence[Judge],
-    limits: Limits,
-    progress: Progress,
+    rows: Sequence[Row], known: frozenset[int], judges: Sequence[OpenedReward], limits: Limits
 ) -> Iterator[tuple[int, Line]]:
     """The lines of rows that are not known, by their place."""
-    done = len(known)
-    previous: tuple[str, Picture | IntakeError] | None = None
-    for image, run in itertools.groupby(range(len(rows)), key=lambda place: rows[place].image):
+    picture_of = lru_cache(maxsize=1)(_picture)  # rows that follow each other share theirs
+    for _, run in itertools.groupby(range(len(rows)), key=lambda place: rows[place].image):
         # Parts depend on the table alone, so that a part that was interrupted gives the same numbers when scored again.
         places = list(run)
         for part in (places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)):
-            if all(place in known for place in part):
-                continue
-            if previous is None or previous[0] != image:
-                previous = image, _picture(rows[part[0]], limits)
-            found = _assessed([rows[place] for place in part], previous[1], judges, limits)
-            for place, entry in zip(part, found, strict=True):
-                if place not in known:
-                    done += 1
-                    progress(done, len(rows))
-                    yield place, _line(rows[place], entry, judges, limits)
+            if not known.issuperset(part):
+                own = [rows[place] for place in part]
+                entries = _entries(own, picture_of(own[0].folder / own[0].image, limits), judges, limits)
+                lines = zip(part, own, entries, strict=True)
+                yield from ((k, _line(row, entry, judges, limits)) for k, row, entry in lines if k not in known)
 
 
-def _picture(row: Row, limits: Limits) -> Picture | IntakeError:
+def _picture(path: Path, limits: Limits) -> Picture | IntakeError:
     try:
-        return read_picture(row.folder / row.image, limits)
+        return read_picture(path, limits)
     except IntakeError as error:
         return error
 
 
-def _assessed(
-    rows: Sequence[Row], picture: Picture | IntakeError, judges: Sequence[Judge], limits: Limits
+def _entries(
+    rows: Sequence[Row], picture: Picture | IntakeError, judges: Sequence[OpenedReward], limits: Limits
 ) -> list[Entry]:
     """Entries of rows of one image."""
-    failed = {
-        place: f"line {row.line} of the table has no {' and no '.join(row.lacking)}"
-        for place, row in enumerate(rows)
-        if row.lacking
-    }
     if isinstance(picture, IntakeError):
-        failed = {place: failed.get(place, str(picture)) for place in range(len(rows))}
-    else:
-        whole = [row.folder / row.video for place, row in enumerate(rows) if place not in failed]
-        entries = iter(assess(picture, whole, judges, limits))
-        warnings = tuple(f"reference: {text}" for text in picture.warnings)
-    return [
-        Entry(row.video, None, {}, None, failed[place])
-        if place in failed
-        else replace(entry := next(entries), warnings=(*warnings, *entry.warnings))
-        for place, row in enumerate(rows)
-    ]
+        return [Entry(row.video, error=row.lacking or str(picture)) for row in rows]
+    whole = [row.folder / row.video for row in rows if not row.lacking]
+    scored = iter(assess(picture, whole, judges, limits))
+    entries = [Entry(row.video, error=row.lacking) if row.lacking else next(scored) for row in rows]
+    warnings = tuple(f"reference: {text}" for text in picture.warnings)
+    return [replace(entry, warnings=(*warnings, *entry.warnings)) for entry in entries]
 
 
-def _line(row: Row, entry: Entry, judges: Sequence[Judge], limits: Limits) -> Line:
+def _line(row: Row, entry: Entry, judges: Sequence[OpenedReward], limits: Limits) -> Line:
     found = entry.to_json(judges[0].name)
-    known = {name: value for name, value in found.items() if name not in ("path", "rank")}
+    found = {name: value for name, value in found.items() if name not in ("path", "rank")}
     rate = {} if entry.rate is None else {"fps": round(entry.rate, 3)}
-    names = dict(zip((*COLUMNS, "group"), row.name, strict=True))
-    return {**names, **known, **rate, "key": _key(row, judges, limits)}
+    return {**row.names, **found, **rate, "key": _key(row, judges, limits)}
 
 
-def _key(row: Row, judges: Sequence[Judge], limits: Limits) -> str:
+def _key(row: Row, judges: Sequence[OpenedReward], limits: Limits) -> str:
     """Of all that the result of a row follows from."""
-    contents = [_content(row.folder / name) for name in (row.image, row.video)]
-    judged = [[judge.name, judge.identity] for judge in judges]
-    return digest([row.name, row.line if row.lacking else None, contents, judged, asdict(limits)])
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return content_hash(path) if path.is_file() else None
-    except (OSError, ValueError):  # no file can be called so, or this one may not be read
-        return None
-
-
-# The file of results
+    contents: list[str | None] = []
+    for path in (row.folder / row.image, row.folder / row.video):
+        try:
+            contents.append(content_hash(path) if path.is_file() else None)
+        except (OSError, ValueError):  # no file can be called so, or this one may not be read
+            contents.append(None)
+    return digest([row.names, row.lacking, contents, [[j.name, j.identity] for j in judges], asdict(limits)])
 
 
 @contextmanager
@@ -217,31 +188,23 @@ def writing(path: Path) -> Iterator[None]:
         raise BatchError(f"{path} cannot be written ({error.strerror}): name another place") from error
 
 
-def _resumed(out: Path, rows: Sequence[Row], judges: Sequence[Judge], limits: Limits) -> dict[int, Line]:
-    """What an earlier batch left of these rows, by their place; the file then holds that and nothing else."""
-    lines = {line["key"]: line for line in _read(out)}
-    names = {(line["image"], line["video"], line["group"]) for line in lines.values()}
-    keys = {place: _key(row, judges, limits) for place, row in enumerate(rows) if row.name in names}
-    known = {place: lines[key] for place, key in keys.items() if key in lines}
-    _rewrite(out, [known[place] for place in sorted(known)])
-    return known
-
-
-def _read(out: Path) -> list[Line]:
-    """The whole lines of a file of results; one that a kill has torn is left out."""
+def _known(out: Path, rows: Sequence[Row], judges: Sequence[OpenedReward], limits: Limits) -> dict[int, Line]:
+    """What an earlier batch left of these rows, by their place; a line that a kill has torn is left out."""
     try:
         *whole, _torn = out.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return {}
     except OSError as error:
         raise BatchError(f"{out} cannot be read ({error.strerror}): name another file") from error
     try:
-        lines = [json.loads(line) for line in whole]
-        if not all(isinstance(line[name], str) for line in lines for name in (*COLUMNS, "group", "key")):
+        lines: dict[str, Line] = {line["key"]: line for line in map(json.loads, whole)}
+        names = {tuple(line[name] for name in (*COLUMNS, "group")) for line in lines.values()}
+        if not all(isinstance(text, str) for name in [*names, lines] for text in name):
             raise ValueError("a name is no text")
     except (ValueError, KeyError, TypeError) as error:
         raise BatchError(f"{out} holds something other than results of a batch: name another file") from error
-    return lines
+    keys = {place: _key(row, judges, limits) for place, row in enumerate(rows) if tuple(row.names.values()) in names}
+    return {place: lines[key] for place, key in keys.items() if key in lines}
 
 
 def _rewrite(out: Path, lines: Sequence[Line]) -> None:
@@ -255,37 +218,34 @@ def _text(line: Line) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+# What people read
+
+
 def to_text(ranking: Mapping[str, Any]) -> str:
     """A ranking, as of `Ranking.to_json`, as aligned columns, and below them every warning once with its files."""
     scored = [video for video in ranking["videos"] if "error" not in video]
-    columns: dict[str, list[float | None]] = {
-        name: [video[name] for video in scored] for name in ("overall", "subject", "background")
-    }
-    for video in scored:
-        for judge in video.get("scores", {}):
-            if judge != ranking["reward"]:
-                columns.setdefault(judge, [each["scores"][judge]["overall"] for each in scored])
-    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    rows = [{name: video[name] for name in ("overall", "subject", "background")} for video in scored]
+    for row, video in zip(rows, scored, strict=True):
+        others = {judge: found["overall"] for judge, found in video.get("scores", {}).items()}
+        row |= {judge: score for judge, score in others.items() if judge != ranking["reward"]}
+    columns = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
     lines = [["rank", *columns, "video"]]
-    for place, video in enumerate(scored):
-        values = ["" if (value := column[place]) is None else f"{value:.3f}" for column in columns.values()]
+    for row, video in zip(rows, scored, strict=True):
+        values = ["" if row[name] is None else f"{row[name]:.3f}" for name in columns]
         lines.append([str(video["rank"]), *values, printable(video["path"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines] if scored else []
     group = f" ({ranking['group']})" if ranking.get("group") else ""
     title = f"{printable(ranking['reference'])}{printable(group)}, ranked by {printable(ranking['reward'])}"
-    return "\n".join([title, *table, *_warnings(scored)])
-
-
-def _warnings(videos: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: dict[str, list[str]] = {}
-    for video in videos:
+    warned: dict[str, list[str]] = {}
+    for video in scored:
         for text in video["warnings"]:
-            found.setdefault(text, []).append(printable(video["path"]))
-    return [
-        f"! {text}" + (f" ({', '.join(paths)})" if len(paths) < len(videos) or len(videos) == 1 else " (all videos)")
-        for text, paths in found.items()
+            warned.setdefault(text, []).append(printable(video["path"]))
+    everywhere = len(scored) if len(scored) > 1 else None
+    warnings = [
+        f"! {text} ({'all videos' if len(paths) == everywhere else ', '.join(paths)})" for text, paths in warned.items()
     ]
+    return "\n".join([title, *table, *warnings])
 
 
 def printable(text: str) -> str:
@@ -294,7 +254,7 @@ def printable(text: str) -> str:
 
 
 def rankings(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines of each image and group as a ranking, as of `Ranking.to_json` with its `group`; in order of the table.
+    """The lines of each image and group as of `Ranking.to_json`, with its `group`, in order of the table.
 
     `judges` are their names.
     """
@@ -308,13 +268,12 @@ def rankings(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[
 
 
 def _ranked(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
-    warning = rates_differ([line.get("fps") for line in lines], judges)
+    shared = rate_warnings([line.get("fps") for line in lines], judges)
     videos = []
     for line, place in zip(lines, ranks([line.get("overall") for line in lines]), strict=True):
         kept = {name: value for name, value in line.items() if name not in ("image", "video", "group", "fps", "key")}
         if place is not None:
-            kept["warnings"] = [*kept["warnings"], *([warning] if warning else [])]
-            kept = {"rank": place, **kept}
+            kept = {"rank": place, **kept, "warnings": [*kept["warnings"], *shared]}
         videos.append({"path": line["video"], **kept})
     return sorted(videos, key=lambda video: video.get("rank", len(lines) + 1))
 

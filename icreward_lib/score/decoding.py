@@ -13,9 +13,9 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -25,22 +25,8 @@ AGAIN = "write or download it again"
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 
 # All that Pillow and PyAV are known to raise on broken bytes.
-_READER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    AssertionError,
-    struct.error,
-    Image.DecompressionBombError,
-    av.error.FFmpegError,
-)
+_PYTHONS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+_OTHERS = (EOFError, MemoryError, AssertionError, struct.error, Image.DecompressionBombError, av.error.FFmpegError)
 
 
 class IntakeError(ValueError):
@@ -61,10 +47,9 @@ class Limits:
     side: int = 512
 
     def __post_init__(self) -> None:  # noqa: D105
-        for field in fields(self):
-            least = 2 if field.name == "kept" else 1
-            if getattr(self, field.name) < least:
-                raise ValueError(f"Limits.{field.name} must be at least {least}, not {getattr(self, field.name)}.")
+        for name, least in {"pixels": 1, "frames": 1, "kept": 2, "side": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"Limits.{name} must be at least {least}, not {getattr(self, name)}.")
 
     def check_pixels(self, width: int, height: int) -> None:
         """Raise IntakeError for a picture or frame that is empty or larger than allowed."""
@@ -90,27 +75,13 @@ DEFAULTS = Limits()
 
 
 @contextmanager
-def one_sentence(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever is raised about a file into an IntakeError that begins with its path.
+def open_file(path: Path, kind: str) -> Iterator[BinaryIO]:
+    """Open a regular file that has something in it, and turn whatever is raised about it into an IntakeError.
 
-    An IntakeError raised inside says only what is wrong ("is empty"). `kind`: what the file should be ("video").
+    Its message begins with the path; an IntakeError raised inside says only what is wrong ("holds no frames"). `kind`:
+    what the file should be ("video").
     """
     name = os.fsencode(path).decode(errors="replace")  # names that are not UTF-8 could not be printed
-    try:
-        yield
-    except IntakeError as error:
-        raise IntakeError(f"{name} {error}.") from error.__cause__
-    except UnidentifiedImageError as error:
-        kinds = ", ".join(PICTURES).lower()
-        raise IntakeError(f"{name} is not a picture of a kind that can be read ({kinds}): convert it.") from error
-    except _READER_ERRORS as error:
-        said = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-        raise IntakeError(f"{name} is not a readable {kind} ({said}): {AGAIN}, or convert it.") from error
-
-
-@contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file that has something in it; raises IntakeError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -119,17 +90,23 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             raise IntakeError("is not a regular file: copy its content to one")
         if status.st_size == 0:
             raise IntakeError(f"is empty (0 bytes): {AGAIN}")
-        file = path.open("rb")
+        with path.open("rb") as file:
+            yield file
+    except IntakeError as error:
+        raise IntakeError(f"{name} {error}.") from error.__cause__
     except FileNotFoundError as error:
-        raise IntakeError("does not exist: check its name") from error
+        raise IntakeError(f"{name} does not exist: check its name.") from error
     except PermissionError as error:
-        raise IntakeError("may not be read: change its permissions") from error
-    with file:
-        yield file
+        raise IntakeError(f"{name} may not be read: change its permissions.") from error
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(PICTURES).lower()
+        raise IntakeError(f"{name} is not a picture of a kind that can be read ({kinds}): convert it.") from error
+    except (*_PYTHONS, *_OTHERS) as error:
+        said = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
+        raise IntakeError(f"{name} is not a readable {kind} ({said}): {AGAIN}, or convert it.") from error
 
 
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov reads mp4 and m4v too, matroska reads webm
-_TRUNCATED = f"looks truncated: {AGAIN}"
 _TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave the alpha channel out
 _THREADS = 4  # each holds frames of its own: more would cost memory on large machines
 
@@ -159,18 +136,8 @@ def on_white(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-class Frames(Protocol):
-    """A video in an open file."""
-
-    def times(self) -> tuple[np.ndarray, float]:
-        """When each frame is shown, in seconds from the first: float64 (N,), sorted; and the clock's tick in s."""
-
-    def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown."""
-
-
 class AnimatedWebP:
-    """An animated (or still) webp, read by Pillow."""
+    """An animated (or still) webp, read by Pillow; methods as of `StreamedVideo`."""
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:  # noqa: D107
         self.file, self.limits = file, limits
@@ -185,12 +152,12 @@ class AnimatedWebP:
                 yield opened
 
     def times(self) -> tuple[np.ndarray, float]:
-        """See Frames. Pillow tells the times together with the frames, so these are decoded twice."""
+        """Pillow tells the times together with the frames, so these are decoded twice."""
         stamps = np.array([frame.info.get("timestamp", 0) for frame in self._frames()])
         return (stamps - stamps[0]) / 1000, 0.001
 
     def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """See Frames."""
+        """All frames have the size of the canvas."""
         wanted, kept, size = set(chosen.tolist()), [], (0, 0)
         for number, frame in enumerate(self._frames()):
             size = frame.size
@@ -227,7 +194,10 @@ class StreamedVideo:
             yield container, stream
 
     def times(self) -> tuple[np.ndarray, float]:
-        """See Frames. Nothing is decoded for it; a file that is cut short raises IntakeError."""
+        """When each frame is shown, in seconds from the first: float64 (N,), sorted; and the clock's tick in s.
+
+        Nothing is decoded for it; a file that is cut short raises IntakeError.
+        """
         with self._open() as (container, stream):
             self.limits.check_frames(stream.frames)
             packets, stamps, is_avi = 0, [], container.format.name == "avi"
@@ -236,7 +206,8 @@ class StreamedVideo:
                     continue  # the mark of the end
                 packets += 1
                 self.limits.check_frames(packets)
-                if _is_shown(packet, stream.codec_context.name):
+                hidden = stream.codec_context.name == "vp8" and packet.size and not bytes(packet)[0] & 0x10
+                if not packet.is_discard and not hidden:  # that an edit cut away, or VP8 only refers to
                     # AVI only tells when to decode a frame: another order, at the same distances.
                     stamps.append(packet.dts if is_avi else packet.pts)
             _require_whole(self.file, container.format.name, packets, len(stream.index_entries))
@@ -248,7 +219,10 @@ class StreamedVideo:
             return np.array([(stamp - first) * tick for stamp in sorted(stamps)]), tick
 
     def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """See Frames. Frames that are damaged or missing raise IntakeError."""
+        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown.
+
+        Frames that are damaged or missing raise IntakeError.
+        """
         wanted, kept, seen, shape = set(chosen.tolist()), [], 0, (0, 0)
         with self._open() as (container, stream):
             decoder, ratio = self._decoder(stream), float(stream.sample_aspect_ratio or 1)
@@ -262,7 +236,9 @@ class StreamedVideo:
                     if frame.is_corrupt:
                         raise IntakeError(f"is damaged at frame {seen + 1}: {AGAIN}")
                     if seen in wanted:
-                        small = _resized(_picture(frame), self.limits.shrunk(*size))
+                        clear = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+                        picture = frame.to_ndarray(format="rgba" if clear else "rgb24", threads=1)
+                        small = _resized(Image.fromarray(picture), self.limits.shrunk(*size))
                         kept.append(np.ascontiguousarray(_upright(on_white(small), matrix)))
                     seen += 1
         if seen != count:
@@ -278,16 +254,6 @@ class StreamedVideo:
         return decoder
 
 
-def _is_shown(packet: av.Packet, codec: str) -> bool:
-    """Whether a packet gives a frame: not those that an edit cut away, nor VP8's hidden reference frames."""
-    return not packet.is_discard and not (codec == "vp8" and packet.size and not bytes(packet)[0] & 0x10)
-
-
-def _picture(frame: av.VideoFrame) -> Image.Image:
-    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    return Image.fromarray(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
-
-
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Shrink a picture, in two steps if much; a picture of this size comes back as it is."""
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
@@ -296,18 +262,15 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """The (a, b, c, d) of a frame: its point (x, y) is shown at (a x + c y, b x + d y)."""
     data = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
-    return a, b, c, d
+    numbers = (1, 0, 0, 0, 1) if data is None else struct.unpack("=5i", bytes(data)[:20])
+    return *numbers[:2], *numbers[3:]
 
 
 def _upright(image: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
     """Turn and mirror a picture (H, W, 3) by a display matrix, to the next quarter turn."""
-    a, b, c, d = matrix
-    swapped = abs(b) > abs(a)
-    down, right = (b, c) if swapped else (d, a)
-    image = image.swapaxes(0, 1) if swapped else image
+    right, down = matrix[0], matrix[3]
+    if abs(matrix[1]) > abs(matrix[0]):
+        image, right, down = image.swapaxes(0, 1), matrix[2], matrix[1]
     return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
@@ -316,17 +279,16 @@ def _require_whole(file: BinaryIO, kind: str, packets: int, indexed: int) -> Non
     length = os.fstat(file.fileno()).st_size
     file.seek(0)
     head = file.read(1024)
-    if kind == "gif":
-        file.seek(max(0, length - 1024))
-        cut = not file.read().rstrip(b"\0").endswith(b";")
-    elif kind == "matroska,webm":
-        cut = _is_shorter_than_segment(head, length)
-    elif packets != indexed:  # counts in headers include frames that edits cut away, and empty ones
+    # Counts in headers include frames that edits cut away, and empty ones; an index does not.
+    if kind not in ("gif", "matroska,webm") and packets != indexed:
         raise IntakeError(f"holds {packets} of its {indexed} frames: {AGAIN}")
-    else:
-        cut = kind == "avi" and 8 + int.from_bytes(head[4:8], "little") > length
-    if cut:
-        raise IntakeError(_TRUNCATED)
+    file.seek(max(0, length - 1024))
+    if (
+        (kind == "gif" and not file.read().rstrip(b"\0").endswith(b";"))
+        or (kind == "avi" and 8 + int.from_bytes(head[4:8], "little") > length)
+        or (kind == "matroska,webm" and _is_shorter_than_segment(head, length))
+    ):
+        raise IntakeError(f"looks truncated: {AGAIN}")
 
 
 def _is_shorter_than_segment(head: bytes, length: int) -> bool:

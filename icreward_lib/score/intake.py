@@ -16,18 +16,14 @@ from icreward_lib.score.decoding import (
     DEFAULTS,
     PICTURES,
     AnimatedWebP,
-    Frames,
     IntakeError,
     Limits,
     StreamedVideo,
     on_white,
-    one_sentence,
     open_file,
     open_picture,
 )
 from icreward_lib.video import Video
-
-__all__ = ["Clip", "IntakeError", "Limits", "Picture", "framed", "read_clip", "read_picture"]
 
 _FEW = 8  # frames under which a score over time says little
 
@@ -36,7 +32,6 @@ _FEW = 8  # frames under which a score over time says little
 class Picture:
     """A picture: `image` uint8 RGB (H, W, 3), shrunk; `size` its (width, height) in pixels as shown, before that."""
 
-    path: Path
     image: np.ndarray
     size: tuple[int, int]
     warnings: tuple[str, ...]
@@ -50,7 +45,6 @@ class Clip:
     seconds from the first. `num_frames`: of the file. `size`: (width, height) in pixels as shown, before shrinking.
     """
 
-    path: Path
     video: Video
     times: np.ndarray
     num_frames: int
@@ -65,7 +59,7 @@ def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Pic
     first frame is taken. Raises IntakeError.
     """
     path = Path(path)
-    with one_sentence(path, "picture"), open_file(path) as file, open_picture(file, PICTURES, limits) as opened:
+    with open_file(path, "picture") as file, open_picture(file, PICTURES, limits) as opened:
         width, height = opened.size
         # Phones put a preview beside the photo, as a second picture of the file.
         several = getattr(opened, "is_animated", False) and opened.format != "MPO"
@@ -76,7 +70,7 @@ def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Pic
         ImageOps.exif_transpose(image, in_place=True)
         if several:
             warnings = (*warnings, "it holds several pictures: the first is taken")
-        return Picture(path, on_white(image), (height, width) if turned else (width, height), warnings)
+        return Picture(on_white(image), (height, width) if turned else (width, height), warnings)
 
 
 def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
@@ -88,10 +82,9 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
     damaged frame, raises IntakeError, as does everything else that cannot be used.
     """
     path = Path(path)
-    with one_sentence(path, "video"), open_file(path) as file:
-        reader: type[AnimatedWebP] | type[StreamedVideo]
-        reader = AnimatedWebP if file.read(12)[8:] == b"WEBP" else StreamedVideo
-        source: Frames = reader(file, limits)
+    with open_file(path, "video") as file:
+        webp = file.read(12)[8:] == b"WEBP"
+        source = AnimatedWebP(file, limits) if webp else StreamedVideo(file, limits)
         times, tick = source.times()
         if len(times) > 1 and times[-1] == 0:
             raise IntakeError(f"has zero duration: all its {len(times)} frames are shown at the same moment")
@@ -99,7 +92,7 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
         frames, size = source.read(chosen, len(times))
         shown = times[chosen]
         rate = float((len(shown) - 1) / shown[-1]) if len(shown) > 1 else 1.0
-        return Clip(path, Video(np.stack(frames), rate), shown, len(times), size, _warnings(times, shown, tick))
+        return Clip(Video(np.stack(frames), rate), shown, len(times), size, _warnings(times, shown, tick))
 
 
 def framed(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -151,8 +144,8 @@ def _evenly_spaced(times: np.ndarray, kept: int) -> np.ndarray:
 
 def _warnings(times: np.ndarray, shown: np.ndarray, tick: float) -> tuple[str, ...]:
     found = []
-    if len(times) < _FEW:
-        found.append(f"it is short: {len(times)} frame{'s' * (len(times) > 1)}")
+    if len(shown) < _FEW:
+        found.append(f"only {len(shown)} frame{'s' * (len(shown) > 1)}: the score says little")
     gaps = np.diff(times)
     if len(gaps) and np.ptp(gaps) > max(2 * tick, 0.5 * float(np.median(gaps))):  # times are rounded to ticks
         found.append(f"its frame rate varies: {len(shown)} of {len(times)} frames are kept, by when they are shown")

@@ -1,36 +1,36 @@
-"""Videos of one reference picture, judged and put in order."""
+"""Videos of one reference picture, scored and put in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import rankdata
 
+from icreward_lib.rewards.base import ClipScores
 from icreward_lib.score.intake import Clip, IntakeError, Limits, Picture, read_clip, read_picture
-from icreward_lib.score.judges import Judge, Verdict
+from icreward_lib.score.judges import OpenedReward
 
-TOGETHER = 8  # clips that are held in memory and judged at a time
+TOGETHER = 8  # clips that are held in memory and scored at a time
 DIGITS = 6  # of a score that is written; what is equal in all of them is a tie
 Progress = Callable[[int, int], None]
-_FEW = 8  # frames; a score of fewer says little
 _RATES = 1.1  # quotient of frame rates from which on VBench++ is not fair
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One video: what every judge says of it (by name), and its rank, 1 the best; or why it could not be scored.
+    """One video: its scores by each judge's name, and its rank, 1 the best; or why it could not be scored.
 
     `rate` is the kept frames' per second, `warnings` are those about the file.
     """
 
     path: str
-    clip: Clip | None
-    verdicts: Mapping[str, Verdict]
-    rank: int | None
-    error: str | None
+    clip: Clip | None = None
+    scores: Mapping[str, ClipScores] = field(default_factory=dict)
+    rank: int | None = None
+    error: str | None = None
     warnings: tuple[str, ...] = ()
     rate: float | None = None
 
@@ -38,26 +38,28 @@ class Entry:
         """As JSON, with the scores of the judge `reward` first; of several judges, all under `scores`."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        scores = {name: _scores(verdict) for name, verdict in self.verdicts.items()}
-        said = [verdict.warnings for verdict in self.verdicts.values()]
-        found = list(self.warnings)
-        for name, verdict in self.verdicts.items():
-            found += [text if all(text in each for each in said) else f"{name}: {text}" for text in verdict.warnings]
+        numbers = {name: _numbers(scores) for name, scores in self.scores.items()}
         return {
             "path": self.path,
             "rank": self.rank,
-            **scores[reward],
-            "frames": [round(float(score), DIGITS) for score in self.verdicts[reward].frames],
-            "warnings": list(dict.fromkeys(found)),
-            **({"scores": scores} if len(scores) > 1 else {}),
+            **numbers[reward],
+            "frames": [round(float(score), DIGITS) for score in self.scores[reward].frames],
+            "warnings": self.all_warnings(),
+            **({"scores": numbers} if len(numbers) > 1 else {}),
         }
 
+    def all_warnings(self) -> list[str]:
+        """Those about the file, then the judges', each once, with the judge's name unless all of them say it."""
+        found = list(self.warnings)
+        for name, scores in self.scores.items():
+            shared = [text for text in scores.warnings if all(text in each.warnings for each in self.scores.values())]
+            found += [text if text in shared else f"{name}: {text}" for text in scores.warnings]
+        return list(dict.fromkeys(found))
 
-def _scores(verdict: Verdict) -> dict[str, float | None]:
-    parts = {name: verdict.dimensions.get(name) for name in ("subject", "background", "motion")}
-    if parts["motion"] is None:
-        del parts["motion"]
-    named = {"overall": verdict.overall, **parts}
+
+def _numbers(scores: ClipScores) -> dict[str, float | None]:
+    """Overall and dimensions; None for a subject or background that is not measured."""
+    named = {"overall": scores.overall, "subject": None, "background": None, **scores.dimensions}
     return {name: None if value is None else round(value, DIGITS) for name, value in named.items()}
 
 
@@ -82,24 +84,17 @@ class Ranking:
 def rank_videos(
     reference: Path,
     videos: Sequence[Path],
-    judges: Sequence[Judge],
+    judges: Sequence[OpenedReward],
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     *,
     keep_clips: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Ranking:
-    """Judge videos against a reference picture and rank them by the first of the judges; equal scores share a rank.
+    """Score videos against a reference picture and rank them by the first of the judges; equal scores share a rank.
 
-    Args:
-        reference: a picture.
-        videos: at least one. A video that cannot be scored becomes an entry with an error.
-        judges: at least one, of different names.
-        limits: on what is read.
-        keep_clips: False leaves the clips out of the entries, and memory bounded however many videos there are.
-        progress: told how many of the videos are done, now and then.
-
-    Raises:
-        IntakeError: for a reference that cannot be read.
+    A video that cannot be scored becomes an entry with an error; a reference that cannot be read raises IntakeError.
+    `judges` have different names. Without `keep_clips` entries have no clips, and memory is bounded however many
+    videos there are. `progress` is told how many of them are done, now and then.
     """
     picture = read_picture(reference, limits)
     entries: list[Entry] = []
@@ -107,50 +102,49 @@ def rank_videos(
         found = assess(picture, videos[start : start + TOGETHER], judges, limits)
         entries += found if keep_clips else [replace(entry, clip=None) for entry in found]
         progress(len(entries), len(videos))
-    if warning := rates_differ([entry.rate for entry in entries], [judge.name for judge in judges]):
-        entries = [_warned(entry, warning) for entry in entries]
+    shared = rate_warnings([entry.rate for entry in entries], [judge.name for judge in judges])
     reward = judges[0].name
-    places = ranks([None if entry.error else entry.verdicts[reward].overall for entry in entries])
-    ranked = [replace(entry, rank=place) for entry, place in zip(entries, places, strict=True)]
-    ranked.sort(key=lambda entry: len(entries) + 1 if entry.rank is None else entry.rank)
+    places = ranks([entry.scores[reward].overall if entry.error is None else None for entry in entries])
+    ranked = [
+        entry if place is None else replace(entry, rank=place, warnings=(*entry.warnings, *shared))
+        for entry, place in zip(entries, places, strict=True)
+    ]
+    ranked.sort(key=lambda entry: entry.rank or len(entries) + 1)
     return Ranking(str(reference), picture, reward, tuple(ranked))
 
 
-def assess(picture: Picture, videos: Sequence[Path], judges: Sequence[Judge], limits: Limits) -> list[Entry]:
+def assess(picture: Picture, videos: Sequence[Path], judges: Sequence[OpenedReward], limits: Limits) -> list[Entry]:
     """Unranked entries of videos, in their order; all clips are held in memory."""
-    entries = []
-    for path in videos:
-        try:
-            clip = read_clip(path, limits)
-        except IntakeError as error:
-            entries.append(Entry(str(path), None, {}, None, str(error)))
-            continue
-        if (kept := clip.video.num_frames) < _FEW:
-            few = f"only {kept} frame{'s' if kept > 1 else ''}: the score says little"
-            clip = replace(clip, warnings=(*clip.warnings, few))
-        entries.append(Entry(str(path), clip, {}, None, None, clip.warnings, clip.video.fps))
+    entries = [_read(path, limits) for path in videos]
     for judge in judges:
-        whole = [place for place, entry in enumerate(entries) if entry.error is None]
-        clips = [known for place in whole if (known := entries[place].clip)]
-        for place, found in zip(whole, _verdicts(judge, picture, clips), strict=True):
+        whole = [(place, clip) for place, entry in enumerate(entries) if (clip := entry.clip)]
+        for (place, _), found in zip(whole, _scored(judge, picture, [clip for _, clip in whole]), strict=True):
             entry = entries[place]
             if isinstance(found, str):
-                entries[place] = Entry(entry.path, None, {}, None, f"{entry.path}: {judge.name}: {found}")
+                entries[place] = Entry(entry.path, error=f"{entry.path}: {judge.name}: {found}")
             else:
-                entries[place] = replace(entry, verdicts={**entry.verdicts, judge.name: found})
+                entries[place] = replace(entry, scores={**entry.scores, judge.name: found})
     return entries
 
 
-def _verdicts(judge: Judge, picture: Picture, clips: Sequence[Clip]) -> Iterator[Verdict | str]:
-    """A verdict on each of the clips, or why there is none; one that cannot be judged does not stop the others."""
+def _read(path: Path, limits: Limits) -> Entry:
     try:
-        yield from judge.judge(picture.image, [clip.video for clip in clips])
+        clip = read_clip(path, limits)
+    except IntakeError as error:
+        return Entry(str(path), error=str(error))
+    return Entry(str(path), clip, warnings=clip.warnings, rate=clip.video.fps)
+
+
+def _scored(judge: OpenedReward, picture: Picture, clips: Sequence[Clip]) -> Iterator[ClipScores | str]:
+    """Scores of each of the clips, or why there are none; one that cannot be scored does not stop the others."""
+    try:
+        yield from judge.score_clips(picture.image, [clip.video for clip in clips])
     except ValueError as error:
         if len(clips) == 1:
             yield str(error)
         else:
             for clip in clips:
-                yield from _verdicts(judge, picture, [clip])
+                yield from _scored(judge, picture, [clip])
 
 
 def ranks(scores: Sequence[float | None]) -> list[int | None]:
@@ -160,19 +154,12 @@ def ranks(scores: Sequence[float | None]) -> list[int | None]:
     return [None if score is None else next(places) for score in scores]
 
 
-def rates_differ(rates: Sequence[float | None], judges: Sequence[str]) -> str | None:
+def rate_warnings(rates: Sequence[float | None], judges: Sequence[str]) -> list[str]:
     """A warning if VBench++ is among the judges' names and frames follow each other at different rates."""
     known = [rate for rate in rates if rate is not None]
     if not any(name.split("=")[0] == "vbench" for name in judges) or not known or max(known) <= _RATES * min(known):
-        return None
-    return (
+        return []
+    return [
         f"vbench favours higher frame rates, and the frames that it compares are {min(known):.3g} to "
         f"{max(known):.3g} a second: compare clips of one rate and length"
-    )
-
-
-def _warned(entry: Entry, warning: str) -> Entry:
-    if entry.error is not None:
-        return entry
-    clip = entry.clip and replace(entry.clip, warnings=(*entry.clip.warnings, warning))
-    return replace(entry, clip=clip, warnings=(*entry.warnings, warning))
+    ]

@@ -8,8 +8,8 @@ import io
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -18,8 +18,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from icreward_lib import __version__
+from icreward_lib.rewards.base import ClipScores
 from icreward_lib.run.files import write_text
-from icreward_lib.score.judges import Verdict
+from icreward_lib.score.intake import Clip
 from icreward_lib.score.ranking import Entry, Ranking
 from icreward_lib.video import Video, write_video
 
@@ -31,71 +32,12 @@ THUMBNAILS = 8
 SHORTEST, LONGEST = 2.0, 8.0  # seconds that all clips of a reference are stretched to, as long as the longest
 
 
-@dataclass(frozen=True)
-class Thumbnail:
-    """A frame in the strip: its picture as a data URI, what it is, where it lies in [0, 1], and if it is the worst."""
+def write_report(path: Path, ranking: Ranking) -> None:
+    """Write a ranking as one self-contained HTML file, whole or not at all.
 
-    picture: str
-    label: str
-    place: float
-    worst: bool
-
-
-@dataclass(frozen=True)
-class Player:
-    """What moves on a card, as data URIs, with its size in pixels.
-
-    `scores` are those of the ranking judge per frame; `lines` has one per judge as points of an SVG polyline in
-    the unit square; `maps` is a strip of one picture per frame, `map_size` the width and height of one.
+    Raises ValueError if it was made without its clips, `DiskFullError` if no room is left.
     """
-
-    video: str
-    poster: str
-    size: tuple[int, int]
-    scores: list[float]
-    lines: list[str]
-    summary: str
-    seconds: float
-    thumbnails: list[Thumbnail]
-    worst: Thumbnail
-    maps: str | None
-    map_size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Card:
-    """One video of a ranking; `player` is None if it could not be scored."""
-
-    name: str
-    entry: Entry
-    facts: str
-    warnings: list[str]
-    player: Player | None
-
-
-@dataclass(frozen=True)
-class Section:
-    """One ranking: `warnings` hold for the reference or for every video, `seconds` is what its clips last here."""
-
-    name: str
-    ranking: Ranking
-    picture: str
-    judges: list[str]
-    columns: list[tuple[str, list[str]]]
-    mapped_by: str | None
-    cards: list[Card]
-    warnings: list[str]
-    seconds: float
-
-
-def write_report(path: Path, rankings: Sequence[Ranking]) -> None:
-    """Write rankings as one self-contained HTML file, whole or not at all.
-
-    Raises ValueError if there is no ranking or if one was made without its clips, `DiskFullError` if no room is left.
-    """
-    if not rankings:
-        raise ValueError(f"There is no ranking to report in {path}: score at least one reference picture first.")
-    if any(entry.clip is None and entry.error is None for ranking in rankings for entry in ranking.entries):
+    if any(entry.clip is None and entry.error is None for entry in ranking.entries):
         raise ValueError(f"The ranking has not kept the clips that {path} is to show: rank with keep_clips=True.")
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     # What is inlined is allowed by its hash, so that nothing else can run or load, whatever a file is called.
@@ -103,24 +45,15 @@ def write_report(path: Path, rankings: Sequence[Ranking]) -> None:
         "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
-    environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    pages = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sections = [
-        _section(ranking, name)
-        for ranking, name in zip(rankings, _names([ranking.reference for ranking in rankings]), strict=True)
-    ]
-    page = environment.get_template("report.html").render(
+    page = pages.get_template("report.html").render(
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        sections=sections,
-        judges=list(dict.fromkeys(judge for section in sections for judge in section.judges)),
-        motion=any("motion" in parts for section in sections for _, parts in section.columns),
+        ranking=ranking,
+        section=_section(ranking),
         legend=_png(_departure(np.linspace(1, 0, 128)[None])),
         version=__version__,
     )
@@ -141,57 +74,47 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, shared) if shared else path for path in paths]
 
 
-def _section(ranking: Ranking, name: str) -> Section:
-    shown = [entry for entry in ranking.entries if entry.error is None and entry.clip is not None]
-    judges = list(dict.fromkeys([ranking.reward, *(judge for entry in shown for judge in entry.verdicts)]))
-    parts = {
-        judge: list(dict.fromkeys(part for entry in shown for part in entry.verdicts[judge].dimensions))
+# What the page is made of: `report.html` takes the parts of these by name, pictures and clips as data URIs.
+
+
+def _section(ranking: Ranking) -> dict[str, Any]:
+    """The ranking: `warnings` hold for the reference or for every video, `seconds` is what its clips last here."""
+    shown = [entry for entry in ranking.entries if entry.error is None]
+    judges = list(dict.fromkeys([ranking.reward, *(judge for entry in shown for judge in entry.scores)]))
+    columns = [
+        (judge, list(dict.fromkeys(part for entry in shown for part in entry.scores[judge].dimensions)))
         for judge in judges
-    }
-    mapped_by = next(
-        (judge for judge in judges if any(entry.verdicts[judge].maps is not None for entry in shown)), None
-    )
-    spans = [float(entry.clip.times[-1]) for entry in shown if entry.clip is not None]
-    seconds = min(max([SHORTEST, *spans]), LONGEST)
-    warnings = [_warnings(entry, judges) for entry in ranking.entries]
+    ]
+    mapped_by = next((j for j in judges if any(entry.scores[j].maps is not None for entry in shown)), None)
+    seconds = min(max([SHORTEST, *(float(entry.clip.times[-1]) for entry in shown if entry.clip)]), LONGEST)
+    warnings = [entry.all_warnings() for entry in ranking.entries]
     scored = [found for entry, found in zip(ranking.entries, warnings, strict=True) if entry.error is None]
     everywhere = [text for text in scored[0] if all(text in found for found in scored)] if len(scored) > 1 else []
     names = _names([entry.path for entry in ranking.entries])
-    return Section(
-        name=name,
-        ranking=ranking,
-        picture=_jpeg(_fitted(ranking.picture.image[None], REFERENCE)[0]),
-        judges=judges,
-        columns=list(parts.items()),
-        mapped_by=mapped_by,
-        cards=[
-            Card(
-                name=each,
-                entry=entry,
-                facts=_facts(entry),
-                warnings=[text for text in found if text not in everywhere],
-                player=_player(entry, judges, mapped_by, seconds),
-            )
-            for each, entry, found in zip(names, ranking.entries, warnings, strict=True)
-        ],
-        warnings=[*ranking.picture.warnings, *(f"All videos: {text}" for text in everywhere)],
-        seconds=seconds,
-    )
+    cards = [
+        {
+            "name": each,
+            "entry": entry,
+            "facts": _facts(entry.clip) if entry.clip else "",
+            "warnings": [text for text in found if text not in everywhere],
+            "player": _player(entry, entry.clip, judges, mapped_by, seconds) if entry.clip else None,
+        }
+        for each, entry, found in zip(names, ranking.entries, warnings, strict=True)
+    ]
+    return {
+        "name": os.path.basename(ranking.reference),
+        "picture": _jpeg(_fitted(ranking.picture.image[None], REFERENCE)[0]),
+        "judges": judges,
+        "columns": columns,
+        "motion": any("motion" in parts for _, parts in columns),
+        "mapped_by": mapped_by,
+        "cards": cards,
+        "warnings": [*ranking.picture.warnings, *(f"All videos: {text}" for text in everywhere)],
+        "seconds": seconds,
+    }
 
 
-def _warnings(entry: Entry, judges: Sequence[str]) -> list[str]:
-    """What is to be known about a video, once each, with the judge who says it if there are several."""
-    found = list(entry.warnings)
-    for judge, verdict in entry.verdicts.items():
-        named = [text if text.startswith(f"{judge}:") else f"{judge}: {text}" for text in verdict.warnings]
-        found += named if len(judges) > 1 else verdict.warnings
-    return list(dict.fromkeys(found))
-
-
-def _facts(entry: Entry) -> str:
-    clip = entry.clip
-    if clip is None:
-        return ""
+def _facts(clip: Clip) -> str:
     kept, frames = clip.video.num_frames, clip.num_frames
     judged = f"{kept} of {frames} frames" if kept < frames else "1 frame" if frames == 1 else f"{frames} frames"
     return f"{clip.size[0]} × {clip.size[1]}, {_time(clip.times[-1])}, {judged}"
@@ -201,50 +124,55 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f}\N{NO-BREAK SPACE}s"
 
 
-def _player(entry: Entry, judges: Sequence[str], mapped_by: str | None, seconds: float) -> Player | None:
-    clip = entry.clip
-    if clip is None or entry.error is not None:
-        return None
+def _player(entry: Entry, clip: Clip, judges: Sequence[str], mapped_by: str | None, seconds: float) -> dict[str, Any]:
+    """What moves on a card.
+
+    `scores` are those of the ranking judge per frame; `lines` has one per judge as points of an SVG polyline in
+    the unit square; `maps` is a strip of one picture per frame, `map_size` the width and height of one.
+    """
     frames = _fitted(clip.video.frames, PLAYER)
-    scores = entry.verdicts[judges[0]].frames
+    scores = entry.scores[judges[0]].frames
     worst = int(np.argmin(scores))
-    maps = entry.verdicts[mapped_by].maps if mapped_by is not None else None
+    maps = entry.scores[mapped_by].maps if mapped_by is not None else None
     strip = _strip(frames, clip.times, scores, worst)
-    return Player(
-        video=_mp4(Video(frames, len(frames) / seconds)),
-        poster=_jpeg(frames[0]),
-        size=(frames.shape[2], frames.shape[1]),
-        scores=[round(float(score), 4) for score in scores],
-        lines=[_line(entry.verdicts[judge]) for judge in judges],
-        summary=f"Score of {judges[0]} frame by frame: {scores[0]:.3f} at first, {scores[-1]:.3f} at last, "
+    return {
+        "video": _mp4(Video(frames, len(frames) / seconds)),
+        "poster": _jpeg(frames[0]),
+        "size": (frames.shape[2], frames.shape[1]),
+        "scores": [round(float(score), 4) for score in scores],
+        "lines": [_line(entry.scores[judge]) for judge in judges],
+        "summary": f"Score of {judges[0]} frame by frame: {scores[0]:.3f} at first, {scores[-1]:.3f} at last, "
         f"lowest {scores[worst]:.3f} at {_time(clip.times[worst])}.",
-        seconds=float(clip.times[-1]),
-        thumbnails=strip,
-        worst=next(each for each in strip if each.worst),
-        maps=None if maps is None else _png(np.concatenate(list(_departure(maps)), axis=1)),
-        map_size=(0, 0) if maps is None else (maps.shape[2], maps.shape[1]),
-    )
+        "seconds": float(clip.times[-1]),
+        "thumbnails": strip,
+        "worst": next(each for each in strip if each["worst"]),
+        "maps": None if maps is None else _png(np.concatenate(list(_departure(maps)), axis=1)),
+        "map_size": (0, 0) if maps is None else (maps.shape[2], maps.shape[1]),
+    }
 
 
-def _strip(frames: np.ndarray, times: np.ndarray, scores: np.ndarray, worst: int) -> list[Thumbnail]:
-    """Up to `THUMBNAILS` frames, evenly spaced but for the worst, which takes the place of the one nearest to it."""
+def _strip(frames: np.ndarray, times: np.ndarray, scores: np.ndarray, worst: int) -> list[dict[str, Any]]:
+    """Up to `THUMBNAILS` frames, evenly spaced but for the worst, which takes the place of the one nearest to it.
+
+    `place` is where in the clip they lie, in [0, 1].
+    """
     chosen = np.unique(np.linspace(0, len(frames) - 1, THUMBNAILS).round().astype(int))
     chosen[np.argmin(np.abs(chosen - worst))] = worst
     return [
-        Thumbnail(
-            picture=_jpeg(_fitted(frames[index][None], THUMBNAIL)[0]),
-            label=f"{_time(times[index])}, score {scores[index]:.3f}",
-            place=(index + 0.5) / len(frames),
-            worst=bool(index == worst),
-        )
+        {
+            "picture": _jpeg(_fitted(frames[index][None], THUMBNAIL)[0]),
+            "label": f"{_time(times[index])}, score {scores[index]:.3f}",
+            "place": (index + 0.5) / len(frames),
+            "worst": bool(index == worst),
+        }
         for index in chosen
     ]
 
 
-def _line(verdict: Verdict) -> str:
+def _line(scores: ClipScores) -> str:
     """The score of each frame over the middle of the time it is on the screen; SVG's y axis points down."""
-    count = len(verdict.frames)
-    return " ".join(f"{(index + 0.5) / count:.4f},{1 - score:.4f}" for index, score in enumerate(verdict.frames))
+    count = len(scores.frames)
+    return " ".join(f"{(index + 0.5) / count:.4f},{1 - score:.4f}" for index, score in enumerate(scores.frames))
 
 
 def _departure(kept: np.ndarray) -> np.ndarray:
@@ -276,15 +204,17 @@ def _mp4(video: Video) -> str:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "jpeg", quality=85)
-    return _uri("image/jpeg", buffer.getvalue())
+    return _encoded(picture, "jpeg", quality=85)
 
 
 def _png(picture: np.ndarray) -> str:
+    return _encoded(picture, "png", optimize=True)
+
+
+def _encoded(picture: np.ndarray, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", optimize=True)
-    return _uri("image/png", buffer.getvalue())
+    Image.fromarray(picture).save(buffer, kind, **options)
+    return _uri(f"image/{kind}", buffer.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -6,38 +6,29 @@ repeats. `arms` names the two pickers, the one whose wins are counted first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
+import choix
 import krippendorff
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 
 from icreward_lib.stats import Interval, binomial_test, cluster_draws, percentile_interval, two_way_clustered, wilson
-from icreward_lib.study.preferences import bradley_terry
 from icreward_lib.study.votes import (
     Exclusion,
     VotesError,
     attention_pass_rate,
     exclude,
     questions,
-    refuse_one,
     repeat_consistency,
+    require_several,
     side_bias,
     trials,
     validate,
 )
-
-
-class Agreement(NamedTuple):
-    """Of the raters: Krippendorff's nominal `alpha` (<= 1), and the share of `alike` pairs of votes, in [0, 1].
-
-    None where undefined. Alpha is no gate: honest raters of close pairs reach low values.
-    """
-
-    alpha: Interval | None
-    alike: float | None
 
 
 def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
@@ -47,9 +38,7 @@ def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     Wilson interval "low", "high"; "p" of the exact two-sided binomial test against one half. Without decisive
     votes the share is NaN, the interval [0, 1] and p 1.
     """
-    found = trials(votes, arms)
-    table = pd.crosstab(found["sample"], found["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
-    table = table.rename_axis(columns=None).assign(n=lambda t: t.sum(axis=1))
+    table = _choices(trials(votes, arms), "sample", arms).assign(n=lambda t: t.sum(axis=1))
     decided = [(int(k), int(k + lost)) for k, lost in zip(table[arms[0]], table[arms[1]], strict=True)]
     shares = [wilson(k, n) if n else Interval(np.nan, 0.0, 1.0, 0) for k, n in decided]
     table["share"], table["low"], table["high"] = zip(*((s.mean, s.low, s.high) for s in shares), strict=True)
@@ -57,10 +46,16 @@ def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     return table
 
 
+def _choices(found: pd.DataFrame, by: str, arms: tuple[str, str]) -> pd.DataFrame:
+    """For each value of a column, how many trials preferred each arm or neither."""
+    table = pd.crosstab(found[by], found["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
+    return table.rename_axis(columns=None)
+
+
 def win_rate(votes: pd.DataFrame, arms: tuple[str, str]) -> Interval:
     """Share of trials won by the first arm, ties one half; interval clustered by rater and by sample."""
     found = trials(votes, arms)
-    refuse_one(found, "rater", "sample")
+    require_several(found, "rater", "sample")
     wins = np.select([found["preferred"] == arms[0], found["preferred"] == "tie"], [1.0, 0.5], 0.0)
     return two_way_clustered(wins, found["rater"].to_numpy(), found["sample"].to_numpy())
 
@@ -72,14 +67,16 @@ def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rates, orient="index").rename_axis("question")
 
 
-def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level: float = 0.95) -> Agreement:
-    """How far raters agree on a pair. The interval of alpha draws raters and samples, both with replacement.
+def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000) -> tuple[Interval | None, float | None]:
+    """How far raters agree on a pair: Krippendorff's nominal alpha (<= 1), and the share of pairs of votes alike.
 
-    A rater drawn twice agrees with itself, which lifts alpha: the interval is centred again (`biased`).
+    None where undefined. Alpha is no gate: honest raters of close pairs reach low values. Its 95 % interval draws
+    raters and samples, both with replacement; a rater drawn twice agrees with itself, which lifts alpha: the interval
+    is moved back by the draws' mean error.
     """
     found = trials(votes)
     chosen = pd.get_dummies(found["preferred"]).to_numpy(dtype=np.int64)  # (votes, answers)
-    pairs, pair = np.unique(found["pair"], return_inverse=True)
+    pairs, first, pair = np.unique(found["pair"], return_index=True, return_inverse=True)
 
     def answers(weights: np.ndarray) -> np.ndarray:
         """How often every pair got every answer, (pairs, answers)."""
@@ -93,16 +90,20 @@ def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000, level:
     alike = float((table * (table - 1)).sum() / both) if both else None
     alpha = _alpha(table)
     if np.isnan(alpha) or found["sample"].nunique() < 2:
-        return Agreement(None, alike)
+        return None, alike
+    drawn = [
+        _alpha(np.repeat(answers(of_raters), of_samples[first], axis=0))
+        for of_raters, of_samples in _two_way_draws(found, seed=seed, draws=draws)
+    ]
+    return percentile_interval(drawn, estimate=alpha, level=0.95, n=len(pairs), biased=True), alike
+
+
+def _two_way_draws(found: pd.DataFrame, *, seed: int, draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How often each vote's rater, and its sample, were drawn with replacement: two arrays (votes,) a draw."""
     rater, raters = cluster_draws(found["rater"].to_numpy(), seed=seed, draws=draws)
     sample, samples = cluster_draws(found["sample"].to_numpy(), seed=seed + 1, draws=draws)
-    one_sample = pd.Series(sample).groupby(pair).first().to_numpy()  # of every pair
-    drawn = [
-        _alpha(np.repeat(answers(of_raters[rater]), of_samples[one_sample], axis=0))
-        for of_raters, of_samples in zip(raters, samples, strict=True)
-    ]
-    interval = percentile_interval(drawn, estimate=alpha, level=level, n=len(pairs), biased=True)
-    return Agreement(interval, alike)
+    for of_raters, of_samples in zip(raters, samples, strict=True):
+        yield of_raters[rater], of_samples[sample]
 
 
 def _alpha(table: np.ndarray) -> float:
@@ -111,6 +112,47 @@ def _alpha(table: np.ndarray) -> float:
     if (paired.sum(axis=0) > 0).sum() < 2:
         return float("nan")
     return float(krippendorff.alpha(value_counts=paired, level_of_measurement="nominal"))
+
+
+PRIOR = 0.5  # votes that every arm is taken to have won against every other: an arm that always wins stays finite
+
+
+def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500) -> pd.DataFrame:
+    """How strong every arm is, the strongest first: arm a beats arm b with probability 1 / (1 + exp(b - a)).
+
+    A tie is half a win for each. The interval draws raters and samples, both with replacement (a vote counts as
+    often as its rater times its sample), never single votes; it errs on the wide side.
+
+    Returns:
+        Per arm "strength" (log odds, mean 0), its 95 % limits "low", "high", "wins" (with half the ties) and "n" votes.
+    """
+    found = trials(votes)
+    require_several(found, "rater", "sample")
+    arms, codes = np.unique(found[["arm_left", "arm_right"]].to_numpy(dtype=str), return_inverse=True)
+    left, right = codes.reshape(-1, 2).T
+    won = np.select([found["choice"] == "left", found["choice"] == "tie"], [1.0, 0.5], 0.0)  # by the left
+
+    def wins(weights: np.ndarray) -> np.ndarray:
+        """How often each arm (row) beat each other."""
+        table = np.zeros((len(arms), len(arms)))
+        np.add.at(table, (left, right), weights * won)
+        np.add.at(table, (right, left), weights * (1 - won))
+        return table
+
+    def strengths(table: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = choix.ilsr_pairwise_dense(table + PRIOR * (1 - np.eye(len(arms))))
+        return logits - logits.mean()
+
+    table = wins(np.ones(len(found)))
+    n = (table + table.T).sum(axis=1).astype(int)
+    drawn = np.array([strengths(wins(r * s)) for r, s in _two_way_draws(found, seed=seed, draws=draws)])
+    fitted = [
+        percentile_interval(drawn[:, arm], estimate=strength, level=0.95, n=int(n[arm])).as_dict()
+        for arm, strength in enumerate(strengths(table))
+    ]
+    result = pd.DataFrame(fitted, index=pd.Index(arms, name="arm")).rename(columns={"mean": "strength"})
+    result.insert(3, "wins", table.sum(axis=1))
+    return result.sort_values("strength", ascending=False, kind="stable")
 
 
 def counted(
@@ -132,13 +174,14 @@ def summarise(
     It is about what is `counted` of the first question. "questions" has the win rates of all questions, "strengths" all
     arms if there are more than two, "left_out" the raters who do not count and why; "attention" is about everybody.
     """
+    votes = validate(votes)
     kept, left_out = counted(votes, arms, rule)
     first = kept[kept["question"] == questions(kept)[0]]
     found = trials(first, arms)
     attention = attention_pass_rate(votes)
     per_sample = counts(first, arms).reset_index()
     left, repeated = side_bias(first, seed=seed), repeat_consistency(first, seed=seed)
-    agreed = rater_agreement(first, seed=seed)
+    alpha, alike = rater_agreement(first, seed=seed)
     return {
         "source": found["source"].iloc[0],
         "question": found["question"].iloc[0],
@@ -149,21 +192,20 @@ def summarise(
         "samples": per_sample.astype(object).where(per_sample.notna(), None).to_dict(orient="records"),
         "win_rate": win_rate(first, arms).as_dict(),
         "questions": win_rates(kept, arms).reset_index().to_dict(orient="records"),
-        "strengths": _strengths(votes, left_out["rater"], seed=seed),
+        "strengths": _strengths(votes[~votes["rater"].isin(left_out["rater"])], found["question"].iloc[0], seed=seed),
         "side_bias": left and left.as_dict(),
         "consistency": repeated and repeated.as_dict(),
         "attention": {"passed": int(attention["passed"].sum()), "n": int(attention["n"].sum())},
-        "alpha": agreed.alpha and agreed.alpha.as_dict(),
-        "agreement": agreed.alike,
+        "alpha": alpha and alpha.as_dict(),
+        "agreement": alike,
         "themes": themes(first, arms).reset_index().to_dict(orient="records"),
         "tags": tag_counts(first, arms).reset_index().to_dict(orient="records"),
     }
 
 
-def _strengths(votes: pd.DataFrame, left_out: pd.Series, *, seed: int) -> list[dict[Hashable, Any]] | None:
-    """Bradley-Terry over all arms, in the first question; None if there are only two."""
-    votes = validate(votes)
-    own = votes[~votes["rater"].isin(left_out) & (votes["question"] == questions(votes)[0]) & ~votes["is_attention"]]
+def _strengths(votes: pd.DataFrame, question: str, *, seed: int) -> list[dict[Hashable, Any]] | None:
+    """Bradley-Terry over all arms; None if there are only two."""
+    own = votes[(votes["question"] == question) & ~votes["is_attention"]]
     if own[["arm_left", "arm_right"]].stack().nunique() <= 2:
         return None
     return bradley_terry(own, seed=seed).reset_index().to_dict(orient="records")
@@ -184,26 +226,28 @@ def tag_counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     """Per tag, the most frequent first: in how many "trials" it was given, and with which choices."""
     found = trials(votes, arms)
     given = found.assign(tag=found["tags"].str.split()).explode("tag").dropna(subset="tag")
-    table = pd.crosstab(given["tag"], given["preferred"]).reindex(columns=[*arms, "tie"], fill_value=0)
-    table = table.rename_axis(columns=None)
+    table = _choices(given, "tag", arms)
     table.insert(0, "trials", table.sum(axis=1))
     return table.sort_values("trials", ascending=False, kind="stable")
 
 
 def themes(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     """Per theme of `THEMES`: "comments", their "share" of all, and how many came with each choice."""
-    written = _written(votes, arms)
-    rows = {}
-    for theme, stems in THEMES.items():
-        about = written[written["feedback"].str.contains(rf"\b(?:{stems.replace(' ', '|')})", case=False)]
-        choices = {choice: int((about["preferred"] == choice).sum()) for choice in (*arms, "tie")}
-        rows[theme] = {"comments": len(about), "share": len(about) / max(1, len(written)), **choices}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("theme")
+    written = _commented(trials(votes, arms))
+    stems = {theme: re.compile(rf"\b(?:{words.replace(' ', '|')})", re.IGNORECASE) for theme, words in THEMES.items()}
+    carried = [[theme for theme, stem in stems.items() if stem.search(text)] for text in written["feedback"]]
+    about = (
+        written.assign(theme=pd.Series(carried, written.index, dtype=object)).explode("theme").dropna(subset="theme")
+    )
+    table = _choices(about, "theme", arms).reindex(list(THEMES), fill_value=0)
+    table.insert(0, "comments", table.sum(axis=1))
+    table.insert(1, "share", table["comments"] / max(1, len(written)))
+    return table.rename_axis("theme")
 
 
 def frequent_terms(votes: pd.DataFrame, *, top: int = 20) -> pd.Series:
     """The `top` words and word pairs by the number of comments they occur in, without English stop words."""
-    comments = _written(votes)["feedback"].tolist()
+    comments = _commented(trials(votes))["feedback"].tolist()
     vectorizer = CountVectorizer(
         stop_words="english", ngram_range=(1, 2), binary=True, token_pattern=r"(?u)\b[^\W\d_]{3,}\b"
     )
@@ -212,8 +256,8 @@ def frequent_terms(votes: pd.DataFrame, *, top: int = 20) -> pd.Series:
     except ValueError:  # scikit-learn's "empty vocabulary"
         return pd.Series(dtype=int, name="comments")
     in_comments = np.asarray(occurrences.sum(axis=0)).ravel()
-    terms = pd.Series(in_comments, vectorizer.get_feature_names_out(), name="comments")
-    return terms.rename_axis("term").sort_index().sort_values(ascending=False, kind="stable").head(top)
+    terms = pd.Series(in_comments, vectorizer.get_feature_names_out(), name="comments").rename_axis("term")
+    return terms.sort_index().sort_values(ascending=False, kind="stable").head(top)
 
 
 def quotes(votes: pd.DataFrame, *, seed: int, count: int = 6) -> pd.DataFrame:
@@ -221,12 +265,11 @@ def quotes(votes: pd.DataFrame, *, seed: int, count: int = 6) -> pd.DataFrame:
 
     At most half of them: to be quoted is an example, to be published whole is not what a rater wrote for.
     """
-    written = _written(votes)
+    written = _commented(trials(votes))
     drawn = written.sample(min(count, len(written) // 2), random_state=seed)
     return drawn[["sample", "preferred", "feedback"]].reset_index(drop=True)
 
 
-def _written(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataFrame:
-    found = trials(votes, arms)
-    found["feedback"] = found["feedback"].str.strip()
+def _commented(found: pd.DataFrame) -> pd.DataFrame:
+    found = found.assign(feedback=found["feedback"].str.strip())
     return found[found["feedback"] != ""]

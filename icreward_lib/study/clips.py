@@ -16,9 +16,10 @@ from icreward_lib.video import Video, write_video
 
 SHOWN_HEIGHT = 240  # smaller clips are enlarged by whole pixels first, which 4:2:0 colour would smear
 ASPECT_TOLERANCE = 0.02
+LANCZOS = Image.Resampling.LANCZOS
 
 
-def alike(videos: Mapping[str, Video]) -> dict[str, Video]:
+def in_one_format(videos: Mapping[str, Video]) -> dict[str, Video]:
     """Bring clips to the smallest of their sizes, the lowest of their rates and the shortest of their lengths.
 
     Raises ValueError if their shapes are so different that one would be distorted.
@@ -28,35 +29,19 @@ def alike(videos: Mapping[str, Video]) -> dict[str, Video]:
     if aspects[widest] > aspects[narrowest] * (1 + ASPECT_TOLERANCE):
         raise ValueError(f"the clips of {widest} and {narrowest} have different shapes: crop one of them")
     smallest = min(videos.values(), key=lambda video: video.height)
+    size = (smallest.width, smallest.height)
     fps = min(video.fps for video in videos.values())
     seconds = min(video.num_frames / video.fps for video in videos.values())
     times = np.arange(max(1, round(seconds * fps))) / fps
-    return {
-        name: Video(
-            _resized(_at(video, times), smallest.height, smallest.width),
-            fps,
-        )
-        for name, video in videos.items()
-    }
 
+    def formatted(video: Video) -> Video:
+        shown = np.floor(times * video.fps + 1e-6).astype(int)  # the frames on the screen at these times
+        frames = video.frames[np.minimum(shown, video.num_frames - 1)]
+        if (video.width, video.height) != size:
+            frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, LANCZOS)) for frame in frames])
+        return Video(frames, fps)
 
-def _at(video: Video, times: np.ndarray) -> np.ndarray:
-    """The frames that are on the screen at some times."""
-    positions = np.floor(times * video.fps + 1e-6).astype(int)
-    return video.frames[np.minimum(positions, video.num_frames - 1)]
-
-
-def _resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    if frames.shape[1:3] == (height, width):
-        return frames
-    return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
-
-
-def enlarged(frames: np.ndarray) -> np.ndarray:
-    """Frames "t h w c" enlarged by a whole factor to about `SHOWN_HEIGHT`, at an even size."""
-    factor = max(1, round(SHOWN_HEIGHT / frames.shape[1]))
-    larger = frames.repeat(factor, axis=1).repeat(factor, axis=2)
-    return larger[:, : larger.shape[1] // 2 * 2, : larger.shape[2] // 2 * 2]
+    return {name: formatted(video) for name, video in videos.items()}
 
 
 def corrupted(video: Video, *, seed: int) -> Video:
@@ -74,29 +59,35 @@ def corrupted(video: Video, *, seed: int) -> Video:
 
 def save_clip(folder: Path, video: Video) -> str:
     """Write a clip as H.264 and as VP9 under a random name; gives the name of the H.264 file."""
-    name = secrets.token_hex(16)
-    shown = Video(enlarged(video.frames), video.fps)
-    write_video(folder / f"{name}.mp4", shown)
-    _write_webm(folder / f"{name}.webm", shown)
-    for suffix in (".mp4", ".webm"):
-        os.utime(folder / f"{name}{suffix}", (0, 0))  # the order of encoding would tell the arms apart
-    return f"{name}.mp4"
+    path = folder / f"{secrets.token_hex(16)}.mp4"
+    shown = Video(_enlarged(video.frames), video.fps)
+    write_video(path, shown)
+    _write_webm(path.with_suffix(".webm"), shown)
+    for written in (path, path.with_suffix(".webm")):
+        os.utime(written, (0, 0))  # the order of encoding would tell the arms apart
+    return path.name
 
 
 def save_image(folder: Path, image: np.ndarray) -> str:
     """Write a reference image under a random name, enlarged as the clips are; gives the name."""
-    name = f"{secrets.token_hex(16)}.png"
-    Image.fromarray(enlarged(image[None])[0]).save(folder / name)
-    os.utime(folder / name, (0, 0))
-    return name
+    path = folder / f"{secrets.token_hex(16)}.png"
+    Image.fromarray(_enlarged(image[None])[0]).save(path)
+    os.utime(path, (0, 0))
+    return path.name
+
+
+def _enlarged(frames: np.ndarray) -> np.ndarray:
+    """Frames "t h w c" enlarged by a whole factor to about `SHOWN_HEIGHT`, at an even size."""
+    factor = max(1, round(SHOWN_HEIGHT / frames.shape[1]))
+    larger = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    return larger[:, : larger.shape[1] // 2 * 2, : larger.shape[2] // 2 * 2]
 
 
 def _write_webm(path: Path, video: Video) -> None:
     """VP9 at constant quality, visually the same as the H.264 copy."""
     options = {"crf": "18", "b": "0", "deadline": "good", "cpu-used": "4"}
     with av.open(str(path), "w", format="webm") as container:
-        rate = Fraction(video.fps).limit_denominator(1001)
-        stream = container.add_stream("libvpx-vp9", rate=rate, options=options)
+        stream = container.add_stream("libvpx-vp9", rate=Fraction(video.fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = video.height, video.width, "yuv420p"
         for frame in video.frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -1,18 +1,7 @@
 """The pairs that people compare: building them from the videos of several arms, reading and checking them.
 
-`pairs.csv` has one row per pair; paths are relative to its folder:
-
-==================  ==========================================================================
-column              meaning
-==================  ==========================================================================
-pair, sample        names of the pair and of the reference image
-reference           the image
-arm_a, video_a      one side: who picked or made it, and its clip, .mp4 with a .webm beside it
-arm_b, video_b      the other side
-corrupted           a ruined copy of `video_a`, for practice and attention checks
-==================  ==========================================================================
-
-Media files have random names, since raters can read them.
+`pairs.csv` has one row per `Pair`, with paths relative to its folder. Media files have random names, since raters can
+read them; beside every .mp4 lies its .webm.
 """
 
 from __future__ import annotations
@@ -20,20 +9,21 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from icreward_lib.run.files import atomic
-from icreward_lib.study.clips import alike, corrupted, save_clip, save_image
+from icreward_lib.study.clips import corrupted, in_one_format, save_clip, save_image
 from icreward_lib.study.votes import CORRUPTED
 from icreward_lib.video import Video, read_image, read_video
 
-COLUMNS = ("pair", "sample", "reference", "arm_a", "video_a", "arm_b", "video_b", "corrupted")
 VIDEOS = (".mp4", ".webm", ".mov", ".avi")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+MEDIA = {"reference": IMAGES} | dict.fromkeys(("video_a", "video_b", "corrupted"), (".mp4",))
 
 _OPAQUE = re.compile(r"[0-9a-f]{32}\.[a-z0-9]+")
 _ARM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -54,7 +44,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of `pairs.csv` with absolute paths."""
+    """A row of `pairs.csv`, with absolute paths: two arms (who picked or made a clip) of a sample."""
 
     pair: str
     sample: str
@@ -63,14 +53,14 @@ class Pair:
     video_a: Path
     arm_b: str
     video_b: Path
-    corrupted: Path
+    corrupted: Path  # a ruined copy of `video_a`, for practice and attention checks
+
+
+COLUMNS = tuple(field.name for field in fields(Pair))
 
 
 def from_folders(references: Path, arms: dict[str, Path]) -> Iterable[Shown]:
     """Samples from a folder of images and one folder of clips per arm; a sample's files share its name."""
-    for folder in (references, *arms.values()):
-        if not folder.is_dir():
-            raise PairsError(f"There is no folder {folder}.")
     images = _by_name(references, IMAGES)
     if not images:
         raise PairsError(f"{references} holds no reference image ({', '.join(IMAGES)}).")
@@ -83,9 +73,10 @@ def from_folders(references: Path, arms: dict[str, Path]) -> Iterable[Shown]:
 
 
 def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not folder.is_dir():
+        raise PairsError(f"There is no folder {folder}.")
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes):
         if path.stem in found:
             raise PairsError(f"{folder} has two files for sample '{path.stem}': keep one of them.")
         found[path.stem] = path
@@ -106,35 +97,34 @@ def write_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[i
         media.mkdir()
         for shown in samples:
             _check_arms(shown.videos)
-            different = [
-                (a, b)
-                for a, b in itertools.combinations(shown.videos, 2)
-                if not _same(shown.videos[a], shown.videos[b])
-            ]
-            dropped += len(shown.videos) * (len(shown.videos) - 1) // 2 - len(different)
-            for row in _rows(shown, different, media, seed=seed):
-                rows.append({"pair": f"p{len(rows) + 1:04}", **row})
+            couples = list(itertools.combinations(shown.videos, 2))
+            different = [(a, b) for a, b in couples if not _same(shown.videos[a], shown.videos[b])]
+            dropped += len(couples) - len(different)
+            rows += _rows(shown, different, media, seed=seed)
     if not rows:
         raise PairsError(f"There is nothing to compare: all {dropped} pairs show one clip twice.")
+    table = pd.DataFrame(rows).assign(pair=[f"p{number:04}" for number in range(1, len(rows) + 1)])
     with atomic(folder / "pairs.csv") as temporary:
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(temporary, index=False)
+        table[list(COLUMNS)].to_csv(temporary, index=False)
     return len(rows), dropped
 
 
-def _rows(shown: Shown, different: list[tuple[str, str]], media: Path, *, seed: int) -> Iterable[dict[str, str]]:
+def _rows(shown: Shown, different: list[tuple[str, str]], media: Path, *, seed: int) -> list[dict[str, str]]:
+    """Write a sample's media; gives its rows of `pairs.csv`, without the pairs' names."""
     if not different:
-        return
+        return []
     try:
-        clips = alike(shown.videos)
+        clips = in_one_format(shown.videos)
     except ValueError as error:
         raise PairsError(f"Sample '{shown.sample}': {error}.") from error
-    names = {arm: save_clip(media, clip) for arm, clip in clips.items()}
-    ruined = {a: save_clip(media, corrupted(clips[a], seed=seed)) for a in dict.fromkeys(a for a, _ in different)}
-    reference = save_image(media, shown.image)
-    for a, b in different:
-        files = {"reference": reference, "video_a": names[a], "video_b": names[b], "corrupted": ruined[a]}
-        paths = {column: f"media/{name}" for column, name in files.items()}
-        yield {"sample": shown.sample, "arm_a": a, "arm_b": b, **paths}
+    names = {arm: f"media/{save_clip(media, clip)}" for arm, clip in clips.items()}
+    firsts = dict.fromkeys(a for a, _ in different)
+    ruined = {a: f"media/{save_clip(media, corrupted(clips[a], seed=seed))}" for a in firsts}
+    same = {"sample": shown.sample, "reference": f"media/{save_image(media, shown.image)}"}
+    return [
+        {**same, "arm_a": a, "video_a": names[a], "arm_b": b, "video_b": names[b], "corrupted": ruined[a]}
+        for a, b in different
+    ]
 
 
 def _check_arms(videos: dict[str, Video]) -> None:
@@ -161,51 +151,42 @@ def read_pairs(path: Path) -> list[Pair]:
         raise PairsError(f"{path} lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
     if table.empty:
         raise PairsError(f"{path} has no rows: there is nothing to compare.")
-    records = [{column: row[column] for column in COLUMNS} for _, row in table.iterrows()]
-    _check_rows(records, path)
+    table = table[list(COLUMNS)]
+    _check_rows(table, path.name)
     folder = path.resolve().parent
-    pairs = [_pair(folder, record, f"Row {row} of {path.name}") for row, record in enumerate(records, 1)]
+    pairs = []
+    for number, row in enumerate(table.to_numpy(), 1):
+        cells: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
+        for column, suffixes in MEDIA.items():
+            cells[column] = _media(folder, cells[column], suffixes, f"Row {number} of {path.name}")
+        pairs.append(Pair(**cells))
     _check_media(pairs)
     return pairs
 
 
-def _pair(folder: Path, record: dict[str, str], where: str) -> Pair:
-    reference = _media(folder, record["reference"], where, IMAGES)
-    video_a, video_b, ruined = (
-        _media(folder, record[column], where, (".mp4",)) for column in ("video_a", "video_b", "corrupted")
+def _check_rows(table: pd.DataFrame, name: str) -> None:
+    """Refuse the first row that does not fit what it is said to be, or another row."""
+    arms = table[["arm_a", "arm_b"]]
+    couples = table[["sample"]].assign(first=arms.min(axis=1), second=arms.max(axis=1))
+    sides = pd.concat(
+        table[["sample", f"arm_{side}", f"video_{side}"]].set_axis(["sample", "arm", "video"], axis=1) for side in "ab"
     )
-    return Pair(record["pair"], record["sample"], reference, record["arm_a"], video_a, record["arm_b"], video_b, ruined)
+    another = sides["video"] != sides.groupby(["sample", "arm"])["video"].transform("first")
+    for bad, reason in (
+        *((table[column].str.strip() == "", f"'{column}' is empty") for column in COLUMNS),
+        (table["pair"].duplicated(), "there is another pair '{pair}'"),
+        ((arms == CORRUPTED).any(axis=1), f"'{CORRUPTED}' is not an arm's name"),
+        (table["arm_a"] == table["arm_b"], "both sides are of the arm '{arm_a}'"),
+        (table["video_a"] == table["video_b"], "both sides are one and the same video: drop the pair"),
+        (couples.duplicated(), "sample '{sample}' has another pair of {arm_a} and {arm_b}"),
+        (another.groupby(level=0).any(), "arm '{arm_a}' or '{arm_b}' has another video of sample '{sample}'"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad.to_numpy()))
+            raise PairsError(f"Row {row + 1} of {name}: {reason.format_map(table.loc[row].to_dict())}.")
 
 
-def _check_rows(records: Sequence[dict[str, str]], path: Path) -> None:
-    names: set[str] = set()
-    compared: set[tuple[str, ...]] = set()
-    videos: dict[tuple[str, str], str] = {}
-    for row, record in enumerate(records, 1):
-        where = f"Row {row} of {path.name}"
-        for column in COLUMNS:
-            if not record[column].strip():
-                raise PairsError(f"{where}: '{column}' is empty.")
-        if record["pair"] in names:
-            raise PairsError(f"{where}: there is another pair '{record['pair']}'.")
-        names.add(record["pair"])
-        if record["arm_a"] == record["arm_b"]:
-            raise PairsError(f"{where}: both sides are of the arm '{record['arm_a']}'.")
-        if record["video_a"] == record["video_b"]:
-            raise PairsError(f"{where}: both sides are one and the same video: drop the pair.")
-        key = (record["sample"], *sorted((record["arm_a"], record["arm_b"])))
-        if key in compared:
-            raise PairsError(f"{where}: sample '{key[0]}' has another pair of {key[1]} and {key[2]}.")
-        compared.add(key)
-        for side in "ab":
-            video = record["sample"], record[f"arm_{side}"]
-            if record[f"arm_{side}"] == CORRUPTED:
-                raise PairsError(f"{where}: '{CORRUPTED}' is not an arm's name.")
-            if videos.setdefault(video, record[f"video_{side}"]) != record[f"video_{side}"]:
-                raise PairsError(f"{where}: arm '{video[1]}' has another video of sample '{video[0]}'.")
-
-
-def _media(folder: Path, name: str, where: str, suffixes: tuple[str, ...]) -> Path:
+def _media(folder: Path, name: str, suffixes: tuple[str, ...], where: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         raise PairsError(f"{where}: {name} lies outside the folder of the pairs file.")

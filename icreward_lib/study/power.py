@@ -53,7 +53,7 @@ def draw_wins(
     return (rng.random((studies, raters, pairs)) < special.expit(logits)).astype(float)
 
 
-def intervals(wins: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def intervals(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`stats.two_way_clustered` of many studies (studies, raters, pairs) at once: limits (studies,), not cut to [0, 1].
 
     Only unanimous studies differ: their limits are their win rate itself.
@@ -67,16 +67,14 @@ def intervals(wins: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.
     by_vote = np.square(error).sum(axis=(1, 2)) * votes / (votes - 1)
     variance = by_rater + by_pair - by_vote
     variance = np.where(variance > 0, variance, np.maximum(np.maximum(by_rater, by_pair), by_vote))
-    margin = stats.t.ppf(0.5 + level / 2, min(raters, pairs) - 1) * np.sqrt(variance) / votes
+    margin = stats.t.ppf(0.975, min(raters, pairs) - 1) * np.sqrt(variance) / votes
     return mean - margin, mean + margin
 
 
-def power(
-    raters: int, pairs: int, rate: float, *, effects: Effects, studies: int, seed: int, level: float = 0.95
-) -> dict[str, float]:
-    """In how many simulated studies the two-way clustered interval of the win rate excludes one half.
+def power(raters: int, pairs: int, rate: float, *, effects: Effects, studies: int, seed: int) -> dict[str, float]:
+    """In how many simulated studies the 95 % two-way clustered interval of the win rate excludes one half.
 
-    Where the true `rate` is one half that is the share of false alarms, which should be 1 - `level`.
+    Where the true `rate` is one half that is the share of false alarms, which should be 0.05.
 
     Returns:
         raters, pairs, rate; "power" with its 95 % Wilson interval "low", "high" over studies; "coverage", the share of
@@ -85,7 +83,7 @@ def power(
     rng = np.random.default_rng(seed)
     seen = covered = 0
     for part in np.array_split(np.arange(studies), math.ceil(studies * raters * pairs / VOTES)):
-        low, high = intervals(draw_wins(len(part), raters, pairs, rate, effects, rng), level=level)
+        low, high = intervals(draw_wins(len(part), raters, pairs, rate, effects, rng))
         seen += int(((low > 0.5) | (high < 0.5)).sum())
         covered += int(((low <= rate) & (rate <= high)).sum())
     share = wilson(seen, studies)
@@ -101,8 +99,5 @@ def smallest(table: pd.DataFrame, *, rate: float, wanted: float = 0.8) -> pd.Dat
     A number of raters for which none of the table's pairs suffice is left out.
     """
     enough = table[(table["rate"] == rate) & (table["power"] >= wanted)]
-    return (
-        enough.sort_values("pairs")
-        .groupby("raters", as_index=False)
-        .first()[["raters", "pairs", "power", "low", "high"]]
-    )
+    fewest = enough.sort_values("pairs").groupby("raters", as_index=False).first()
+    return fewest[["raters", "pairs", "power", "low", "high"]]

@@ -56,26 +56,19 @@ class StudyConfig(Group):
         description="one block of screens each",
     )
     arms: list[str] = Field(default=[], description="arms to compare; empty: all of the pairs file")
-    on_screen: Annotated[int, Field(ge=2, le=5)] = Field(
-        default=2, description="clips on a screen; above 2 they are ranked"
-    )
+    on_screen: Annotated[int, Field(ge=2, le=5, description="clips on a screen; above 2 they are ranked")] = 2
     pairs_per_rater: Count | None = Field(default=None, description="screens of a block, drawn in turn; null: all")
     practice: Annotated[int, Field(ge=0, le=10)] = 3
     attention_share: Share = Field(default=0.1, description="items with a known answer, as a share of the trials")
-    repeat_share: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        default=0.1, description="trials that are shown again, mirrored"
-    )
+    repeat_share: Annotated[float, Field(ge=0, le=0.5, description="trials that are shown again, mirrored")] = 0.1
     exclusion: Exclusion = Exclusion()
     feedback: bool = Field(default=True, description="whether raters may write a remark after a choice")
     tags: list[Word] = Field(default=["subject", "background", "motion", "realism"], max_length=12)
 
     @model_validator(mode="after")
     def _distinct(self) -> StudyConfig:
-        for key, names in (
-            ("questions", [question.name for question in self.questions]),
-            ("arms", self.arms),
-            ("tags", self.tags),
-        ):
+        named = {"questions": [question.name for question in self.questions], "arms": self.arms, "tags": self.tags}
+        for key, names in named.items():
             if len(set(names)) < len(names):
                 raise ValueError(f"two of the {key} have one name")
         return self
@@ -87,15 +80,19 @@ def load_config(path: Path | None) -> StudyConfig:
         return StudyConfig()
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return StudyConfig.model_validate(settings if settings is not None else {})
+        return StudyConfig.model_validate({} if settings is None else settings)
     except FileNotFoundError as error:
         raise StudyError(f"There is no file of study settings {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise StudyError(f"{path}: {f'{where}: ' if where else ''}{problem['msg']}.") from error
+        raise StudyError(f"{path}: {first_problem(error)}.") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with the first wrong field, as one clause."""
+    problem = error.errors()[0]
+    return ": ".join([*filter(None, [".".join(map(str, problem["loc"]))]), problem["msg"]])
 
 
 @dataclass(frozen=True)
@@ -155,36 +152,32 @@ def items(config: StudyConfig, pairs: Sequence[Pair]) -> list[Item]:
     if unknown := set(config.arms) - known:
         raise StudyError(f"The pairs have no arm '{min(unknown)}'; they have {', '.join(sorted(known))}.")
     arms = set(config.arms) or known
-    chosen = [pair for pair in pairs if {pair.arm_a, pair.arm_b} <= arms]
-    found = [_item(pair) for pair in chosen] if config.on_screen == 2 else _rankings(chosen, config.on_screen)
+    found = [_item(pair) for pair in pairs if {pair.arm_a, pair.arm_b} <= arms]
+    if config.on_screen > 2:
+        found = _rankings(found, config.on_screen)
     if not found:
         raise StudyError(f"No sample has {config.on_screen} different clips of the arms {', '.join(sorted(arms))}.")
     return found
 
 
-def _clip(pair: Pair, arm: str, path: Path) -> Clip:
-    return Clip(arm, f"{pair.sample}/{arm}", path.stem)
-
-
 def _item(pair: Pair) -> Item:
-    clips = _clip(pair, pair.arm_a, pair.video_a), _clip(pair, pair.arm_b, pair.video_b)
-    ruined = Clip(CORRUPTED, f"{clips[0].video}/{CORRUPTED}", pair.corrupted.stem)
-    return Item(pair.pair, pair.sample, pair.reference.name, clips, ruined)
+    sides = (pair.arm_a, pair.video_a), (pair.arm_b, pair.video_b), (f"{pair.arm_a}/{CORRUPTED}", pair.corrupted)
+    first, second, ruined = (Clip(arm, f"{pair.sample}/{arm}", path.stem) for arm, path in sides)
+    return Item(pair.pair, pair.sample, pair.reference.name, (first, second), replace(ruined, arm=CORRUPTED))
 
 
-def _rankings(pairs: Sequence[Pair], size: int) -> list[Item]:
+def _rankings(couples: Sequence[Item], size: int) -> list[Item]:
     """An item for every `size` arms of a sample that all differ: those with a pair of any two of them."""
     found = []
-    for sample in dict.fromkeys(pair.sample for pair in pairs):
-        couples = [_item(pair) for pair in pairs if pair.sample == sample]
-        clips = dict.fromkeys(clip for item in couples for clip in item.clips)
-        differing = {frozenset(item.clips) for item in couples}
+    for sample in dict.fromkeys(item.sample for item in couples):
+        own = [item for item in couples if item.sample == sample]
+        clips = dict.fromkeys(clip for item in own for clip in item.clips)
+        differing = {frozenset(item.clips) for item in own}
         for group in itertools.combinations(clips, size):
             if all(frozenset(two) in differing for two in itertools.combinations(group, 2)):
-                first = next(item for item in couples if item.clips[0] in group)
+                first = next(item for item in own if item.clips[0] in group)  # whose ruined copy there is
                 ordered = (first.clips[0], *(clip for clip in group if clip != first.clips[0]))
-                name = f"{sample}:{'+'.join(clip.arm for clip in group)}"
-                found.append(replace(first, name=name, clips=ordered))
+                found.append(replace(first, name=f"{sample}:{'+'.join(clip.arm for clip in group)}", clips=ordered))
     return found
 
 
@@ -193,13 +186,14 @@ def draw(config: StudyConfig, judged: Sequence[Item], rater: int) -> list[Screen
     couple = rater // 2
     count = min(config.pairs_per_rater or len(judged), len(judged))
     turn = _rng(config, 0).permutation(len(judged))
-    own_share = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
+    own = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
     rng = _rng(config, 1, rater)
-    questions = [config.questions[(couple + step) % len(config.questions)] for step in range(len(config.questions))]
-    practised = [own_share[i] for i in rng.choice(len(own_share), config.practice)]
-    screens = _checks("practice", questions[0].name, practised, rng)
+    first = couple % len(config.questions)
+    questions = [question.name for question in config.questions[first:] + config.questions[:first]]
+    practised = [own[i] for i in rng.choice(len(own), config.practice)]
+    screens = _checks("practice", questions[0], practised, rng)
     for block, question in enumerate(questions):
-        screens += _block(config, question.name, own_share, rater, block)
+        screens += _block(config, question, own, rater, block)
     return screens
 
 
@@ -207,31 +201,25 @@ def _rng(config: StudyConfig, *purpose: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, *purpose])
 
 
-def _block(config: StudyConfig, question: str, own_share: Sequence[Item], rater: int, block: int) -> list[Screen]:
+def _block(config: StudyConfig, question: str, own: Sequence[Item], rater: int, block: int) -> list[Screen]:
     couple, second = divmod(rater, 2)
     orders = list(itertools.permutations(range(config.on_screen)))
     # Within a rater, too, every order of the arms comes up equally often, give or take one.
-    places = _rng(config, 2, couple, block).permutation(len(own_share))
+    places = _rng(config, 2, couple, block).permutation(len(own))
     rng = _rng(config, 3, rater, block)
     trials = []
-    for position in rng.permutation(len(own_share)):
-        item = own_share[position]
+    for position in rng.permutation(len(own)):
         order = orders[places[position] % len(orders)][:: -1 if second else 1]
-        trials.append(_screen("trial", question, item, [item.clips[i] for i in order]))
+        trials.append(_screen("trial", question, own[position], [own[position].clips[i] for i in order]))
+    repeats, checks = (
+        max(1, round(share * len(own))) if share else 0 for share in (config.repeat_share, config.attention_share)
+    )
     # Repeats close the block in the order of their trials, so that all others lie between the two.
-    repeats = [
-        replace(screen, kind="repeat", clips=screen.clips[::-1])
-        for screen in trials[: _count(config.repeat_share, len(own_share))]
-    ]
-    checked = [own_share[i] for i in rng.choice(len(own_share), _count(config.attention_share, len(own_share)))]
-    screens = trials + repeats
+    screens = trials + [replace(screen, kind="repeat", clips=screen.clips[::-1]) for screen in trials[:repeats]]
+    checked = [own[i] for i in rng.choice(len(own), checks)]
     for check in _checks("attention", question, checked, rng):
         screens.insert(int(rng.integers(1, len(screens) + 1)), check)
     return screens
-
-
-def _count(share: float, of: int) -> int:
-    return max(1, round(share * of)) if share else 0
 
 
 def _screen(kind: Kind, question: str, item: Item, clips: Sequence[Clip]) -> Screen:
@@ -243,11 +231,10 @@ def _checks(kind: Kind, question: str, of: Sequence[Item], rng: np.random.Genera
     start = 0 if kind == "practice" else int(rng.integers(3))
     screens = []
     for number, item in enumerate(of, start):
-        clips = [item.corrupted, *item.clips[1:]]
-        if len(item.clips) == 2:
-            clips = [item.corrupted, item.clips[0]] if number % 3 < 2 else [item.clips[0]] * 2
-            clips = clips[:: -1 if number % 3 else 1]
+        if len(item.clips) > 2:
+            ruined = [item.corrupted, *item.clips[1:]]
+            clips = [ruined[i] for i in rng.permutation(len(ruined))]
         else:
-            clips = [clips[i] for i in rng.permutation(len(clips))]
+            clips = [item.corrupted if number % 3 < 2 else item.clips[0], item.clips[0]][:: -1 if number % 3 else 1]
         screens.append(_screen(kind, question, item, clips))
     return screens

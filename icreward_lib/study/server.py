@@ -7,13 +7,13 @@ clips and nothing about where they came from.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import functools
 import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -32,7 +32,7 @@ from icreward_lib.run.files import DiskFullError
 from icreward_lib.run.profile import Group
 from icreward_lib.study.export import votes_table
 from icreward_lib.study.pairs import Pair
-from icreward_lib.study.protocol import Screen, StudyError
+from icreward_lib.study.protocol import StudyError, first_problem
 from icreward_lib.study.store import Rater, RefusedError, Store
 
 PAGE = Path(__file__).parent / "page"
@@ -52,43 +52,33 @@ HEADERS = {
     "X-Robots-Tag": "noindex",
 }
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class Vote(Group):
-    """The answer to a screen."""
+Trial = Annotated[int, Field(ge=0, lt=100_000)]
 
-    trial: Annotated[int, Field(ge=0, lt=100_000)]
+
+class _Vote(Group):
+    trial: Trial
     choice: Annotated[str, Field(min_length=1, max_length=16)]
     seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
-class Note(Group):
-    """What a rater adds to an answer."""
-
-    trial: Annotated[int, Field(ge=0, lt=100_000)]
+class _Note(Group):
+    trial: Trial
     feedback: Annotated[str, Field(max_length=1000)] = ""
     tags: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=12)] = []
 
 
-class Withdrawal(Group):
-    """A wish to be forgotten."""
-
+class _Withdrawal(Group):
     code: Annotated[str, Field(min_length=1, max_length=32)]
 
 
-class SecurityHeaders:
-    """Adds `HEADERS` to every response."""
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """An application that adds `HEADERS` to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its response back with the headers."""
-
+    async def sent(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -96,7 +86,9 @@ class SecurityHeaders:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        await self.app(scope, receive, sending)
+        await app(scope, receive, sending)
+
+    return sent
 
 
 class Study:
@@ -113,22 +105,20 @@ class Study:
         """The application; requests to other than these host names are refused, "*" takes all."""
         return Starlette(
             routes=[
-                Route("/", self.welcome),
-                Route("/r/{token}", self.page),
-                Route("/study.css", self.page_file),
-                Route("/study.js", self.page_file),
-                Route("/icon.svg", self.page_file),
-                Route("/media/{name}", self.file),
-                Route("/api/withdraw", self.withdraw, methods=["POST"]),
-                Route("/api/{token}/state", self.state),
-                Route("/api/{token}/consent", self.consent, methods=["POST"]),
-                Route("/api/{token}/vote", self.vote, methods=["POST"]),
-                Route("/api/{token}/note", self.note, methods=["POST"]),
-                Route("/admin/votes.csv", self.votes),
+                Route("/", self._welcome),
+                Route("/r/{token}", self._page),
+                *(Route(f"/{name}", self._page_file) for name in ("study.css", "study.js", "icon.svg")),
+                Route("/media/{name}", self._clip_or_image),
+                Route("/api/withdraw", self._withdraw, methods=["POST"]),
+                Route("/api/{token}/state", self._state),
+                Route("/api/{token}/consent", self._consent, methods=["POST"]),
+                Route("/api/{token}/vote", self._vote, methods=["POST"]),
+                Route("/api/{token}/note", self._note, methods=["POST"]),
+                Route("/admin/votes.csv", self._votes),
             ],
             # A page elsewhere could otherwise reach a local study through a name that it points here.
             middleware=[
-                Middleware(SecurityHeaders),
+                Middleware(_with_headers),
                 Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
             ],
             exception_handlers={
@@ -140,89 +130,78 @@ class Study:
             },
         )
 
-    async def _do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _as_rater(
-        self, request: Request, work: Callable[Concatenate[Rater, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _as_rater(self, request: Request, work: Callable[[Rater], T]) -> T:
         """Do something for the rater of the link."""
-        token = request.path_params["token"]
 
         def known() -> T:
-            rater = self.store.rater(token)
+            rater = self.store.rater(request.path_params["token"])
             if rater is None:
                 raise HTTPException(404, "This link is not valid, or its answers have been deleted.")
-            return work(rater, *args, **kwargs)
+            return work(rater)
 
         return await self._do(known)
 
-    async def welcome(self, request: Request) -> Response:
-        """Say that a link is needed."""
+    async def _welcome(self, request: Request) -> Response:
         return _sentence(404, "Please open the personal link that you were given.")
 
-    async def page(self, request: Request) -> Response:
-        """The page; whether the link is valid turns out when it asks for the state."""
+    async def _page(self, request: Request) -> Response:
+        # Whether the link is valid turns out when the page asks for the state.
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})
 
-    async def page_file(self, request: Request) -> Response:
-        """Style, script and icon of the page."""
+    async def _page_file(self, request: Request) -> Response:
         return FileResponse(PAGE / request.url.path.removeprefix("/"), headers={"Cache-Control": "no-cache"})
 
-    async def file(self, request: Request) -> Response:
-        """A clip or an image; whole, or the range that was asked for."""
+    async def _clip_or_image(self, request: Request) -> Response:
         path = self.media.get(request.path_params["name"])
         if path is None:
             raise HTTPException(404, "There is no such file.")
         return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    async def state(self, request: Request) -> Response:
-        """What the rater has to do next."""
-        return JSONResponse(await self._as_rater(request, self._state))
+    async def _state(self, request: Request) -> Response:
+        return JSONResponse(await self._as_rater(request, self._next))
 
-    async def consent(self, request: Request) -> Response:
-        """Take the rater's consent."""
+    async def _consent(self, request: Request) -> Response:
         await self._as_rater(request, lambda rater: self.store.consent(rater.number))
-        return await self.state(request)
+        return await self._state(request)
 
-    async def vote(self, request: Request) -> Response:
-        """Store a vote; the reply is sent when it is on the disk. On practice screens it says what was right."""
-        vote = await _body(request, Vote)
+    async def _vote(self, request: Request) -> Response:
+        """Reply when the vote is on the disk; on practice screens, with what was right."""
+        vote = await _body(request, _Vote)
 
         def store(rater: Rater) -> dict[str, Any]:
             choice = self.store.vote(rater, vote.trial, vote.choice, vote.seconds)
             screen = self.store.screen(rater.number, vote.trial)
-            stored: dict[str, Any] = {"trial": vote.trial, "choice": choice}
-            if screen.kind == "practice":
-                stored |= {"right": screen.passes(choice), "answer": screen.answer}
-            return stored
+            known = {"right": screen.passes(choice), "answer": screen.answer} if screen.kind == "practice" else {}
+            return {"trial": vote.trial, "choice": choice, **known}
 
         return JSONResponse(await self._as_rater(request, store))
 
-    async def note(self, request: Request) -> Response:
-        """Store what a rater adds to an answer."""
-        note = await _body(request, Note)
+    async def _note(self, request: Request) -> Response:
+        note = await _body(request, _Note)
         if (note.feedback and not self.config.feedback) or not set(note.tags) <= set(self.config.tags):
             raise HTTPException(400, "This study does not ask for that.")
-        await self._as_rater(request, self.store.note, note.trial, note.feedback, note.tags)
+        await self._as_rater(request, lambda rater: self.store.note(rater, note.trial, note.feedback, note.tags))
         return JSONResponse({"trial": note.trial})
 
-    async def withdraw(self, request: Request) -> Response:
-        """Delete a rater's data."""
-        code = (await _body(request, Withdrawal)).code
-        if not await self._do(self.store.withdraw, code):
+    async def _withdraw(self, request: Request) -> Response:
+        code = (await _body(request, _Withdrawal)).code
+        if not await self._do(functools.partial(self.store.withdraw, code)):
             raise HTTPException(404, "There is no such withdrawal code; its answers may be deleted already.")
         return JSONResponse({"deleted": True})
 
-    async def votes(self, request: Request) -> Response:
+    async def _votes(self, request: Request) -> Response:
         """All votes as CSV, for whoever has the admin token."""
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.admin_token is None or not secrets.compare_digest(given.encode(), self.admin_token.encode()):
             raise HTTPException(403, "The admin token is missing or wrong.")
-        table = await self._do(votes_table, self.store)
+        table = await self._do(functools.partial(votes_table, self.store))
         return Response(table.to_csv(index=False), media_type="text/csv")
 
-    def _state(self, rater: Rater) -> dict[str, Any]:
+    def _next(self, rater: Rater) -> dict[str, Any]:
+        """What the rater has to do next."""
         config = self.config
         state: dict[str, Any] = {"title": config.title, "contact": config.contact, "code": rater.code}
         if not rater.consented:
@@ -241,14 +220,13 @@ class Study:
             "of": last - first,
             "feedback": config.feedback,
             "tags": config.tags,
-            "screen": {"trial": rater.trial, "question": self.texts[screen.question], **_shown(screen)},
+            "screen": {  # all that the browser may know: attention items look like trials
+                "trial": rater.trial,
+                "question": self.texts[screen.question],
+                "reference": f"/media/{screen.reference}",
+                "clips": [{kind: f"/media/{clip.media}.{kind}" for kind in ("webm", "mp4")} for clip in screen.clips],
+            },
         }
-
-
-def _shown(screen: Screen) -> dict[str, Any]:
-    """What the browser may know of a screen: where its files are. Attention items look like trials."""
-    clips = [{"webm": f"/media/{clip.media}.webm", "mp4": f"/media/{clip.media}.mp4"} for clip in screen.clips]
-    return {"reference": f"/media/{screen.reference}", "clips": clips}
 
 
 def _sentence(status: int, sentence: str) -> JSONResponse:
@@ -272,9 +250,7 @@ async def _body(request: Request, shape: type[Body]) -> Body:
     try:
         return shape.model_validate_json(bytes(content))
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "request"
-        raise HTTPException(400, f"{where}: {problem['msg']}.") from error
+        raise HTTPException(400, f"{first_problem(error)}.") from error
 
 
 def media_files(pairs: list[Pair]) -> dict[str, Path]:
@@ -287,23 +263,16 @@ def media_files(pairs: list[Pair]) -> dict[str, Path]:
 def admin_token(host: str) -> str | None:
     """The admin token of the environment. Raises `StudyError` if others can reach the host and there is none."""
     token = os.environ.get(ADMIN_TOKEN)
-    if not _is_local(host) and not token:
+    if host not in LOCAL and not token:
         raise StudyError(f"{host} can be reached from elsewhere: set {ADMIN_TOKEN} to a secret of 16 letters or more.")
     if token is not None and len(token) < 16:
         raise StudyError(f"{ADMIN_TOKEN} must have 16 letters or more.")
     return token
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def serve(store: Store, pairs: list[Pair], *, url: str, host: str, port: int, admin_token: str | None) -> None:
     """Serve a study until interrupted, at `host` and `port`, to browsers that know it by the links' `url`."""
     study = Study(store, media_files(pairs), admin_token)
-    hosts = (*LOCAL, urlsplit(url).hostname or host) if _is_local(host) else ("*",)
+    hosts = (*LOCAL, urlsplit(url).hostname or host) if host in LOCAL else ("*",)
     # No access log: links are secrets.
     uvicorn.run(study.app(hosts), host=host, port=port, access_log=False, server_header=False, log_level="warning")

@@ -8,66 +8,54 @@ random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from icreward_lib.study.votes import COLUMNS, CORRUPTED, EXPORT, validate
+from icreward_lib.study.votes import COLUMNS, CORRUPTED, REQUIRED, validate
 from icreward_lib.world.truth import FIDELITIES
 
-SOURCE = "simulated"
-QUESTION = "consistency"
-
-_SUBJECT, _BACKGROUND, _MOTION = FIDELITIES
-_TAGS = {_SUBJECT: "subject", _BACKGROUND: "background", _MOTION: "motion"}
-# What a rater writes: praise of the chosen {side}, and blame of the {other}.
-_PRAISE = {
-    _SUBJECT: (
+_TAGS = ("subject", "background", "motion")  # as FIDELITIES, and so below
+# What a rater writes: praise of the chosen {side}, then blame of the {other}.
+_REMARKS = (
+    (
         "The {side} video keeps the subject as it is in the image.",
         "The object holds its shape better on the {side}.",
         "On the {side} I still recognise the subject in the last frame.",
-    ),
-    _BACKGROUND: (
-        "The background remains the original photo on the {side}.",
-        "The {side} scene remains true to the picture.",
-        "The surroundings are better preserved on the {side}.",
-    ),
-    _MOTION: (
-        "The motion on the {side} looks right.",
-        "The {side} video moves as described.",
-        "The camera movement is smoother on the {side}.",
-    ),
-}
-_BLAME = {
-    _SUBJECT: (
         "On the {other} the subject slowly melts.",
         "The {other} one loses the outline of the object.",
         "The subject on the {other} turns into something else.",
     ),
-    _BACKGROUND: (
+    (
+        "The background remains the original photo on the {side}.",
+        "The {side} scene remains true to the picture.",
+        "The surroundings are better preserved on the {side}.",
         "The {other} background drifts away from the image.",
         "On the {other} the scene behind gets blurry.",
         "The {other} backdrop changes halfway.",
     ),
-    _MOTION: (
+    (
+        "The motion on the {side} looks right.",
+        "The {side} video moves as described.",
+        "The camera movement is smoother on the {side}.",
         "The {other} video hardly moves.",
         "The motion on the {other} goes the wrong way.",
         "The {other} one jitters.",
     ),
-}
+)
 _EVEN = (
     "I see no difference, they look the same.",
     "Both look about the same.",
     "Neither is better, they are very similar.",
     "Hard to say, equal for me.",
 )
-_BOTH_POOR = {
-    _SUBJECT: "Both lose the subject.",
-    _BACKGROUND: "The background is off in both videos.",
-    _MOTION: "Neither video has believable motion.",
-}
+_BOTH_POOR = (
+    "Both lose the subject.",
+    "The background is off in both videos.",
+    "Neither video has believable motion.",
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,6 @@ class RaterModel:
 
 @dataclass(frozen=True)
 class _Rater:
-    name: str
     weights: np.ndarray
     noise: float
     side_bias: float
@@ -119,15 +106,18 @@ def simulate_votes(
     """
     model = model or RaterModel()
     fidelity = _checked(truth, arms)
-    samples = list(dict.fromkeys(sample for sample, _ in fidelity))
+    samples = list(fidelity)
     rng = np.random.default_rng(seed)
-    raters = _sample_raters(model, rng)
+    weights = rng.dirichlet(model.concentration * np.asarray(model.weights), size=model.raters)
+    noise = model.noise * np.exp(model.noise_spread * rng.standard_normal(model.raters))
+    bias = model.side_bias + model.side_bias_spread * rng.standard_normal(model.raters)
     # flipped[i, j]: rater i sees arms[1] of sample j on the left; half of the raters, give or take an odd one
     half = (np.arange(model.raters)[:, None] + np.arange(len(samples))[None]) % 2 == 1
     flipped = rng.permuted(half, axis=0)
 
     rows: list[dict[str, object]] = []
-    for rater, flips in zip(raters, flipped, strict=True):
+    for number, flips in enumerate(flipped):
+        rater = _Rater(weights[number], noise[number], bias[number])
         screens = [("trial", j, bool(flips[j])) for j in rng.permutation(len(samples))]
         again = [("repeat", j, not flips[j]) for _, j, _ in screens[: model.repeats]]  # the other way round
         checks = [
@@ -137,57 +127,43 @@ def simulate_votes(
             screens.insert(int(rng.integers(len(screens) + 1)), check)
         shown = 0
         for order, (kind, j, flip) in enumerate(screens + again):
-            sample = samples[j]
-            left, right = arms[::-1] if flip else arms
-            values = [fidelity[sample, left], fidelity[sample, right]]
-            if kind == "attention":
-                twice = shown % 2 == 1
-                values, (left, right) = _attention(values[0], left, twice=twice, flip=flip)
+            (left, right), values = arms, fidelity[samples[j]]
+            if flip:
+                left, right, values = right, left, values[::-1]
+            if kind == "attention":  # in turn beside a corrupted copy that keeps nothing, and the same video twice
+                right, values = (left, values[[0, 0]]) if shown % 2 else (CORRUPTED, values * [[1], [0]])
+                if flip:
+                    left, right, values = right, left, values[::-1]
                 shown += 1
-            noise = 0.0 if left == right else rater.noise  # one video twice looks alike
-            choice = _choose(rater, values, noise, model, rng)
+            choice = _choose(rater, values, model, rng, same=left == right)
             remark = kind == "trial" and rng.random() < model.feedback
             feedback, tags = _remark(rater, values, choice, model, rng) if remark else ("", "")
             rows.append({
-                "rater": rater.name, "trial": order, "pair": sample, "sample": sample, "arm_left": left,
-                "arm_right": right, "choice": choice, "question": QUESTION, "is_attention": kind == "attention",
-                "is_repeat": kind == "repeat", "feedback": feedback, "tags": tags, "source": SOURCE,
+                "rater": f"sim{number:02d}", "trial": order, "pair": samples[j], "sample": samples[j],
+                "arm_left": left, "arm_right": right, "choice": choice, "question": "consistency",
+                "is_attention": kind == "attention", "is_repeat": kind == "repeat",
+                "feedback": feedback, "tags": tags, "source": "simulated",
             })  # fmt: skip
-    return validate(pd.DataFrame(rows).reindex(columns=[*EXPORT, "source"]))[list(COLUMNS)]
+    return validate(pd.DataFrame(rows).reindex(columns=[*REQUIRED, "source"]))[list(COLUMNS)]
 
 
-def _sample_raters(model: RaterModel, rng: np.random.Generator) -> list[_Rater]:
-    weights = rng.dirichlet(model.concentration * np.asarray(model.weights), size=model.raters)
-    noise = model.noise * np.exp(model.noise_spread * rng.standard_normal(model.raters))
-    bias = model.side_bias + model.side_bias_spread * rng.standard_normal(model.raters)
-    return [_Rater(f"sim{i:02d}", weights[i], noise[i], bias[i]) for i in range(model.raters)]
-
-
-def _choose(
-    rater: _Rater, values: Sequence[np.ndarray], noise: float, model: RaterModel, rng: np.random.Generator
-) -> str:
+def _choose(rater: _Rater, values: np.ndarray, model: RaterModel, rng: np.random.Generator, *, same: bool) -> str:
+    """What a rater says of the fidelities (2, 3) of the left and the right; one video twice looks the same."""
     if rng.random() < model.lapse:
         return str(rng.choice(["left", "right"]))
+    noise = 0.0 if same else rater.noise
     left, right = (float(value @ rater.weights + noise * rng.standard_normal()) for value in values)
     gap = left - right + rater.side_bias
     return "tie" if abs(gap) < model.tie_width else "left" if gap > 0 else "right"
 
 
-def _attention(value: np.ndarray, arm: str, *, twice: bool, flip: bool) -> tuple[list[np.ndarray], tuple[str, str]]:
-    """The same video twice, or beside a corrupted copy that keeps nothing."""
-    if twice:
-        return [value, value], (arm, arm)
-    values, arms = [value, np.zeros_like(value)], (arm, CORRUPTED)
-    return (values[::-1], arms[::-1]) if flip else (values, arms)
-
-
 def _remark(
-    rater: _Rater, values: Sequence[np.ndarray], choice: str, model: RaterModel, rng: np.random.Generator
+    rater: _Rater, values: np.ndarray, choice: str, model: RaterModel, rng: np.random.Generator
 ) -> tuple[str, str]:
     """A sentence about what differed most to this rater, or about what is poor in both, and its tag."""
-    means = (values[0] + values[1]) / 2.0
+    means = values.mean(axis=0)
     if means.min() < model.poor and rng.random() < 0.5:
-        poorest = FIDELITIES[int(means.argmin())]
+        poorest = int(means.argmin())
         return _BOTH_POOR[poorest], _TAGS[poorest]
     if choice == "tie":
         return str(rng.choice(_EVEN)), ""
@@ -195,25 +171,22 @@ def _remark(
     gaps = rater.weights * (values[0] - values[1]) * (1.0 if choice == "left" else -1.0)
     if gaps.max() <= 0.0:  # chose by noise: nothing true to name
         return str(rng.choice(_EVEN[:2])), ""
-    most = FIDELITIES[int(gaps.argmax())]
-    return str(rng.choice(_PRAISE[most] + _BLAME[most])).format(side=side, other=other), _TAGS[most]
+    most = int(gaps.argmax())
+    return str(rng.choice(_REMARKS[most])).format(side=side, other=other), _TAGS[most]
 
 
-def _checked(truth: pd.DataFrame, arms: tuple[str, str]) -> dict[tuple[str, str], np.ndarray]:
-    """Fidelities by (sample, arm)."""
+def _checked(truth: pd.DataFrame, arms: tuple[str, str]) -> dict[str, np.ndarray]:
+    """Fidelities (arms, 3) by sample."""
     if missing := [column for column in ("sample", "arm", *FIDELITIES) if column not in truth]:
         raise ValueError(f"The truth table lacks the column(s) {', '.join(missing)}.")
-    truth = truth[truth["arm"].isin(arms)].astype({"sample": str})
-    table = truth.set_index(["sample", "arm"])
+    table = truth[truth["arm"].isin(arms)].astype({"sample": str}).set_index(["sample", "arm"])[list(FIDELITIES)]
+    if table.empty:
+        raise ValueError(f"The truth table has no rows for the arms {arms[0]} and {arms[1]}.")
     if table.index.has_duplicates:
         raise ValueError(f"The truth table has two rows for {table.index[table.index.duplicated()][0]}.")
     samples = table.index.get_level_values("sample").unique()
-    if absent := [(sample, arm) for sample in samples for arm in arms if (sample, arm) not in table.index]:
+    if absent := [key for key in itertools.product(samples, arms) if key not in table.index]:
         raise ValueError(f"The truth table has no row for sample {absent[0][0]}, arm '{absent[0][1]}'.")
-    if table.empty:
-        raise ValueError(f"The truth table has no rows for the arms {arms[0]} and {arms[1]}.")
-    fidelity = table[list(FIDELITIES)].astype(float)
-    if not fidelity.apply(lambda column: column.between(0.0, 1.0)).to_numpy().all():
+    if not ((table >= 0) & (table <= 1)).all(axis=None):
         raise ValueError("Fidelities must be numbers in [0, 1]: rescale the truth table.")
-    keys = [(str(sample), str(arm)) for sample, arm in table.index]
-    return dict(zip(keys, fidelity.to_numpy(), strict=True))
+    return {sample: table.loc[[(sample, arm) for arm in arms]].to_numpy(dtype=float) for sample in samples}

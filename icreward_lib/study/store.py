@@ -5,18 +5,19 @@ The screens of a rater are stored when the link is made, so that no change of co
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
-import icreward_lib
-from icreward_lib.run.files import DiskFullError, digest
-from icreward_lib.study.protocol import Clip, Item, Screen, StudyConfig, StudyError, draw
+from pydantic import TypeAdapter
+
+from icreward_lib.run.files import DiskFullError, digest, make_folder
+from icreward_lib.study.protocol import Item, Screen, StudyConfig, StudyError, draw
 
 _SCHEMA = """
 CREATE TABLE study (config TEXT NOT NULL, items TEXT NOT NULL, version TEXT NOT NULL, begun REAL NOT NULL);
@@ -24,9 +25,7 @@ CREATE TABLE raters (
     rater INTEGER PRIMARY KEY, token TEXT UNIQUE, code TEXT UNIQUE, consented REAL, withdrawn REAL
 ) STRICT;
 CREATE TABLE screens (
-    rater INTEGER NOT NULL REFERENCES raters, trial INTEGER NOT NULL, kind TEXT NOT NULL, question TEXT NOT NULL,
-    pair TEXT NOT NULL, sample TEXT NOT NULL, reference TEXT NOT NULL, clips TEXT NOT NULL,
-    PRIMARY KEY (rater, trial)
+    rater INTEGER NOT NULL REFERENCES raters, trial INTEGER NOT NULL, screen TEXT NOT NULL, PRIMARY KEY (rater, trial)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE votes (
     rater INTEGER NOT NULL, trial INTEGER NOT NULL, choice TEXT NOT NULL, shown_at REAL NOT NULL,
@@ -34,6 +33,7 @@ CREATE TABLE votes (
     PRIMARY KEY (rater, trial), FOREIGN KEY (rater, trial) REFERENCES screens (rater, trial)
 ) STRICT, WITHOUT ROWID;
 """
+_SCREEN = TypeAdapter(Screen)
 _CODE_LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"  # none that are mistaken for another
 
 
@@ -74,14 +74,12 @@ class Store:
         if not create and not path.is_file():
             raise StudyError(f"There is no study {path}: icreward study serve begins one.")
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.touch(mode=0o600)  # links are secrets
-        self._db = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False, timeout=10)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.execute("PRAGMA secure_delete = ON")
+            for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+                self._db.execute(f"PRAGMA {setting}")
             if not self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'votes'").fetchone():
                 self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         except sqlite3.DatabaseError as error:
@@ -97,6 +95,7 @@ class Store:
         """One transaction: on the disk when the block ends, or undone."""
         try:
             with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
@@ -106,14 +105,16 @@ class Store:
     def begin(self, config: StudyConfig, judged: Sequence[Item]) -> None:
         """Fix the study's settings and clips, or check that they are those it was begun with."""
         settings, clips = config.model_dump_json(), digest([asdict(item) for item in judged])
-        stored = self._db.execute("SELECT config, items FROM study").fetchone()
-        if stored is None:
-            with self._writing() as db:
-                row = settings, clips, icreward_lib.__version__, time.time()
+        with self._writing() as db:
+            stored = db.execute("SELECT config, items FROM study").fetchone()
+            if stored is None:
+                row = settings, clips, metadata.version("icreward"), time.time()
                 db.execute("INSERT INTO study VALUES (?, ?, ?, ?)", row)
-        elif stored != (settings, clips):
-            what = "settings" if stored[0] != settings else "pairs"
-            raise StudyError(f"{self.path} was begun with other {what}: restore them, or name another file of votes.")
+            elif stored != (settings, clips):
+                what = "settings" if stored[0] != settings else "pairs"
+                raise StudyError(
+                    f"{self.path} was begun with other {what}: restore them, or name another file of votes."
+                )
 
     @property
     def config(self) -> StudyConfig:
@@ -126,19 +127,15 @@ class Store:
     def enrol(self, count: int, judged: Sequence[Item]) -> None:
         """Make links until there are `count`, and store what each rater will see."""
         config = self.config
-        (known,) = self._db.execute("SELECT COUNT(*) FROM raters").fetchone()
         with self._writing() as db:
+            (known,) = db.execute("SELECT COUNT(*) FROM raters").fetchone()
             for number in range(known, count):
-                code = "".join(secrets.choice(_CODE_LETTERS) for _ in range(12))
-                token, code = secrets.token_urlsafe(24), "-".join((code[:4], code[4:8], code[8:]))
+                token = secrets.token_urlsafe(24)
+                code = "-".join("".join(secrets.choice(_CODE_LETTERS) for _ in range(4)) for _ in range(3))
                 db.execute("INSERT INTO raters (rater, token, code) VALUES (?, ?, ?)", (number, token, code))
-                db.executemany(
-                    "INSERT INTO screens VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (number, trial, s.kind, s.question, s.pair, s.sample, s.reference, _clips_json(s))
-                        for trial, s in enumerate(draw(config, judged, number))
-                    ],
-                )
+                screens = enumerate(draw(config, judged, number))
+                rows = [(number, trial, _SCREEN.dump_json(screen).decode()) for trial, screen in screens]
+                db.executemany("INSERT INTO screens VALUES (?, ?, ?)", rows)
 
     def links(self) -> list[tuple[int, str]]:
         """Number and token of every rater who has not withdrawn."""
@@ -159,13 +156,11 @@ class Store:
 
     def screen(self, rater: int, trial: int) -> Screen:
         """What a rater sees as screen number `trial`; raises `RefusedError` if there is none."""
-        row = self._db.execute(
-            "SELECT kind, question, pair, sample, reference, clips FROM screens WHERE rater = ? AND trial = ?",
-            (rater, trial),
-        ).fetchone()
+        query = "SELECT screen FROM screens WHERE rater = ? AND trial = ?"
+        row = self._db.execute(query, (rater, trial)).fetchone()
         if row is None:
             raise RefusedError(f"There is no screen {trial}.")
-        return _screen(*row)
+        return _SCREEN.validate_json(row[0])
 
     def consent(self, rater: int) -> None:
         """Note that a rater agreed, at the first time."""
@@ -219,16 +214,7 @@ class Store:
     def answers(self) -> list[Answer]:
         """All votes, by rater and trial."""
         rows = self._db.execute(
-            "SELECT rater, trial, kind, question, pair, sample, reference, clips, choice, shown_at, answered_at, "
-            "feedback, tags FROM votes JOIN screens USING (rater, trial) ORDER BY rater, trial"
+            "SELECT rater, trial, screen, choice, shown_at, answered_at, feedback, tags "
+            "FROM votes JOIN screens USING (rater, trial) ORDER BY rater, trial"
         )
-        return [Answer(rater, trial, _screen(*row[:6]), *row[6:]) for rater, trial, *row in rows]
-
-
-def _clips_json(screen: Screen) -> str:
-    return json.dumps([[clip.arm, clip.video, clip.media] for clip in screen.clips])
-
-
-def _screen(kind: str, question: str, pair: str, sample: str, reference: str, clips: str) -> Screen:
-    shown = tuple(Clip(*clip) for clip in json.loads(clips))
-    return Screen(kind, question, pair, sample, reference, shown)  # type: ignore[arg-type]  # kinds we wrote
+        return [Answer(rater, trial, _SCREEN.validate_json(screen), *row) for rater, trial, screen, *row in rows]

@@ -1,25 +1,8 @@
-"""The table of pairwise votes: what it holds, what is wrong with it, and reading it.
+"""The table of pairwise votes: what it holds, what is wrong with it, and whose votes count.
 
-A votes table is the export of the study, one row per answered screen:
-
-======================  =========================================================================
-column                  meaning
-======================  =========================================================================
-rater, trial            who judged, and which of the rater's screens this was
-pair, sample            which pair was shown, and of which reference image
-arm_left, arm_right     where each video came from, for example "mlp" and "icreward"
-choice                  "left", "right" or "tie"
-question                what was asked, for example "consistency"
-is_attention            the answer is known: it is no vote, but tells whether the rater looks
-is_repeat               an earlier trial again: it is no vote, but tells how sure the rater is
-shown_at, answered_at   ISO 8601 times, or empty
-feedback, tags          what the rater wrote, and which attributes were named, separated by spaces
-left, right             ids of the two videos; if absent, "<sample>/<arm>"
-source                  "people" (if absent) or "simulated", the same in every row
-======================  =========================================================================
-
-An attention item shows the same video twice (equal arms; the answer is "tie") or a video beside its corrupted
-copy, whose arm is "corrupted" (the answer is the other side). More columns are kept untouched.
+It is the export of the study, with the `COLUMNS` below and one row per answered screen; more columns are kept
+untouched. An attention item shows the same video twice (equal arms; the answer is "tie") or a video beside its
+corrupted copy, whose arm is "corrupted" (the answer is the other side). Attention items and repeats are no votes.
 """
 
 from __future__ import annotations
@@ -36,55 +19,64 @@ from pydantic import Field
 from icreward_lib.run.profile import Group
 from icreward_lib.stats import Interval, bootstrap_mean
 
-IDS = ("rater", "trial", "pair", "sample", "arm_left", "arm_right", "choice", "question")
+CORRUPTED = "corrupted"
+COLUMNS = {
+    "rater": "number of the rater; names are not known",
+    "trial": "position of the screen in the rater's session, from 0; practice comes first and is not exported",
+    "pair": "name of the pair; of a ranking, the sample and the two arms",
+    "sample": "name of the reference image",
+    "arm_left": f"where the left clip came from; '{CORRUPTED}' is a ruined copy",
+    "arm_right": "where the right clip came from",
+    "choice": "left, right or tie; of a ranking, the side that was ranked higher",
+    "question": "name of the question, see below",
+    "is_attention": "whether the answer was known: a clip beside its ruined copy, or twice the same clip (tie)",
+    "is_repeat": "whether an earlier trial was shown again, the other way round",
+    "shown_at": "when the screen was shown, UTC",
+    "answered_at": "when the answer was stored, UTC",
+    "feedback": "what the rater wrote, if anything",
+    "tags": "what the rater said had decided, separated by spaces",
+    "left": "id of the left clip",
+    "right": "id of the right clip",
+    "source": "people, or simulated; the same in every row",
+}
 FLAGS = ("is_attention", "is_repeat")
 TIMES = ("shown_at", "answered_at")
 TEXTS = (*TIMES, "feedback", "tags")  # may be empty
-EXPORT = (*IDS, *FLAGS, *TEXTS)
-COLUMNS = (*EXPORT, "left", "right", "source")
-CHOICES = ("left", "right", "tie")
-SOURCES = ("people", "simulated")
-CORRUPTED = "corrupted"
-_YES_NO = {"true": True, "1": True, "false": False, "0": False}
+OPTIONAL = ("left", "right", "source")  # if absent: <sample>/<arm> and "people"
+REQUIRED = tuple(column for column in COLUMNS if column not in OPTIONAL)
+IDS = tuple(column for column in REQUIRED if column not in FLAGS + TEXTS)
+ALLOWED = {"choice": ("left", "right", "tie"), "source": ("people", "simulated")}
+SETTINGS = ".settings.json"  # of a study, beside its votes
 
 
 class VotesError(ValueError):
     """Votes that cannot be analysed; the message is one sentence, with the column and the row if one is wrong."""
 
 
-def validate(
-    votes: pd.DataFrame, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
-) -> pd.DataFrame:
-    """Return the table with a fresh index, text ids, boolean flags and all of `COLUMNS`.
-
-    Raises `VotesError` saying in one sentence what is wrong; with `raters` or `samples`, also for any others.
-    """
+def validate(votes: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a fresh index, text ids, boolean flags and all of `COLUMNS`, or raise `VotesError`."""
     votes = votes.reset_index(drop=True)
-    if missing := [column for column in EXPORT if column not in votes]:
-        raise VotesError(f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(EXPORT)}.")
+    if missing := [column for column in REQUIRED if column not in votes]:
+        raise VotesError(f"The votes table lacks the column(s) {', '.join(missing)}; it needs {', '.join(REQUIRED)}.")
     if votes.empty:
         raise VotesError("The votes table has no rows: nobody has voted.")
     votes = votes.assign(**{column: votes[column].astype("str") for column in (*IDS, *TEXTS)})
     for column in IDS:
-        refuse(votes, votes[column].isna() | (votes[column].str.strip() == ""), f"'{column}' is empty")
+        _refuse(votes, votes[column].isna() | (votes[column].str.strip() == ""), f"'{column}' is empty")
     votes = votes.fillna(dict.fromkeys(TEXTS, ""))
     for column in FLAGS:
-        flags = votes[column].astype(str).str.lower().map(_YES_NO)
-        refuse(votes, flags.isna(), f"'{column}' must be true or false")
+        flags = votes[column].astype(str).str.lower().map({"true": True, "1": True, "false": False, "0": False})
+        _refuse(votes, flags.isna(), f"'{column}' must be true or false")
         votes[column] = flags.astype(bool)
-    for side in ("left", "right"):
-        if side not in votes:
-            votes[side] = votes["sample"] + "/" + votes[f"arm_{side}"]
+    ids = {side: votes["sample"] + "/" + votes[f"arm_{side}"] for side in ("left", "right")}
+    votes = votes.assign(**{column: values for column, values in ids.items() if column not in votes})
     if "source" not in votes:
-        votes["source"] = SOURCES[0]
-    for column, known in (("rater", raters), ("sample", samples)):
-        if known is not None:
-            refuse(votes, ~votes[column].isin(known), f"this {column} is not one of the {len(known)} of the study")
-    for column, allowed in (("choice", CHOICES), ("source", SOURCES)):
-        refuse(votes, ~votes[column].isin(allowed), f"'{column}' must be one of {', '.join(allowed)}")
-    refuse(votes, votes["source"] != votes["source"][0], "simulated votes and people's must not be in one table")
+        votes["source"] = "people"
+    for column, allowed in ALLOWED.items():
+        _refuse(votes, ~votes[column].isin(allowed), f"'{column}' must be one of {', '.join(allowed)}")
+    _refuse(votes, votes["source"] != votes["source"][0], "simulated votes and people's must not be in one table")
     for column in TIMES:
-        refuse(votes, times(votes[column]).isna() & (votes[column] != ""), f"'{column}' is no ISO 8601 time")
+        _refuse(votes, _times(votes[column]).isna() & (votes[column] != ""), f"'{column}' is no ISO 8601 time")
     _check_screens(votes)
     return votes
 
@@ -92,33 +84,52 @@ def validate(
 def _check_screens(votes: pd.DataFrame) -> None:
     """Refuse screens that do not fit what they are said to be, or each other."""
     attention, again = votes["is_attention"], votes["is_repeat"]
-    refuse(votes, attention & again, "a screen is an attention item or a repeat, not both")
-    corrupted = sum((votes[side] == CORRUPTED).astype(int) for side in ("arm_left", "arm_right"))
+    corrupted = (votes[["arm_left", "arm_right"]] == CORRUPTED).sum(axis=1)
     same = votes["arm_left"] == votes["arm_right"]
-    odd = attention & ~((corrupted == 1) | (same & (corrupted == 0)))
-    refuse(votes, odd, f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice")
-    refuse(votes, ~attention & same, "both sides come from the same arm")
-    refuse(votes, ~attention & (corrupted > 0), f"only an attention item may show a '{CORRUPTED}' arm")
-    # A ranking of several videos is one trial with a row for any two of them.
-    refuse(votes, votes.duplicated(["rater", "trial", "pair"]), "this rater has another row with this trial and pair")
-    judged = pd.MultiIndex.from_frame(votes[["rater", "pair", "question"]])
-    first = ~attention & ~again
-    twice = first & votes[first].duplicated(["rater", "pair", "question"]).reindex(votes.index, fill_value=False)
-    refuse(votes, twice, "this rater already has a trial of this pair and question (mark it as a repeat)")
-    refuse(votes, again & ~judged.isin(judged[first]), "this repeat has no trial by the same rater")
+    judged, first = pd.MultiIndex.from_frame(votes[["rater", "pair", "question"]]), ~attention & ~again
+    twice = pd.Series(False, votes.index)
+    twice[first] = judged[first].duplicated()
+    for bad, reason in (
+        (attention & again, "a screen is an attention item or a repeat, not both"),
+        (
+            attention & (corrupted != 1) & ~(same & (corrupted == 0)),
+            f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice",
+        ),
+        (~attention & same, "both sides come from the same arm"),
+        (~attention & (corrupted > 0), f"only an attention item may show a '{CORRUPTED}' arm"),
+        # A ranking of several videos is one trial with a row for any two of them.
+        (votes.duplicated(["rater", "trial", "pair"]), "this rater has another row with this trial and pair"),
+        (twice, "this rater already has a trial of this pair and question (mark it as a repeat)"),
+        (again & ~judged.isin(judged[first]), "this repeat has no trial by the same rater"),
+    ):
+        _refuse(votes, bad, reason)
 
 
-def refuse(votes: pd.DataFrame, bad: pd.Series, reason: str) -> None:
-    """Raise `VotesError` about the first bad row of a table with a fresh index, if there is one."""
+def _refuse(votes: pd.DataFrame, bad: pd.Series, reason: str) -> None:
+    """Raise `VotesError` about the first bad row, if there is one."""
     if bad.any():
         row = int(np.argmax(bad.to_numpy()))
         who = f"rater {votes['rater'][row]}, sample {votes['sample'][row]}"
         raise VotesError(f"Row {row + 1} of the votes table ({who}): {reason}.")
 
 
-def times(column: pd.Series) -> pd.Series:
+def _times(column: pd.Series) -> pd.Series:
     """Times of an ISO 8601 column; none where it is empty, or no time."""
     return pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
+
+
+def read_votes(path: str | Path, *, samples: Collection[str] | None = None) -> pd.DataFrame:
+    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7.
+
+    Raises `VotesError`, with `samples` also about a vote on any other.
+    """
+    try:
+        votes = validate(pd.read_csv(path, dtype=str, keep_default_na=False))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise VotesError(f"{path} is not a CSV table of votes: {str(error).strip()}.") from error
+    if samples is not None:
+        _refuse(votes, ~votes["sample"].isin(samples), f"this sample is not one of the {len(samples)} of the study")
+    return votes
 
 
 def questions(votes: pd.DataFrame) -> list[str]:
@@ -132,7 +143,7 @@ def trials(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataF
     Raises `VotesError` if there are none, of several questions, or of others than the two `arms`.
     """
     votes = validate(votes)
-    found = votes[~votes["is_attention"] & ~votes["is_repeat"]].copy()
+    found = votes[~votes["is_attention"] & ~votes["is_repeat"]]
     if found.empty:
         raise VotesError("The votes table holds attention items only: there is no vote.")
     if len(asked := questions(found)) > 1:
@@ -140,12 +151,17 @@ def trials(votes: pd.DataFrame, arms: tuple[str, str] | None = None) -> pd.DataF
     if arms is not None:
         shown = np.sort(found[["arm_left", "arm_right"]].to_numpy(dtype=str), axis=1)
         other = votes.index.isin(found.index[(shown != np.sort(arms)).any(axis=1)])
-        refuse(votes, pd.Series(other), f"this trial does not compare {' with '.join(arms)}")
-    found["preferred"] = preferred(found)
-    return found
+        _refuse(votes, pd.Series(other), f"this trial does not compare {' with '.join(arms)}")
+    return found.assign(preferred=_preferred)
 
 
-def refuse_one(votes: pd.DataFrame, *columns: str) -> None:
+def _preferred(votes: pd.DataFrame) -> pd.Series:
+    """The arm each row chose, or "tie"."""
+    sides = [votes["choice"] == "left", votes["choice"] == "right"]
+    return pd.Series(np.select(sides, [votes["arm_left"], votes["arm_right"]], "tie"), votes.index, dtype=object)
+
+
+def require_several(votes: pd.DataFrame, *columns: str) -> None:
     """Raise `VotesError` if a column to cluster an interval by has the same value everywhere."""
     for column in columns:
         if votes[column].nunique() < 2:
@@ -153,40 +169,15 @@ def refuse_one(votes: pd.DataFrame, *columns: str) -> None:
             raise VotesError(f"All votes are of one {column} ({only}): an interval needs two or more.")
 
 
-def preferred(votes: pd.DataFrame) -> pd.Series:
-    """The arm each row chose, or "tie"."""
-    sides = [votes["choice"] == "left", votes["choice"] == "right"]
-    arms = np.select(sides, [votes["arm_left"], votes["arm_right"]], "tie")
-    return pd.Series(arms, votes.index, dtype=object)
-
-
-def read_votes(
-    path: str | Path, *, raters: Collection[str] | None = None, samples: Collection[str] | None = None
-) -> pd.DataFrame:
-    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7."""
-    try:
-        votes = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise VotesError(f"{path} is not a CSV table of votes: {str(error).strip()}.") from error
-    return validate(votes, raters=raters, samples=samples)
-
-
-SETTINGS = ".settings.json"  # of a study, beside its votes
-
-
 class Exclusion(Group):
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
-    min_attention_passed: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.5, description="least share of attention items passed"
-    )
-    min_repeats_alike: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="least share of repeats answered like their trial"
-    )
-    min_median_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="least median time to answer a screen"
-    )
-    min_trials: Annotated[int, Field(ge=0)] = Field(default=1, description="fewest trials answered")
+    min_attention_passed: Annotated[float, Field(ge=0, le=1, description="least share of attention items passed")] = 0.5
+    min_repeats_alike: Annotated[
+        float, Field(ge=0, le=1, description="least share of repeats answered like their trial")
+    ] = 0.0
+    min_median_seconds: Annotated[float, Field(ge=0, description="least median time to answer a screen")] = 1.0
+    min_trials: Annotated[int, Field(ge=0, description="fewest trials answered")] = 1
 
     @classmethod
     def beside(cls, votes: str | Path) -> Exclusion:
@@ -201,11 +192,32 @@ def side_bias(votes: pd.DataFrame, *, seed: int) -> Interval | None:
     It measures the raters only if every pair was shown about equally often each way. None without decisive votes of
     two raters.
     """
-    decisive = trials(votes).query("choice != 'tie'")
-    if decisive["rater"].nunique() < 2:
+    decisive = trials(votes).query("choice != 'tie'").set_index("rater")
+    return _share_over_raters(decisive["choice"] == "left", seed=seed)
+
+
+def repeat_consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
+    """Share of repeats answered like their trial (same arm, or tie), interval over raters.
+
+    None without repeats of two raters.
+    """
+    return _share_over_raters(_repeats_alike(votes), seed=seed)
+
+
+def _share_over_raters(rows: pd.Series, *, seed: int) -> Interval | None:
+    """The share of true rows, whose index names their rater."""
+    raters = rows.index.get_level_values("rater")
+    if raters.nunique() < 2:
         return None
-    left = (decisive["choice"] == "left").to_numpy(dtype=float)
-    return bootstrap_mean(left, clusters=decisive["rater"].to_numpy(), seed=seed)
+    return bootstrap_mean(rows.to_numpy(dtype=float), clusters=raters.to_numpy(), seed=seed)
+
+
+def _repeats_alike(votes: pd.DataFrame) -> pd.Series:
+    """Whether each repeat was answered like its trial, by rater, pair and question."""
+    votes = validate(votes).assign(preferred=_preferred).set_index(["rater", "pair", "question"])
+    first = votes.query("not is_attention and not is_repeat")["preferred"]
+    again = votes.query("is_repeat")["preferred"]
+    return first.reindex(again.index) == again
 
 
 def attention_pass_rate(votes: pd.DataFrame) -> pd.DataFrame:
@@ -216,37 +228,16 @@ def attention_pass_rate(votes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"passed": passed.sum(), "n": passed.size(), "rate": passed.mean()})
 
 
-def repeat_consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
-    """Share of repeats answered like their trial (same arm, or tie), interval over raters.
-
-    None without repeats of two raters.
-    """
-    alike = _repeats(votes)
-    raters = alike.index.get_level_values("rater")
-    if raters.nunique() < 2:
-        return None
-    return bootstrap_mean(alike.to_numpy(dtype=float), clusters=raters.to_numpy(), seed=seed)
-
-
-def _repeats(votes: pd.DataFrame) -> pd.Series:
-    """Whether each repeat was answered like its trial, by rater, pair and question."""
-    votes = validate(votes).assign(preferred=preferred)
-    keys = ["rater", "pair", "question"]
-    first = votes.query("not is_attention and not is_repeat").set_index(keys)["preferred"]
-    again = votes.query("is_repeat").set_index(keys)["preferred"]
-    return pd.Series(first.reindex(again.index).to_numpy() == again.to_numpy(), again.index)
-
-
 def per_rater(votes: pd.DataFrame) -> pd.DataFrame:
     """What `Exclusion` looks at, per rater and over all questions; NaN where there is nothing to look at."""
     votes = validate(votes)
     own = votes[~votes["is_attention"] & ~votes["is_repeat"]]
-    taken = (times(own["answered_at"]) - times(own["shown_at"])).dt.total_seconds()
+    seconds = (_times(own["answered_at"]) - _times(own["shown_at"])).dt.total_seconds()
     return pd.DataFrame(
         {
             "attention_passed": attention_pass_rate(votes)["rate"],
-            "repeats_alike": _repeats(votes).groupby("rater").mean(),
-            "median_seconds": taken.groupby(own["rater"]).median(),
+            "repeats_alike": _repeats_alike(votes).groupby("rater").mean(),
+            "median_seconds": seconds.groupby(own["rater"]).median(),
             "trials": own.groupby("rater").size(),
         },
         index=pd.Index(votes["rater"].unique(), name="rater"),
@@ -259,13 +250,14 @@ def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.Data
     Raises `VotesError` if nobody is left.
     """
     votes, measured = validate(votes), per_rater(votes)
-    left_out = []
     limits = {name.removeprefix("min_"): least for name, least in rule.model_dump().items()}
-    for rater, values in measured.iterrows():
-        why = [f"{name} {values[name]:.3g} < {least:g}" for name, least in limits.items() if values[name] < least]
-        if why:
-            left_out.append({"rater": rater, "why": ", ".join(why)})
-    table = pd.DataFrame(left_out, columns=["rater", "why"])
-    if len(table) == len(measured):
-        raise VotesError(f"The exclusion rule leaves out all {len(table)} raters, the first for {table['why'][0]}.")
-    return votes[~votes["rater"].isin(table["rater"])].reset_index(drop=True), table
+    reasons = {
+        rater: ", ".join(f"{name} {row[name]:.3g} < {least:g}" for name, least in limits.items() if row[name] < least)
+        for rater, row in measured.iterrows()
+    }
+    left_out = pd.DataFrame([(rater, why) for rater, why in reasons.items() if why], columns=["rater", "why"])
+    if len(left_out) == len(measured):
+        raise VotesError(
+            f"The exclusion rule leaves out all {len(measured)} raters, the first for {left_out['why'][0]}."
+        )
+    return votes[~votes["rater"].isin(left_out["rater"])].reset_index(drop=True), left_out

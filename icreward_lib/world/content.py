@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
+_MATPLOTLIB = Path(matplotlib.get_data_path())
+_FONT = _MATPLOTLIB / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Name -> code point in DejaVu Sans, the font that matplotlib ships.
 SUBJECTS: dict[str, int] = {
     "sun": 0x2600, "cloud": 0x2601, "umbrella": 0x2602, "comet": 0x2604, "star": 0x2605, "telephone": 0x260E,
@@ -30,22 +32,7 @@ SUBJECTS: dict[str, int] = {
     "knight": 0x265E, "anchor": 0x2693, "airplane": 0x2708, "snowman": 0x2603, "cow": 0x1F42E, "helm": 0x2638,
     "heart": 0x2665, "skull": 0x2620, "scissor": 0x2702, "lily": 0x269C, "urn": 0x26B1, "gear": 0x2699,
 }  # fmt: skip
-UNSEEN_SUBJECTS = frozenset(
-    (
-        "knight",
-        "anchor",
-        "airplane",
-        "snowman",
-        "cow",
-        "helm",
-        "heart",
-        "skull",
-        "scissor",
-        "lily",
-        "urn",
-        "gear",
-    )
-)
+UNSEEN_SUBJECTS = frozenset("knight anchor airplane snowman cow helm heart skull scissor lily urn gear".split())
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.12, 0.14), "orange": (0.97, 0.55, 0.10), "yellow": (0.98, 0.87, 0.18), "green": (0.16, 0.62, 0.24),
@@ -55,13 +42,13 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 
 CAMERAS = ("static", "pans left", "pans right", "pans up", "pans down", "zooms in", "zooms out")
 MOTIONS = ("stays still", "moves left", "moves right", "moves up", "moves down", "spins", "grows")
+#: To the right and down, of pans and moves.
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Combinations of camera and subject movement that no seen scene has.
-UNSEEN_MOVES = frozenset(
-    (
-        ("pans left", "moves up"), ("pans right", "spins"), ("pans up", "grows"), ("pans down", "moves left"),
-        ("zooms in", "moves right"), ("zooms out", "moves down"), ("static", "spins"),
-    )
-)  # fmt: skip
+UNSEEN_MOVES = frozenset({
+    ("pans left", "moves up"), ("pans right", "spins"), ("pans up", "grows"), ("pans down", "moves left"),
+    ("zooms in", "moves right"), ("zooms out", "moves down"), ("static", "spins"),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,36 +59,30 @@ class Photograph:
     credit: str
 
 
-def _grace_hopper() -> np.ndarray:
-    return np.asarray(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"))
-
-
-def _motorcycle() -> np.ndarray:
-    return skimage.data.stereo_motorcycle()[0]
-
-
 PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut": Photograph(skimage.data.astronaut, "NASA, Eileen Collins, public domain (scikit-image)"),
     "tabby": Photograph(skimage.data.chelsea, "Chelsea the cat, Stéfan van der Walt, CC0 (scikit-image)"),
     "coffee": Photograph(skimage.data.coffee, "Rachel Michetti, public domain (scikit-image)"),
     "galaxies": Photograph(skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"),
-    "tissue": Photograph(
-        skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"
+    "tissue": Photograph(skimage.data.immunohistochemistry, "Colonic glands, CMMI, no restrictions (scikit-image)"),
+    "motorcycle": Photograph(
+        lambda: skimage.data.stereo_motorcycle()[0],
+        "Middlebury 2014 stereo benchmark, CC0, D. Scharstein (scikit-image)",
     ),
-    "motorcycle": Photograph(_motorcycle, "Middlebury 2014 stereo benchmark, CC0 by D. Scharstein (scikit-image)"),
     "rocket": Photograph(skimage.data.rocket, "SpaceX, CC0 (scikit-image)"),
     "bricks": Photograph(skimage.data.brick, "CC0Textures, CC0 (scikit-image)"),
     "grass": Photograph(skimage.data.grass, "Linolafett on DeviantArt, CC0 (scikit-image)"),
     "moon": Photograph(skimage.data.moon, "Lunar surface, NASA, public domain (scikit-image)"),
-    "coins": Photograph(
-        skimage.data.coins, "Greek coins from Pompeii, Brooklyn Museum, no known restrictions (scikit-image)"
-    ),
+    "coins": Photograph(skimage.data.coins, "Greek coins, Brooklyn Museum, no known restrictions (scikit-image)"),
     "cameraman": Photograph(skimage.data.camera, "Lav Varshney, CC0 (scikit-image)"),
     "temple": Photograph(lambda: load_sample_image("china.jpg"), "Daniel Buechele, CC BY 2.0 (scikit-learn)"),
     "dahlia": Photograph(lambda: load_sample_image("flower.jpg"), "vultilion, CC BY 2.0 (scikit-learn)"),
     "retina": Photograph(skimage.data.retina, "Häggström 2014, CC0 (scikit-image)"),
     "gravel": Photograph(skimage.data.gravel, "CC0Textures, CC0 (scikit-image)"),
-    "admiral": Photograph(_grace_hopper, "Grace Hopper, United States Navy, public domain (matplotlib)"),
+    "admiral": Photograph(
+        lambda: np.asarray(Image.open(_MATPLOTLIB / "sample_data" / "grace_hopper.jpg")),
+        "Grace Hopper, United States Navy, public domain (matplotlib)",
+    ),
 }
 UNSEEN_PHOTOGRAPHS = frozenset(("dahlia", "retina", "gravel", "admiral"))
 #: What the names of `COLLAGES` pictures begin with that `collage` makes of seen photographs.
@@ -111,7 +92,7 @@ COLLAGE, COLLAGES = "collage ", 512
 @cache
 def letters() -> tuple[str, ...]:
     """Letters of DejaVu Sans: subjects without a name, none of which looks like a glyph of `SUBJECTS`."""
-    return tuple(sorted(chr(code) for code in FT2Font(str(_font_file())).get_charmap() if chr(code).isalpha()))
+    return tuple(sorted(chr(code) for code in FT2Font(str(_FONT)).get_charmap() if chr(code).isalpha()))
 
 
 def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
@@ -125,13 +106,7 @@ def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
 def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
     """A background that no photograph shows: parts of two seen ones, turned, in other colours, torn and joined.
 
-    Args:
-        number: fixes every draw.
-        short_side: of the square, in pixels.
-        defocus: as in `photograph`.
-
-    Returns:
-        "3 short_side short_side" float32 in [0, 1].
+    `number` fixes every draw; "3 short_side short_side" float32 in [0, 1].
     """
     rng = np.random.default_rng([number, 8])
     names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
@@ -142,22 +117,24 @@ def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
         top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
         part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
         part = F.interpolate(part[None], (short_side, short_side), mode="bilinear", antialias=True)[0]
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
-        parts.append((torch.einsum("dc,chw->dhw", turn, part - 0.5) + 0.5).clamp(0, 1))
+        parts.append(turned_colours(part, rng).clamp(0, 1))
     tear = F.interpolate(torch.from_numpy(rng.normal(size=(1, 1, 4, 4))).float(), (short_side,) * 2, mode="bicubic")[0]
     first, second = parts
     return torch.where(tear > 0, first, second)
 
 
+def turned_colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Colours "... 3 h w" turned about grey by a random rotation or reflection of their space."""
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()
+    return torch.einsum("dc,...chw->...dhw", turn, pixels - 0.5) + 0.5
+
+
 @cache
 def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """A photograph, shrunk with antialiasing and slightly out of focus.
+    """A photograph, shrunk and slightly out of focus: "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
 
     Sampled from full size, a moving camera aliases into flicker that no autoencoder keeps; the defocus (standard
     deviation in pixels of the shrunk picture) is the shallow depth of field of a lens focused on the subject.
-
-    Returns:
-        "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
     """
     picture = Image.fromarray(PHOTOGRAPHS[name].load()).convert("RGB")
     scale = short_side / min(picture.size)
@@ -170,15 +147,11 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
     """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
 
-    Args:
-        subject: a name in `SUBJECTS`, or a letter.
-        size: of the square, in pixels.
-
-    Returns:
-        "3 size size" float32 coverage in [0, 1]; the cut's bounding box fills the square up to a margin of one pixel.
+    The subject is a name in `SUBJECTS`, or a letter; "3 size size" float32 coverage in [0, 1]. The cut's bounding box
+    fills the square up to a margin of one pixel.
     """
     big = 8 * size
-    font = ImageFont.truetype(str(_font_file()), big)
+    font = ImageFont.truetype(str(_FONT), big)
     glyph = chr(SUBJECTS[subject]) if subject in SUBJECTS else subject
     left, top, right, bottom = font.getbbox(glyph)
     longest = max(right - left, bottom - top)
@@ -193,7 +166,3 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     cut = ndimage.distance_transform_edt(~body) <= border
     layers = torch.from_numpy(np.stack([ink, body, cut])).float()
     return F.avg_pool2d(layers, 8)
-
-
-def _font_file() -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

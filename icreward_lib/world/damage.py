@@ -23,11 +23,7 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         other: uint8 of the same shape, what the region is replaced by.
         seed: fixes every draw.
 
-    Returns:
-        uint8 "t h w c".
-
-    Raises:
-        ValueError: for an unknown kind or region, a severity outside of [0, 1] or clips of two shapes.
+    ValueError for an unknown kind or region, a severity outside of [0, 1] or clips of two shapes.
     """
     if kind not in KINDS or region not in REGIONS:
         raise ValueError(f"There is no departure {kind!r} of the {region!r}, only {', '.join(KINDS)} of {REGIONS}.")
@@ -35,7 +31,7 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         raise ValueError(f"A severity lies in [0, 1], unlike {severity}.")
     if other.shape != frames.shape or len(frames) < 2:
         raise ValueError(
-            f"Two clips of one shape and two frames or more are needed, not {frames.shape}, {other.shape}."
+            f"Two clips of one shape, with 2 frames or more, are needed, not {frames.shape}, {other.shape}."
         )
     if severity == 0:
         return frames.copy()
@@ -45,17 +41,12 @@ def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other
         mask = 1 - mask
     result = frames.copy()
     draw = int(rng.integers(2**31))
-    for t, amount in enumerate(growth(len(frames), severity)):
-        if t:
-            own = frames[t].astype(np.float32)
-            changed = KINDS[kind](own, float(amount), other[t].astype(np.float32), np.random.default_rng(draw))
-            result[t] = ((1 - mask) * own + mask * changed).round().clip(0, 255).astype(np.uint8)
+    amounts = np.linspace(0, severity, len(frames))
+    for t in range(1, len(frames)):
+        own = frames[t].astype(np.float32)
+        changed = KINDS[kind](own, float(amounts[t]), other[t].astype(np.float32), np.random.default_rng(draw))
+        result[t] = ((1 - mask) * own + mask * changed).round().clip(0, 255).astype(np.uint8)
     return result
-
-
-def growth(count: int, severity: float) -> np.ndarray:
-    """How far each of `count` frames has departed, (count,): from 0 at the first to `severity` at the last."""
-    return np.linspace(0, severity, count)
 
 
 def ellipse(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -66,10 +57,6 @@ def ellipse(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     distance = np.hypot(((rows + 0.5) / height - y) / tall, ((columns + 0.5) / width - x) / wide)
     mask: np.ndarray = np.clip((1.15 - distance) / 0.3, 0, 1)
     return mask
-
-
-def _replaced(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return (1 - amount) * own + amount * other
 
 
 def _recoloured(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +92,7 @@ def _dissolved(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random
 
 #: What becomes of a region: RGB frame float32 "h w c", how far in [0, 1], the other clip's frame -> "h w c".
 KINDS: dict[str, Change] = {
-    "replaced": _replaced,
+    "replaced": lambda own, amount, other, rng: (1 - amount) * own + amount * other,
     "recoloured": _recoloured,
     "blurred": _blurred,
     "warped": _warped,

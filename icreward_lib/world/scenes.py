@@ -6,7 +6,8 @@ and combinations of movements are held out, so that a test can ask about content
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 
 from icreward_lib.world import content
 
+Split = Literal["seen", "unseen"]
+SPLITS: tuple[Split, ...] = ("seen", "unseen")
 PHOTO_SIDE = 2.0  # the photograph's shorter side, in frame sizes
 DEFOCUS = 1.0 / 64  # standard deviation of the background's blur, in frame sizes
 STICKER_SIZE = 40  # resolution of the sticker's texture, in pixels
@@ -63,17 +66,11 @@ class Clips:
     masks: np.ndarray  # float32 "n t h w", the sticker's coverage in [0, 1]
 
 
-def sample_scenes(
-    n: int, *, seed: int, split: Literal["seen", "unseen"] = "seen", scenery_share: float = 0.2
-) -> list[Scene]:
-    """Draw scenes. `seen` scenes hold no held-out factor; `unseen` ones hold a held-out glyph and photograph, and
-    half of them a held-out combination of movements.
+def sample_scenes(n: int, *, seed: int, split: Split = "seen", scenery_share: float = 0.2) -> list[Scene]:
+    """Draw n scenes; scene i depends on `seed` and i alone.
 
-    Args:
-        n: how many.
-        seed: fixes every draw; scene i does not depend on n.
-        split: which content.
-        scenery_share: expected share of scenes without a subject.
+    `seen` scenes hold no held-out factor; `unseen` ones hold a held-out glyph and photograph, and half of them a
+    held-out combination of movements. `scenery_share` of all have no subject.
     """
     return [_sample_scene(np.random.default_rng([seed, index]), split, scenery_share) for index in range(n)]
 
@@ -93,9 +90,8 @@ def _sample_scene(rng: np.random.Generator, split: str, scenery_share: float) ->
     scenery_only = rng.random() < scenery_share
     first, second = rng.choice(list(content.COLOURS), 2, replace=False)
     size = rng.uniform(0.38, 0.52)
-    amount = {"spins": rng.choice([-1, 1]) * rng.uniform(0.18, 0.35), "grows": rng.uniform(0.35, 0.6)}.get(
-        motion, rng.uniform(0.22, 0.36)
-    )
+    amounts = {"spins": rng.choice([-1, 1]) * rng.uniform(0.18, 0.35), "grows": rng.uniform(0.35, 0.6)}
+    amount = amounts.get(motion, rng.uniform(0.22, 0.36))
     reach = size / 2 + (amount / 2 if motion.startswith("moves") else size * amount / 4 if motion == "grows" else 0)
     margin = min(reach, 0.5)
     return Scene(
@@ -113,14 +109,37 @@ def _sample_scene(rng: np.random.Generator, split: str, scenery_share: float) ->
     )
 
 
-def render(scenes: list[Scene], *, num_frames: int = 17, size: int = 64) -> Clips:
-    """Render scenes to clips.
+def another_subject(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with another subject, held out if its own is, a letter if its own is one."""
+    if scene.subject not in content.SUBJECTS:
+        return replace(scene, subject=str(rng.choice(content.letters())))
+    return replace(scene, subject=_another(scene.subject, content.SUBJECTS, content.UNSEEN_SUBJECTS, rng))
 
-    Args:
-        scenes: what to draw.
-        num_frames: length t; the movement spans the clip whatever its length.
-        size: height and width in pixels.
-    """
+
+def another_background(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene over another photograph, held out if its own is, over a collage if it is over one."""
+    if scene.photograph not in content.PHOTOGRAPHS:
+        return collaged(scene, rng)
+    return replace(scene, photograph=_another(scene.photograph, content.PHOTOGRAPHS, content.UNSEEN_PHOTOGRAPHS, rng))
+
+
+def collaged(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene over a collage, which has no name."""
+    return replace(scene, photograph=f"{content.COLLAGE}{rng.integers(content.COLLAGES)}")
+
+
+def _another(name: str, names: Collection[str], held_out: Collection[str], rng: np.random.Generator) -> str:
+    return str(rng.choice([other for other in names if (other in held_out) == (name in held_out) and other != name]))
+
+
+def recoloured(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with its subject in two other colours."""
+    first, second = rng.choice([name for name in content.COLOURS if name not in scene.colours], 2, replace=False)
+    return replace(scene, colours=(str(first), str(second)))
+
+
+def render(scenes: list[Scene], *, num_frames: int = 17, size: int = 64) -> Clips:
+    """Render scenes to clips of `num_frames`, which the movement spans whatever they are, of `size` x `size` pixels."""
     frames = np.empty((len(scenes), num_frames, size, size, 3), np.uint8)
     masks = np.zeros((len(scenes), num_frames, size, size), np.float32)
     # Phase of each frame, -1/2 at the first and 1/2 at the last.
@@ -139,73 +158,46 @@ def _background(scene: Scene, phase: torch.Tensor, size: int) -> torch.Tensor:
     """The photograph through the camera: "t 3 size size" in [0, 1]."""
     photo = content.background(scene.photograph, round(PHOTO_SIDE * size), DEFOCUS * size)
     height, width = photo.shape[1:]
+    kind, _, way = scene.camera.partition(" ")
     side = torch.full_like(phase, scene.crop[2] * size)  # of the view, in pixels of the photograph
-    x = torch.zeros_like(phase)  # of the view's centre, relative to its middle position
-    y = torch.zeros_like(phase)
-    distance = scene.camera_amount * size
-    if scene.camera in ("pans left", "pans right"):
-        x = distance * phase * (1 if scene.camera == "pans right" else -1)
-    elif scene.camera in ("pans up", "pans down"):
-        y = distance * phase * (1 if scene.camera == "pans down" else -1)
-    elif scene.camera in ("zooms in", "zooms out"):
-        side = side * (1 - scene.camera_amount * phase * (1 if scene.camera == "zooms in" else -1))
-    largest = float(side.max())
-    free_x = (width - largest) / 2 - float(x.abs().max())
-    free_y = (height - largest) / 2 - float(y.abs().max())
-    x = x + width / 2 + free_x * (2 * scene.crop[0] - 1)
-    y = y + height / 2 + free_y * (2 * scene.crop[1] - 1)
-    # Affine map from the frame's [-1, 1] square to the photograph's.
+    if kind == "zooms":
+        side = side * (1 - scene.camera_amount * phase * (1 if way == "in" else -1))
+    largest, centres = float(side.max()), []
+    for length, place, direction in zip((width, height), scene.crop, content.DIRECTIONS.get(way, (0, 0)), strict=False):
+        pan = scene.camera_amount * size * phase * direction
+        free = (length - largest) / 2 - float(pan.abs().max())
+        centres.append(2 * (pan + length / 2 + free * (2 * place - 1)) / length - 1)
     zero = torch.zeros_like(phase)
-    theta = torch.stack(
-        [
-            torch.stack([side / width, zero, 2 * x / width - 1], -1),
-            torch.stack([zero, side / height, 2 * y / height - 1], -1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, [len(phase), 3, size, size], align_corners=False)
-    return F.grid_sample(photo.expand(len(phase), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    return _sampled(photo, [[side / width, zero, centres[0]], [zero, side / height, centres[1]]], size, "border")
 
 
 def _sticker(scene: Scene, phase: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The moving sticker: premultiplied colour "t 3 size size" and coverage "t 1 size size", both in [0, 1]."""
     assert scene.subject is not None
-    texture = _texture(scene.subject, scene.colours)
-    x = torch.full_like(phase, scene.position[0])
-    y = torch.full_like(phase, scene.position[1])
-    scale = torch.full_like(phase, scene.size)
-    turn = torch.full_like(phase, scene.tilt)
+    kind, _, way = scene.motion.partition(" ")
     step = scene.subject_amount * phase
-    if scene.motion in ("moves left", "moves right"):
-        x = x + step * (1 if scene.motion == "moves right" else -1)
-    elif scene.motion in ("moves up", "moves down"):
-        y = y + step * (1 if scene.motion == "moves down" else -1)
-    elif scene.motion == "spins":
-        turn = turn + step
-    elif scene.motion == "grows":
-        scale = scale * (1 + step)
+    directions = content.DIRECTIONS.get(way, (0, 0))
+    x, y = (2 * (place + step * direction) - 1 for place, direction in zip(scene.position, directions, strict=True))
+    scale = scene.size * (1 + step * (kind == "grows"))
+    turn = scene.tilt + step * (kind == "spins")
     cos, sin = torch.cos(2 * torch.pi * turn) / scale, torch.sin(2 * torch.pi * turn) / scale
-    cx, cy = 2 * x - 1, 2 * y - 1
-    theta = torch.stack(
-        [
-            torch.stack([cos, sin, -(cos * cx + sin * cy)], -1),
-            torch.stack([-sin, cos, sin * cx - cos * cy], -1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, [len(phase), 4, size, size], align_corners=False)
-    sampled = F.grid_sample(texture.expand(len(phase), -1, -1, -1), grid, align_corners=False)
-    return sampled[:, :3], sampled[:, 3:]
+    theta = [[cos, sin, -(cos * x + sin * y)], [-sin, cos, sin * x - cos * y]]
+    return _sampled(_texture(scene.subject, scene.colours), theta, size, "zeros").split((3, 1), 1)
+
+
+def _sampled(picture: torch.Tensor, theta: list[list[torch.Tensor]], size: int, padding: str) -> torch.Tensor:
+    """A picture "c h w" under the affine maps, 2 x 3 of (t,), from the frame's [-1, 1] square to its own."""
+    maps = torch.stack([torch.stack(row, -1) for row in theta], 1)
+    grid = F.affine_grid(maps, [len(maps), len(picture), size, size], align_corners=False)
+    return F.grid_sample(picture.expand(len(maps), -1, -1, -1), grid, padding_mode=padding, align_corners=False)
 
 
 def _texture(subject: str, colours: tuple[str, str]) -> torch.Tensor:
     """A coloured sticker: ink in a two-colour gradient, pale body, white border. "4 h w", premultiplied RGBA."""
     ink, body, cut = content.sticker_layers(subject, STICKER_SIZE)
     first, second = (torch.tensor(content.COLOURS[name])[:, None, None] for name in colours)
-    down = torch.linspace(0, 1, STICKER_SIZE)[None, :, None]
-    gradient = first + (second - first) * down
+    gradient = first + (second - first) * torch.linspace(0, 1, STICKER_SIZE)[None, :, None]
     pale = 0.65 + 0.35 * gradient.flip(1)
-    colour = torch.ones(3, STICKER_SIZE, STICKER_SIZE)
-    colour = colour * (1 - body) + pale * body
+    colour = (1 - body) + pale * body
     colour = colour * (1 - ink) + gradient * ink
     return torch.cat([colour * cut, cut[None]])

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from icreward_lib.beyond import detection, probes
 from icreward_lib.metrics.fvd import frechet_distance
+from icreward_lib.poster import measure
 from icreward_lib.poster.samples import draw_samples
 from icreward_lib.run import Run, start
 from icreward_lib.stats import wilson
@@ -64,7 +65,7 @@ def test_the_auroc_of_several_kinds_is_their_mean() -> None:
 
 
 def test_differences_of_rounding_are_ties() -> None:
-    assert detection.wins([0.5, 0.5, 0.5], [0.5 + 1e-7, 0.4, 0.6]).tolist() == [0.5, 1, 0]
+    assert measure.wins([0.5, 0.5, 0.5], [0.5 + 1e-7, 0.4, 0.6]).tolist() == [0.5, 1, 0]
 
 
 def test_monotonicity_by_hand() -> None:

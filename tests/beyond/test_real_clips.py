@@ -19,8 +19,9 @@ from icreward_lib.beyond import real_clips
 from icreward_lib.beyond.probes import TRUE
 from icreward_lib.beyond.real_clips import RANGES, Shot, film, fitted, real_shot
 from icreward_lib.figures.beyond import shares_noticed
+from icreward_lib.rewards.base import Scores
 from icreward_lib.run.models import CHECKOUT
-from icreward_lib.score.judges import Verdict, open_judge
+from icreward_lib.score.judges import OpenedReward, open_reward
 from icreward_lib.video import Video, read_image, read_video
 
 matplotlib.use("Agg")
@@ -112,22 +113,18 @@ def test_departures_start_as_the_shot_and_depart_where_they_say() -> None:
 class Closeness:
     """1 less the mean difference to the image; the background is judged by the corner."""
 
-    name = identity = "closeness"
+    name = "closeness"
 
-    def judge(self, image: np.ndarray, videos: Sequence[Video]) -> list[Verdict]:
-        verdicts = []
-        for video in videos:
-            difference = np.abs(video.frames.astype(float) - image) / 255
-            frames = (1 - difference.mean((1, 2, 3))).astype(np.float32)
-            middle, corner = difference[:, 10:14, 14:18].mean(), difference[:, :4, -4:].mean()
-            dimensions = {"subject": 1 - float(middle), "background": 1 - float(corner)}
-            verdicts.append(Verdict(float(frames.mean()), dimensions, frames))
-        return verdicts
+    def score(self, image: np.ndarray, videos: Sequence[Video]) -> Scores:
+        difference = np.stack([np.abs(video.frames.astype(np.float32) - image) / 255 for video in videos])
+        frames = 1 - difference.mean((2, 3, 4))
+        parts = {"subject": difference[:, :, 10:14, 14:18], "background": difference[:, :, :4, -4:]}
+        return Scores(frames.mean(1), {name: 1 - part.mean((1, 2, 3, 4)) for name, part in parts.items()}, frames)
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return real_clips.judge_shots([Closeness()], SHOTS, seed=3)
+    return real_clips.judge_shots([OpenedReward("closeness", Closeness(), [])], SHOTS, seed=3)
 
 
 def test_a_judge_sees_all_departures_and_all_strange_images(table: pd.DataFrame) -> None:
@@ -135,14 +132,14 @@ def test_a_judge_sees_all_departures_and_all_strange_images(table: pd.DataFrame)
     own = table[table["kind"] == TRUE].set_index("sample")["closeness"]
     strange = table[table["kind"] == real_clips.IMAGE].groupby("sample")["closeness"].max()
     assert (own > strange).all()
-    assert real_clips.told(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
-    assert real_clips.told(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
+    assert real_clips.detection_rate(table, "closeness", [real_clips.IMAGE], **SETTINGS).mean == 1
+    assert real_clips.detection_rate(table, "closeness", [real_clips.FROZEN], **SETTINGS).mean == 0
 
 
 def test_a_judge_that_measures_the_difference_notices_and_orders_replacements(table: pd.DataFrame) -> None:
     for kind in ("subject replaced", "background replaced"):
-        assert real_clips.told(table, "closeness", [kind], **SETTINGS).mean == 1
-        assert real_clips.ordered(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.detection_rate(table, "closeness", [kind], **SETTINGS).mean == 1
+        assert real_clips.monotonicity(table, "closeness", [kind], **SETTINGS).mean == 1
         region, other = ("subject", "background") if kind.startswith("s") else ("background", "subject")
         score_drops = real_clips.score_drops(table, "closeness", kind)
         assert len(score_drops) == len(SHOTS) and (score_drops[region] > score_drops[other]).all()
@@ -158,9 +155,9 @@ def test_shares_by_hand() -> None:
             for kind, severity, score in zip(kinds, severities, scores, strict=True)
         ]
     hand = pd.DataFrame(rows)
-    told = real_clips.told(hand, "judge", ["subject warped"], **SETTINGS)
+    told = real_clips.detection_rate(hand, "judge", ["subject warped"], **SETTINGS)
     assert told.mean == pytest.approx((1 + 1.5 / 3) / 2) and told.n == 2
-    ordered = real_clips.ordered(hand, "judge", ["subject warped"], **SETTINGS)
+    ordered = real_clips.monotonicity(hand, "judge", ["subject warped"], **SETTINGS)
     assert ordered.mean == pytest.approx((5 / 6 + 4.5 / 6) / 2)
 
 
@@ -201,7 +198,7 @@ def test_the_examples_are_what_their_readme_says() -> None:
 @pytest.mark.e2e
 def test_icreward_lite_prefers_the_example_that_keeps_the_image() -> None:
     videos = [read_video(EXAMPLES / name) for name in ("kept.mp4", "drifting.mp4")]
-    kept, drifting = open_judge("icreward").judge(read_image(EXAMPLES / "reference.png"), videos)
+    kept, drifting = open_reward("icreward").score_clips(read_image(EXAMPLES / "reference.png"), videos)
     assert kept.overall > drifting.overall + 0.02
     assert drifting.frames[-1] < kept.frames[-1] - 0.1
     assert drifting.dimensions["background"] < kept.dimensions["background"] - 0.05

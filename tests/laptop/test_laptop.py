@@ -16,11 +16,11 @@ from transformers import (
     VideoMAEImageProcessor,
 )
 
-from icreward_lib.laptop import autoencoder, clip, qwen2_vl_lessons, videomae
+from icreward_lib.laptop import autoencoder, clip, qwen2_vl, videomae
 from icreward_lib.laptop.changes import examples
 from icreward_lib.laptop.loop import LoopConfig, degrade, fit
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
-from icreward_lib.laptop.tokenizer import build_tokenizer, factors
+from icreward_lib.laptop.tokenizer import CHANGES, build_tokenizer, factors, tokenize
 from icreward_lib.metrics.features import load_efficientnet_lite0
 from icreward_lib.metrics.video_features import VideoMAEFeatures, videomae_pixels
 from icreward_lib.rewards.prompt import SHORT_TEMPLATE
@@ -30,21 +30,15 @@ from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
 CLIP = clip.ClipConfig(
-    embed_dim=16,
-    vision_width=32,
-    vision_layers=1,
-    text_width=32,
-    text_layers=1,
-    batch_size=4,
-    trials=1,
-    loop=LOOP,
+    clip.model_config(embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1), 4, 1, LOOP
 )
-MOTION = videomae.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
-VLM = qwen2_vl_lessons.VlmConfig(
+MOTION = videomae.MotionConfig(videomae.model_config(patch_size=16, width=16, layers=1, heads=2), 2, 4, LOOP)
+VLM = qwen2_vl.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
     width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
     tower_batch_size=3, tower=LOOP, loop=LOOP,
 )  # fmt: skip
+GROUPS = [VLM.frames[:2], VLM.frames[2:]]  # that share tokens
 
 
 def scenes_of_both_splits(n: int) -> list[Scene]:
@@ -138,9 +132,9 @@ def test_degrade_is_fixed_by_its_generator_and_share() -> None:
 
 class TestChanges:
     def test_clips_show_what_is_said(self) -> None:
-        shown = examples(60, seed=2, frames=[0, 16], size=32)
+        shown = examples(60, [0, 16], 32, seed=2)
         before = sample_scenes(60, seed=2)
-        assert {"nothing", "recoloured", "replaced", "removed", "elsewhere"} == set(shown.changes)
+        assert set(CHANGES) == set(shown.changes)
         for index, (old, new, change) in enumerate(zip(before, shown.scenes, shown.changes, strict=True)):
             same = bool(np.array_equal(shown.clips[index, 0], shown.pictures[index]))
             assert same == (change == "nothing")
@@ -150,19 +144,17 @@ class TestChanges:
             assert bool(set(old.colours) & set(new.colours)) == (change != "recoloured")
             assert not new.is_unseen
 
-    def test_strange_clips_show_what_has_no_name_and_change_like_the_others(self) -> None:
-        shown = examples(60, seed=2, frames=[0, 16], size=32, strange=0.5)
+    def test_nameless_clips_show_what_has_no_name_and_change_like_the_others(self) -> None:
+        shown = examples(60, [0, 16], 32, seed=2, nameless=0.5)
         assert 15 < shown.named.sum() < 45
         for index, (scene, change) in enumerate(zip(shown.scenes, shown.changes, strict=True)):
             assert (scene.photograph in content.PHOTOGRAPHS) == shown.named[index]
             assert scene.subject is None or (scene.subject in content.SUBJECTS) == shown.named[index]
             assert np.array_equal(shown.clips[index, 0], shown.pictures[index]) == (change == "nothing")
-        assert {"nothing", "recoloured", "replaced", "removed", "elsewhere"} == {
-            change for change, named in zip(shown.changes, shown.named, strict=True) if not named
-        }
+        assert set(CHANGES) == {change for change, named in zip(shown.changes, shown.named, strict=True) if not named}
 
     def test_drifting_clips_begin_like_their_picture(self) -> None:
-        shown = examples(8, seed=2, frames=[0, 8, 16], size=32, drifting=4)
+        shown = examples(8, [0, 8, 16], 32, seed=2, drifting=4)
         assert shown.drifting.tolist() == [False] * 4 + [True] * 4
         np.testing.assert_array_equal(shown.clips[4:, 0], shown.pictures[4:])
         np.testing.assert_array_equal(shown.clips[4:, 2], render(shown.scenes[4:], size=32).frames[:, 16])
@@ -180,27 +172,27 @@ class TestClip:
         pictures = torch.stack([preprocess(open_clip_picture(frame)) for frame in frames])
         torch.testing.assert_close(pictures, clip.to_pixels(frames), atol=1e-5, rtol=0)
         texts = [scene.caption for scene in sample_scenes(3, seed=9)]
-        torch.testing.assert_close(tokenizer(texts), clip.to_ids(build_tokenizer(), texts))
+        torch.testing.assert_close(tokenizer(texts), tokenize(texts, clip.CONTEXT)[0])
         own_share = clip.build(CLIP)
         own_share.load_state_dict(model.state_dict())
         trained = clip.build(CLIP)
-        fit(trained, clip.contrast(trained, CLIP), CLIP.loop, tmp_path / "run")  # finished: loads the weights
+        fit(trained, clip.contrastive_loss(trained, CLIP), CLIP.loop, tmp_path / "run")  # finished: loads the weights
         for name, value in trained.state_dict().items():
             torch.testing.assert_close(own_share.state_dict()[name], value, atol=1e-3, rtol=1e-3)
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self, tmp_path: Path) -> None:
         whole, parts = clip.build(CLIP), clip.build(CLIP)
-        log = fit(whole, clip.contrast(whole, CLIP), LOOP, tmp_path / "whole")
+        log = fit(whole, clip.contrastive_loss(whole, CLIP), LOOP, tmp_path / "whole")
         first = clip.build(CLIP)
 
         def interrupted(step: int) -> dict[str, torch.Tensor]:
             if step == 1:
                 raise KeyboardInterrupt
-            return clip.contrast(first, CLIP)(step)
+            return clip.contrastive_loss(first, CLIP)(step)
 
         with pytest.raises(KeyboardInterrupt):
             fit(first, interrupted, LOOP, tmp_path / "parts")
-        again = fit(parts, clip.contrast(parts, CLIP), LOOP, tmp_path / "parts")
+        again = fit(parts, clip.contrastive_loss(parts, CLIP), LOOP, tmp_path / "parts")
         assert [row["loss"] for row in log] == [row["loss"] for row in again]
         for name, value in whole.state_dict().items():
             torch.testing.assert_close(parts.state_dict()[name], value, atol=0, rtol=0)
@@ -240,9 +232,9 @@ class TestMotion:
     def test_movements_follow_the_models_token_order(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
                         position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
-        config = replace(MOTION, patch_size=8, tubelet_size=4)
-        lesson = videomae.Lesson(videomae.build(config), config)
-        flow = lesson._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
+        config = replace(MOTION, model=videomae.model_config(width=16, layers=1, heads=2))
+        task = videomae.Pretraining(videomae.build(config), config)
+        flow = task._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
         moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
         rows, columns = torch.nonzero(moving.any(0), as_tuple=True)
         assert rows.float().mean() > 4.5
@@ -253,7 +245,7 @@ class TestVlm:
     @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = tmp_path_factory.mktemp("vlm")
-        figures = qwen2_vl_lessons.train(path / "run", path / "model", VLM)
+        figures = qwen2_vl.train(path / "run", path / "model", VLM)
         wanted = {"subject", "first", "second", "motion", "photograph", "camera", "scenery", "change"}
         assert {f"{split}_{name}" for split in ("seen", "unseen") for name in wanted} <= set(figures)
         return path / "model"
@@ -265,20 +257,18 @@ class TestVlm:
         assert isinstance(Qwen2VLProcessor.from_pretrained(folder).tokenizer, type(build_tokenizer()))
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == build_tokenizer().get_vocab()
 
-    def test_the_processor_and_the_whole_model_agree_with_the_lesson(self, folder: Path) -> None:
+    def test_the_processor_and_the_whole_model_agree_with_the_training(self, folder: Path) -> None:
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
         processor = Qwen2VLProcessor.from_pretrained(folder)
-        shown = qwen2_vl_lessons.draw(1, 3, VLM)
-        text = processor.apply_chat_template(qwen2_vl_lessons.CHANGE_CHAT, add_generation_prompt=True)
+        shown = examples(1, VLM.frames, VLM.image_size, seed=3)
+        text = processor.apply_chat_template(qwen2_vl.CHANGE_CHAT, add_generation_prompt=True)
         video = torch.from_numpy(shown.clips[0]).permute(0, 3, 1, 2)
         picture = torch.from_numpy(shown.pictures[0]).permute(2, 0, 1)
         inputs = processor(text=[text], videos=[video], images=[picture], return_tensors="pt")
         inputs.pop("mm_token_type_ids")
-        lesson = qwen2_vl_lessons.Lesson(model, VLM)
+        task = qwen2_vl.Pretraining(model, VLM)
         with torch.no_grad():
-            embeddings, labels = lesson.embed(
-                qwen2_vl_lessons.CHANGE_CHAT, [""], *lesson.see(shown.clips, shown.pictures)
-            )
+            embeddings, labels = task.embed(qwen2_vl.CHANGE_CHAT, [""], *task.encode(shown.clips, shown.pictures))
             positions = torch.arange(embeddings.shape[1]).expand(3, 1, -1)
             own_share = model(inputs_embeds=embeddings, position_ids=positions).logits
             theirs = model(**inputs, position_ids=positions).logits
@@ -289,15 +279,15 @@ class TestVlm:
         assert said[0, embeddings.shape[1]] == expected[0] or expected[0] == processor.tokenizer.eos_token_id
 
     def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:
-        lesson = qwen2_vl_lessons.Lesson(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
-        shown = qwen2_vl_lessons.draw(2, 5, VLM)
+        task = qwen2_vl.Pretraining(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
+        shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         answers = ["yes<|im_end|>", "no, the subject is recoloured<|im_end|>"]
         with torch.no_grad():
-            videos, pictures = lesson.see(shown.clips, shown.pictures)
-            both = lesson.speak(*lesson.embed(qwen2_vl_lessons.CHANGE_CHAT, answers, videos, pictures))
+            videos, pictures = task.encode(shown.clips, shown.pictures)
+            both = task.answer_loss(*task.embed(qwen2_vl.CHANGE_CHAT, answers, videos, pictures))
             one, two = (
-                lesson.speak(
-                    *lesson.embed(qwen2_vl_lessons.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1])
+                task.answer_loss(
+                    *task.embed(qwen2_vl.CHANGE_CHAT, [answers[i]], videos[i : i + 1], pictures[i : i + 1])
                 )
                 for i in range(2)
             )
@@ -306,18 +296,18 @@ class TestVlm:
     def test_thumbs_stand_at_their_tokens(self) -> None:
         clips = np.zeros((1, 4, 32, 32, 3), np.uint8)
         clips[0, 2:, 16:20, 4:8, 1] = 255  # second group, token in row 1 and column 0, its pixel (0, 1), green
-        thumbs = qwen2_vl_lessons._thumbs(clips, [[0, 1], [2, 3]], 2).unflatten(1, (2, 2, 2)).unflatten(-1, (3, 4, 4))
+        thumbs = qwen2_vl._thumbs(clips, [[0, 1], [2, 3]], 2).unflatten(1, (2, 2, 2)).unflatten(-1, (3, 4, 4))
         assert thumbs[0, 1, 1, 0, 1, 0, 1] == 1
         assert (thumbs == -1).sum() == thumbs.numel() - 1
 
-    def test_knowledge_is_asked_where_the_subject_is(self) -> None:
-        lesson = qwen2_vl_lessons.Lesson(qwen2_vl_lessons.build(VLM), VLM)
-        shown = qwen2_vl_lessons.draw(2, 5, VLM)
+    def test_the_probe_is_asked_where_the_subject_is(self) -> None:
+        task = qwen2_vl.Pretraining(qwen2_vl.build(VLM), VLM)
+        shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            lesson.truth.weight.normal_(generator=torch.Generator().manual_seed(1))
+            task.probe.weight.normal_(generator=torch.Generator().manual_seed(1))
             clips = render(shown.scenes, size=32).frames
-            bare = lesson.knowledge(tokens, shown.scenes, clips, np.zeros_like(shown.masks), VLM.groups)
-            covered = lesson.knowledge(tokens, shown.scenes, clips, np.ones_like(shown.masks), VLM.groups)
-            dark = lesson.knowledge(tokens, shown.scenes, np.zeros_like(clips), np.ones_like(shown.masks), VLM.groups)
+            bare = task.probe_loss(tokens, shown.scenes, clips, np.zeros_like(shown.masks), GROUPS)
+            covered = task.probe_loss(tokens, shown.scenes, clips, np.ones_like(shown.masks), GROUPS)
+            dark = task.probe_loss(tokens, shown.scenes, np.zeros_like(clips), np.ones_like(shown.masks), GROUPS)
         assert bare != covered != dark

@@ -43,10 +43,6 @@ def test_features_are_unit_norm_and_batch_independent(folder, frames: np.ndarray
     assert features.shape == (5, 16) and features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(ClipSim(folder, batch_size=2).image_features(frames), features, atol=1e-5)
-    texts = ClipSim(folder, batch_size=2).text_features(["a cat", "a cup", "a cat"])
-    assert texts.shape == (3, 16)
-    np.testing.assert_allclose(texts[0], texts[2], atol=1e-5)
-    assert np.abs(texts[0] - texts[1]).max() > 1e-3
 
 
 @pytest.mark.parity
@@ -90,9 +86,7 @@ def test_a_hub_id_and_a_folder_in_the_hubs_layout_give_the_same(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     features = ClipSim(folder / "snapshots" / "abc").image_features(frames)
     for name in (CLIP, f"hf-hub:{CLIP}"):
-        clip = ClipSim(name)
-        np.testing.assert_array_equal(clip.image_features(frames), features)
-        assert clip.text_features(["a cat"]).shape == (1, 16)
+        np.testing.assert_array_equal(ClipSim(name).image_features(frames), features)
     with pytest.raises(ValueError, match="No whole CLIP model in nobody/nothing"):
         ClipSim("nobody/nothing")
 

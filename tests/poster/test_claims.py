@@ -14,36 +14,45 @@ from icreward_lib.run import Run, start
 def run(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("ICREWARD_OUTPUT", str(tmp_path))
     run = start("06_open_sora_dpo", "smoke")
-    write(run, mse=-0.01, clipsim=0.02, fvd=-3.0, source="simulated", accuracy=0.8)
+    write(run, mse=-0.01, clipsim=0.02, fvd=-3.0, source="simulated", accuracy=0.8, tuned=0.02)
     return run
 
 
-def write(run: Run, *, mse: float, clipsim: float, fvd: float, source: str, accuracy: float) -> None:
-    def around(value: float) -> dict[str, float]:
-        return {"mean": value, "low": value - abs(value) / 2, "high": value + abs(value) / 2}
+def around(value: float, wide: float | None = None) -> dict[str, float]:
+    margin = abs(value) / 2 if wide is None else wide
+    return {"mean": value, "low": value - margin, "high": value + margin, "n": 64}
 
-    def row(metric: str, value: float) -> dict[str, object]:
-        cell = around(value)
-        return {
-            "metric": metric,
-            "difference": value,
-            "difference_low": cell["low"],
-            "difference_high": cell["high"],
-        }
 
-    files = {
-        "reward_models": {"icreward_minus_mlp": {"val": around(mse), "test": around(mse)}},
-        "picks": {"icreward_minus_mlp": [row("clipsim", clipsim), row("fvd", fvd)]},
-        "study": {"win_rate": {"mean": 0.7, "low": 0.6, "high": 0.8}, "source": source},
-        "dpo": {
-            "preference_accuracy": {"final": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "n_pairs": 120},
-            "wins": {judge: {"mean": 0.6, "low": 0.52, "high": 0.68} for judge in ("icreward", "oracle")},
-        },
-    }
+def write_files(run: Run, files: dict[str, object]) -> None:
     run.results.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (run.results / f"{name}.json").write_text(json.dumps(content))
-    (run.results / "table1.csv").write_text("pick,clipsim,fvd\nmlp,0.7,100\nicreward,0.8,90\n")
+
+
+def write(run: Run, *, mse: float, clipsim: float, fvd: float, source: str, accuracy: float, tuned: float) -> None:
+    write_files(
+        run,
+        {
+            "reward_models": {
+                "icreward_minus_mlp": {"val": around(mse), "test": around(mse)},
+                "icreward": {"test_spearman": around(0.7), "test_spearman_within": around(0.3, 0.4)},
+            },
+            "picks": {
+                "icreward_minus_mlp": [{"metric": "clipsim"} | around(clipsim), {"metric": "fvd"} | around(fvd)],
+                "table1": [
+                    {"pick": "mlp", "clipsim": 0.7, "fvd": 100.0},
+                    {"pick": "icreward", "clipsim": 0.8, "fvd": 90.0},
+                ],
+                "fvd_real_vs_real": around(78.0),
+            },
+            "study": {"win_rate": around(0.7, 0.1), "source": source},
+            "dpo": {
+                "preference_accuracy": around(accuracy, 0.05) | {"n_pairs": 120},
+                "wins": {judge: around(0.6, 0.08) for judge in ("icreward", "oracle", "mlp")},
+                "changes": [{"metric": "clipsim", "base": 0.9, "tuned": 0.9 + tuned} | around(tuned)],
+            },
+        },
+    )
 
 
 def verdicts(run: Run) -> dict[str, str]:
@@ -53,41 +62,55 @@ def verdicts(run: Run) -> dict[str, str]:
 def test_whole_intervals_on_the_claims_side(run: Run) -> None:
     found = verdicts(run)
     assert found["fig2"] == found["table1_clipsim"] == found["table1_fvd"] == found["fig5"] == claims.REPRODUCED
+    assert found["dpo_clipsim"] == found["dpo_mlp"] == claims.REPRODUCED
     assert found["fig4"] == claims.NOT_COMPARABLE
+    assert found["order_within"] == claims.NOT_REPRODUCED, "its interval goes down to -0.1"
 
 
 def test_a_claim_that_fails_is_said_to_fail(run: Run) -> None:
-    write(run, mse=0.01, clipsim=-0.02, fvd=3.0, source="people", accuracy=0.6)
+    write(run, mse=0.01, clipsim=-0.02, fvd=3.0, source="people", accuracy=0.6, tuned=-0.06)
     found = verdicts(run)
     assert found["fig4"] == claims.REPRODUCED
-    assert {found[i] for i in ("fig2", "table1_clipsim", "table1_fvd", "fig5")} == {claims.NOT_REPRODUCED}
+    failed = ("fig2", "table1_clipsim", "table1_fvd", "fig5", "dpo_clipsim")
+    assert {found[i] for i in failed} == {claims.NOT_REPRODUCED}
+    (fall,) = (claim for claim in claims.collect(run) if claim["id"] == "dpo_clipsim")
+    assert fall["why"].startswith("0.840 against 0.900") and "they leave it" in fall["why"]
+
+
+@pytest.mark.fault
+def test_what_a_notebook_has_not_recorded_is_one_sentence(run: Run) -> None:
+    write_files(run, {"dpo": {"preference_accuracy": around(0.8) | {"n_pairs": 3}, "wins": {}}})
+    with pytest.raises(ValueError, match="dpo.json has no icreward where claims look for it: run its notebook again"):
+        claims.collect(run)
+    (run.results / "picks.json").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no .*picks.json: run the notebook"):
+        claims.collect(run)
+
+
+def near(value: float) -> dict[str, float]:
+    return around(value, 0.02)
 
 
 def write_beyond(run: Run, *, frozen: float, gain: float) -> None:
-    def around(value: float) -> dict[str, float]:
-        return {"mean": value, "low": value - 0.02, "high": value + 0.02}
-
     judges = ("subject_fidelity", "background_fidelity", "motion_faithfulness")
     robust = {
-        name: {"heldout_auroc": around(0.7), "frozen_preference": around(frozen) | {"n": 96}}
-        for name in ("poster", "mlp", "robust")
+        name: {"heldout_auroc": near(0.7), "frozen_preference": near(frozen)} for name in ("poster", "mlp", "robust")
     }
     measures = ("motion_faithfulness", "dynamic_degree", "label")
-    files = {
-        "probes": {"frozen_preference": {name: around(frozen) for name in ("icreward", "label", "clipsim")}},
+    files: dict[str, object] = {
+        "probes": {"frozen_preference": {name: near(frozen) for name in ("icreward", "label", "clipsim")}},
         "hacking": {
             "best_of_n": [
-                {"pick": "icreward", "judge": j, "n": n, **around(n * gain)} for j in judges for n in (1, 64)
+                {"pick": "icreward", "judge": j} | near(n * gain) | {"n": n} for j in judges for n in (1, 64)
             ],
-            "turning_points": [{"pick": "icreward", "judge": j, "best_n": 8, **around(-0.1)} for j in judges],
+            "turning_points": [{"pick": "icreward", "judge": j, "best_n": 8, **near(-0.1)} for j in judges],
         },
-        "robust": robust | {"heldout_difference": {"poster": around(gain), "mlp": around(gain)}},
+        "robust": robust | {"heldout_difference": {"poster": near(gain), "mlp": near(gain)}},
         "dpo_variants": {
-            "rules": [{"rule": rule, "measure": m, **around(gain)} for rule in ("poster", "robust") for m in measures]
+            "rules": [{"rule": rule, "measure": m, **near(gain)} for rule in ("poster", "robust") for m in measures]
         },
     }
-    for name, content in files.items():
-        (run.results / f"{name}.json").write_text(json.dumps(content))
+    write_files(run, files)
 
 
 def test_claims_of_our_own_hold_or_do_not(run: Run) -> None:

@@ -1,6 +1,8 @@
-"""From scores to labels, candidates and additions; stages are tested end to end by the notebooks."""
+"""From scores to labels and additions; stages are tested end to end by the notebooks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from icreward_lib.metrics.vbench import Anchors
 from icreward_lib.poster import data_curation, videos
 from icreward_lib.poster.samples import SPLITS, draw_samples
 from icreward_lib.run import Run, start
-from icreward_lib.video import Video
+from icreward_lib.video import Video, write_video
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_splits_and_their_content(run: Run) -> None:
     assert np.array_equal(image, samples[0].real_clip(run.profile.generation).frames[0])
 
 
-def test_labels_and_candidates(run: Run) -> None:
+def test_labels_follow_from_scores_and_anchors(run: Run) -> None:
     table = pd.DataFrame(
         {
             "sample": [0, 0, 0, 1, 1, 1],
@@ -43,8 +45,6 @@ def test_labels_and_candidates(run: Run) -> None:
     labelled = data_curation.add_labels(run, table, limits)
     assert labelled["label"].tolist() == pytest.approx([0, 0.5, 1, 0, 0.4, 0.4])
     assert labelled["label_subject"].tolist() == pytest.approx([0, 0.5, 1, 0, 0.6, 0.2])
-    assert labelled.groupby("sample")["candidate"].sum().tolist() == [2, 2]
-    assert labelled.loc[labelled["sample"] == 0, "candidate"].tolist() == [True, False, True]
 
 
 def test_spread_tells_within_from_between() -> None:
@@ -54,12 +54,34 @@ def test_spread_tells_within_from_between() -> None:
     assert within == pytest.approx(0) and between == pytest.approx(0.2 / 2**0.5)
 
 
-def test_the_reference_of_labels_is_the_mean_first_frame() -> None:
-    clips = [Video(np.full((17, 32, 32, 3), value, np.uint8), 8.0) for value in (10, 20, 60)]
-    clips[0].frames[1:] = 255
-    reference = videos.as_seen(clips)
-    assert reference.dtype == np.uint8 and reference.shape == (32, 32, 3)
-    assert (reference == 30).all()
+@pytest.mark.e2e
+def test_a_label_depends_on_no_other_video(run: Run) -> None:
+    samples = draw_samples(run)[:2]
+    made = videos.generate(run, samples)
+    before = data_curation.score(run, samples, made)
+    seen = videos.compared_with(run, samples[0], made)
+    clips = made.of(0)
+    first = clips[0].frames[0]
+    assert seen.dtype == np.uint8 and seen.shape == first.shape
+    assert np.abs(seen - first.astype(float)).mean() < 8, (
+        "it is what videos begin with, up to what the decoder mixes in"
+    )
+    with made.stage.write(f"{videos.item_of(0)}/1.mp4") as path:
+        write_video(path, Video(255 - clips[1].frames, clips[1].fps), lossless=True)
+    assert np.array_equal(videos.compared_with(run, samples[0], made), seen)
+    (run.cache / "scores").rename(run.cache / "scores before")
+    after = data_curation.score(run, samples, made)
+    replaced = (before["sample"] == 0) & (before["video"] == 1)
+    assert after[~replaced].equals(before[~replaced]) and not after[replaced].equals(before[replaced])
+
+
+def test_samples_must_be_numbered_by_their_place(run: Run) -> None:
+    samples = draw_samples(run)
+    none: Any = None
+    empty = pd.DataFrame()
+    data_curation.Curated(samples, none, {}, empty, empty, [])
+    with pytest.raises(ValueError, match="numbered 0, 1, 2"):
+        data_curation.Curated(samples[1:], none, {}, empty, empty, [])
 
 
 def test_departures_leave_the_image() -> None:

@@ -73,12 +73,10 @@ def test_table_is_seeded():
 def test_difference_is_paired():
     scores = {"mlp": 1 - SCORES, "icreward": SCORES}
     table = sampling_difference(scores, METRICS, "icreward", "mlp", seed=0, fvd=squares, fvd_draws=20)
-    assert table.loc["clipsim", "difference"] == pytest.approx(0.2 / 4 - 0.0, abs=1e-12)
+    assert table.loc["clipsim", "mean"] == pytest.approx(0.2 / 4 - 0.0, abs=1e-12)
     assert table["same_pick"].iloc[0] == pytest.approx(0.25)
     same = sampling_difference({"a": SCORES, "b": SCORES}, METRICS, "a", "b", seed=0, fvd=squares, fvd_draws=20)
-    assert (same[["difference", "difference_low", "difference_high"]] == 0).all(
-        axis=None
-    )  # no noise between equal picks
+    assert (same[["mean", "low", "high"]] == 0).all(axis=None)  # no noise between equal picks
     assert sampling_difference({"a": SCORES}, METRICS, "a", "random", seed=0)["same_pick"].iloc[0] == pytest.approx(
         1 / 3
     )

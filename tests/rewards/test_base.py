@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from icreward_lib.metrics.features import EfficientNetLite0Features
+from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.rewards import mlp
 from icreward_lib.rewards.base import Scores, frame_matrix, resolve_model, to_scores
+from icreward_lib.rewards.metrics import CLIPSimReward, VBenchReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.video import Video
 
@@ -45,13 +50,47 @@ def test_frames_between_the_judged_moments_are_interpolated() -> None:
     assert matrix.tolist() == expected
 
 
-def test_a_clips_score_is_the_mean_over_moments_and_the_weighted_dimensions() -> None:
+def test_a_clips_score_is_the_mean_over_frames_and_the_weighted_dimensions() -> None:
     parts = torch.tensor([[[0.2, 0.6], [0.4, 1.0]]])
     scores = to_scores(parts, torch.tensor([0.75, 0.25]), [0, 2], 3)
     assert scores.dimensions["subject"] == pytest.approx([0.3])
     assert scores.dimensions["background"] == pytest.approx([0.8])
     assert scores.overall == pytest.approx([0.75 * 0.3 + 0.25 * 0.8])
     assert scores.frames[0] == pytest.approx([0.3, 0.425, 0.55])
+    late = to_scores(parts, torch.tensor([0.75, 0.25]), [2, 3], 4)  # the first moment stands for three frames
+    assert late.dimensions["subject"] == pytest.approx([(3 * 0.2 + 0.4) / 4])
+
+
+def test_what_moves_while_it_departs_gains_nothing_from_keeping_still() -> None:
+    parts = torch.tensor([[[1.0, 1.0, 0.0], [0.1, 0.1, 1.0]]])
+    scores = to_scores(parts, torch.tensor([0.5, 0.5]), [0, 1], 2)
+    assert scores.frames[0] == pytest.approx([0, 0.1]) and scores.overall == pytest.approx([0.05])
+
+
+@pytest.mark.property
+@given(data=st.data(), dimensions=st.sampled_from([2, 3]), num_frames=st.integers(1, 40))
+def test_the_overall_score_is_the_mean_of_frames(data: st.DataObject, dimensions: int, num_frames: int) -> None:
+    """With a gate (three dimensions) or without, and however unevenly the judged moments lie."""
+    moments = st.floats(0, num_frames - 1, width=32)
+    times = sorted(data.draw(st.lists(moments, min_size=1, max_size=num_frames, unique=True)))
+    seed, share = data.draw(st.integers(0, 2**31)), data.draw(st.floats(0, 1))
+    parts = torch.rand(3, len(times), dimensions, generator=torch.Generator().manual_seed(seed))
+    scores = to_scores(parts, torch.tensor([share, 1 - share]), times, num_frames)
+    np.testing.assert_allclose(scores.overall, scores.frames.mean(1), atol=1e-6)
+    if dimensions == 2:
+        kept = share * scores.dimensions["subject"] + (1 - share) * scores.dimensions["background"]
+        np.testing.assert_allclose(scores.overall, kept, atol=1e-5)
+
+
+def test_clipsim_is_the_mean_of_frames_too_and_vbench_by_its_formula_is_not() -> None:
+    videos = clips(3)
+    image = videos[0].frames[0]
+    scores = CLIPSimReward(ColourFeatures("")).score(image, videos)
+    assert scores.overall == pytest.approx(scores.frames.mean(1), abs=1e-6) and scores.overall[0] > 0.9
+    assert scores.clip(1).overall == scores.overall[1] and scores.clip(1).dimensions == {}
+    found = VBenchReward(ConsistencyScorer(EfficientNetLite0Features(32))).score(image, videos)
+    assert list(found.dimensions) == ["subject", "background"] and found.frames.shape == (3, 5)
+    assert found.overall == pytest.approx(np.mean(list(found.dimensions.values()), axis=0), abs=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.array([1.2, 0.0]), np.array([np.nan, 0.0]), np.array([0.5])])

@@ -14,12 +14,7 @@ from icreward_lib.run.profile import PROFILES, Profile, ProfileError, load_profi
 def test_shipped_profiles_load_and_laptop_has_the_poster_counts() -> None:
     assert profile_names() == ["laptop", "paper", "smoke"]
     data = load_profile("laptop").data
-    assert (data.samples, data.videos_per_sample, data.candidates, data.low_score_additions) == (
-        300,
-        5,
-        2,
-        30,
-    )
+    assert (data.samples, data.videos_per_sample, data.low_score_additions) == (300, 5, 30)
     assert (data.train, data.val, data.test) == (180, 40, 80)
     study = load_profile("laptop").study
     assert (study.raters, study.showcase) == (20, 3)
@@ -60,7 +55,6 @@ def _leaves(tree: dict[str, object]) -> list[tuple[str, object]]:
         ({"dpo.subset": 6}, ["dpo.subset (6)", "data.videos_per_sample (5)"]),
         ({"data.unseen_share": 1.5}, ["data.unseen_share", "less than or equal to 1"]),
         ({"data.train": 181}, ["data", "samples (300)", "301"]),
-        ({"data.candidates": 6}, ["candidates (6)", "videos_per_sample (5)"]),
         ({"generation.num_frames": 25}, ["generation.num_frames", "25", "multiple of 17"]),
         ({"generation.height": 61}, ["generation.height", "multiple of 2"]),
         ({"labels.subject_weight": 0.6}, ["labels", "must be 1"]),

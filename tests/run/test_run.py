@@ -252,7 +252,7 @@ KILLED = textwrap.dedent(
     """
     import time, numpy as np
     from icreward_lib.run import start
-    with start("01_a", "smoke").stage("numbers", code=CODE, settings=1) as stage:
+    with start("01_a", "smoke").stage("numbers", code=start, settings=1) as stage:
         for i in range(4):
             with stage.write(f"{i}.npz") as temporary:
                 np.savez(temporary, value=np.full(3, i))

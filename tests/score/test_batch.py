@@ -18,15 +18,15 @@ from icreward_lib.cli.main import main
 from icreward_lib.run.files import DiskFullError
 from icreward_lib.score.batch import BatchError, Line, read_table, score_table
 from icreward_lib.score.intake import Limits
-from icreward_lib.score.judges import Judge, open_judge
+from icreward_lib.score.judges import OpenedReward, open_reward
 from icreward_lib.video import write_video
 
 LIMITS = Limits()
 
 
 @pytest.fixture(scope="module")
-def vbench() -> Judge:
-    return open_judge("vbench")
+def vbench() -> OpenedReward:
+    return open_reward("vbench")
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def table(tmp_path: Path) -> Path:
     return folder / "clips.csv"
 
 
-def scored(table: Path, judge: Judge, out: Path | None = None, limits: Limits = LIMITS) -> list[Line]:
+def scored(table: Path, judge: OpenedReward, out: Path | None = None, limits: Limits = LIMITS) -> list[Line]:
     return score_table(read_table(table), [judge], limits, out=out)
 
 
-def test_every_row_is_a_line_in_the_order_of_the_table(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_every_row_is_a_line_in_the_order_of_the_table(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
     lines = scored(table, vbench, out)
     assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == lines
@@ -60,7 +60,7 @@ def test_every_row_is_a_line_in_the_order_of_the_table(table: Path, vbench: Judg
     assert lines[0]["overall"] > lines[2]["overall"] and lines[4]["overall"] > lines[3]["overall"]
 
 
-def test_lines_are_there_as_soon_as_they_are_known(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_lines_are_there_as_soon_as_they_are_known(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out, seen = tmp_path / "scores.jsonl", []
 
     def progress(done: int, total: int) -> None:
@@ -73,7 +73,7 @@ def test_lines_are_there_as_soon_as_they_are_known(table: Path, vbench: Judge, t
 @pytest.mark.fault
 @pytest.mark.parametrize("patience", [0, 3, 5])
 def test_an_interrupted_batch_goes_on_and_ends_with_the_same_file(
-    table: Path, vbench: Judge, tmp_path: Path, patience: int
+    table: Path, vbench: OpenedReward, tmp_path: Path, patience: int
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "scores.jsonl"
     scored(table, vbench, whole)
@@ -88,7 +88,7 @@ def test_an_interrupted_batch_goes_on_and_ends_with_the_same_file(
 
 
 @pytest.mark.fault
-def test_wherever_a_line_is_torn_the_file_ends_the_same(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_wherever_a_line_is_torn_the_file_ends_the_same(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
     scored(table, vbench, out)
     whole = out.read_bytes()
@@ -101,7 +101,7 @@ def test_wherever_a_line_is_torn_the_file_ends_the_same(table: Path, vbench: Jud
     assert idle.clips == 0
 
 
-def test_what_has_changed_is_scored_again_and_nothing_else(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_what_has_changed_is_scored_again_and_nothing_else(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
     before = scored(table, vbench, out)
     write_video(table.with_name("other.mp4"), moving("astronaut"))
@@ -116,7 +116,7 @@ def test_what_has_changed_is_scored_again_and_nothing_else(table: Path, vbench: 
     assert other.clips == 6
 
 
-def test_a_table_in_another_order_costs_nothing(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_a_table_in_another_order_costs_nothing(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
     before = scored(table, vbench, out)
     header, *rows = table.read_text(encoding="utf-8").splitlines()
@@ -185,7 +185,7 @@ def test_what_is_no_such_table_is_refused(
     assert shown.out == "" and said in shown.err and len(shown.err.splitlines()) == 1
 
 
-def test_a_table_from_a_spreadsheet_is_read(table: Path, vbench: Judge) -> None:
+def test_a_table_from_a_spreadsheet_is_read(table: Path, vbench: OpenedReward) -> None:
     expected = scored(table, vbench)
     text = table.read_text(encoding="utf-8").replace("image,video,group", "Note, video, image ,group")
     rows = [line.split(",") for line in text.splitlines()[1:]]
@@ -197,7 +197,7 @@ def test_a_table_from_a_spreadsheet_is_read(table: Path, vbench: Judge) -> None:
 
 
 @pytest.mark.fault
-def test_a_second_batch_with_the_same_results_is_refused(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_a_second_batch_with_the_same_results_is_refused(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out, refused = tmp_path / "scores.jsonl", []
 
     def at_once(done: int, total: int) -> None:
@@ -210,7 +210,7 @@ def test_a_second_batch_with_the_same_results_is_refused(table: Path, vbench: Ju
 
 
 @pytest.mark.fault
-def test_results_never_replace_something_else(table: Path, vbench: Judge, tmp_path: Path) -> None:
+def test_results_never_replace_something_else(table: Path, vbench: OpenedReward, tmp_path: Path) -> None:
     out = tmp_path / "mine.jsonl"
     for text in ('{"prompt": "a cat"}\n', "a diary\n", "[1]\n", '{"image": 1, "video": "", "group": "", "key": ""}\n'):
         out.write_text(text)
@@ -230,7 +230,7 @@ def test_a_place_that_cannot_be_written_is_named(table: Path, capsys: pytest.Cap
 
 @pytest.mark.fault
 def test_a_full_disk_is_said_so_and_the_batch_goes_on_later(
-    table: Path, vbench: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Path, vbench: OpenedReward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, sync, left = tmp_path / "scores.jsonl", os.fsync, [2]
 
@@ -273,7 +273,7 @@ def test_videos_are_ranked_within_their_image_and_group(
 
 
 def test_other_frame_rates_in_a_group_are_warned_of(
-    table: Path, vbench: Judge, capsys: pytest.CaptureFixture[str]
+    table: Path, vbench: OpenedReward, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(table.with_name("fast.mp4"), moving(speed=6, fps=24))
     assert main(["score", "--csv", str(table), "--with", "vbench"]) == 0

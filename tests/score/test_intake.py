@@ -139,7 +139,7 @@ def test_videos_of_every_kind_are_read_whole_whatever_they_are_called(name: str,
     elif "grey" not in name:
         off = np.abs(clip.video.frames[0][2, 2].astype(int) - GREEN).max()
         assert off <= (60 if "palette" in name else 10)  # rgb8 has four shades of blue
-    assert any("it is short" in warning for warning in clip.warnings)
+    assert any("says little" in warning for warning in clip.warnings)
 
 
 def test_a_lossless_clip_is_what_the_exact_reader_gives(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_kept_frames_are_the_nearest_to_even_instants(gaps: list[int], kept: int
 def test_one_frame_sound_and_a_cover_picture_do_not_disturb(tmp_path: Path) -> None:
     one = read_clip(encode(tmp_path / "one.mp4", scene(1), sound=True))
     assert one.video.num_frames == 1 and one.times.tolist() == [0] and one.video.fps == 1
-    assert one.warnings == ("it is short: 1 frame",)
+    assert one.warnings == ("only 1 frame: the score says little",)
     covered = tmp_path / "covered.mkv"
     with av.open(str(covered), "w") as container:
         container.add_attachment("cover.png", "image/png", good("a.png"))
@@ -576,7 +576,7 @@ def test_playlists_and_scripts_open_no_other_file(tmp_path: Path) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from icreward_lib.scoring.intake import read_clip
+from icreward_lib.score.intake import read_clip
 
 def peak():  # not getrusage: its peak begins with that of the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

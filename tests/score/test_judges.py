@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,18 +24,23 @@ from icreward_lib.cli.main import main
 from icreward_lib.metrics.clip import ClipSim, clipsim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
+from icreward_lib.poster import reward_models
+from icreward_lib.poster.reward_models import Trained
+from icreward_lib.rewards.base import ClipScores
 from icreward_lib.rewards.domain import Domain, domain_features
 from icreward_lib.rewards.ensemble import ROBUST, Ensemble, cautious
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.prompt import ICRewardConfig
+from icreward_lib.run import start
+from icreward_lib.run.files import write_json
 from icreward_lib.run.models import CHECKOUT
 from icreward_lib.run.stages import Stage
 from icreward_lib.score import judges as judges_module
 from icreward_lib.score.intake import IntakeError
-from icreward_lib.score.judges import Judge, Verdict, load_reward, open_judge
-from icreward_lib.score.ranking import rank, ranks
+from icreward_lib.score.judges import OpenedReward, load_reward, open_reward
+from icreward_lib.score.ranking import rank_videos, ranks
 from icreward_lib.video import Video, read_video, write_video
 
 SMALL = ICRewardConfig(num_frames=4, head_size=16, head_attention=2, lora_rank=2, lora_alpha=4)
@@ -67,25 +72,25 @@ def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def vbench() -> Judge:
-    return open_judge("vbench")
+def vbench() -> OpenedReward:
+    return open_reward("vbench")
 
 
 # Judges
 
 
-def test_vbench_is_the_mean_of_both_dimensions_of_its_formulas(vbench: Judge) -> None:
+def test_vbench_is_the_mean_of_both_dimensions_of_its_formulas(vbench: OpenedReward) -> None:
     image, videos = picture(), [moving(), moving(speed=6), moving("coffee")]
     expected = ConsistencyScorer(EfficientNetLite0Features(128)).score(image, videos)
-    for k, verdict in enumerate(vbench.judge(image, videos)):
+    for k, scores in enumerate(vbench.score_clips(image, videos)):
         parts = {name: float(expected[name][k]) for name in ("subject", "background")}
-        assert dict(verdict.dimensions) == pytest.approx(parts, abs=1e-6)
-        assert verdict.overall == pytest.approx(np.mean(list(parts.values())), abs=1e-6)
+        assert dict(scores.dimensions) == pytest.approx(parts, abs=1e-6)
+        assert scores.overall == pytest.approx(np.mean(list(parts.values())), abs=1e-6)
         frames = (expected["subject_frames"][k] + expected["background_frames"][k]) / 2
-        assert verdict.frames == pytest.approx(frames, abs=1e-6)
+        assert scores.frames == pytest.approx(frames, abs=1e-6)
 
 
-def test_vbench_encodes_what_is_equal_once(vbench: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vbench_encodes_what_is_equal_once(vbench: OpenedReward, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
     encode = EfficientNetLite0Features.__call__
 
@@ -96,7 +101,7 @@ def test_vbench_encodes_what_is_equal_once(vbench: Judge, monkeypatch: pytest.Mo
     monkeypatch.setattr(EfficientNetLite0Features, "__call__", counted)
     frozen = Video(np.repeat(picture()[None], 8, axis=0), 8)
     # Other frame rates make other clips, but no other frames.
-    vbench.judge(picture(), [moving(), moving(fps=12), frozen])
+    vbench.score_clips(picture(), [moving(), moving(fps=12), frozen])
     assert sum(encoded) == 1 + 8
 
 
@@ -104,19 +109,19 @@ def test_clipsim_sees_with_the_small_model_what_that_was_trained_on(domain: None
     clip, image, video = ClipSim(CLIP), picture(), moving(speed=3)
     small = [np.asarray(Image.fromarray(frame).resize((64, 64))) for frame in (image, *video.frames)]
     features = clip.image_features(np.stack(small))
-    (verdict,) = open_judge(f"clipsim={CLIP}").judge(image, [video])
-    assert verdict.overall == pytest.approx(float(clipsim(features[0], features[1:], include_first=True)), abs=1e-6)
-    assert verdict.frames == pytest.approx(np.clip(features[1:] @ features[0], 0, 1), abs=1e-6)
-    assert dict(verdict.dimensions) == {} and verdict.maps is None
+    (scores,) = open_reward(f"clipsim={CLIP}").score_clips(image, [video])
+    assert scores.overall == pytest.approx(float(clipsim(features[0], features[1:], include_first=True)), abs=1e-6)
+    assert scores.frames == pytest.approx(np.clip(features[1:] @ features[0], 0, 1), abs=1e-6)
+    assert dict(scores.dimensions) == {} and scores.maps is None
 
 
 def test_what_has_learned_on_a_small_world_alone_says_so(rewards: dict[str, Path], domain: None) -> None:
-    known, strange = open_judge(f"mlp={rewards['mlp']}").judge(
+    known, strange = open_reward(f"mlp={rewards['mlp']}").score_clips(
         picture("coffee"), [moving("coffee"), moving("astronaut")]
     )
     assert known.warnings == ()
     assert len(strange.warnings) == 1 and strange.warnings[0].startswith("out of domain")
-    lite = open_judge(f"icreward={rewards['lite']}").judge(picture("astronaut"), [moving("astronaut")])
+    lite = open_reward(f"icreward={rewards['lite']}").score_clips(picture("astronaut"), [moving("astronaut")])
     assert lite[0].warnings == ()
 
 
@@ -129,21 +134,21 @@ def test_a_folder_tells_which_reward_it_holds(
     reward = load_reward(rewards[kind])
     assert type(reward) is made
     video = moving(height=64)
-    (verdict,) = open_judge(f"icreward={rewards[kind]}").judge(picture(height=64), [video])
+    (scores,) = open_reward(f"icreward={rewards[kind]}").score_clips(picture(height=64), [video])
     expected = reward.score(picture(height=64), [video])  # of 64 x 64 pixels, so that nothing is squashed
-    assert verdict.overall == pytest.approx(float(expected.overall[0]), abs=1e-6)
-    assert verdict.frames == pytest.approx(expected.frames[0], abs=1e-6)
-    assert set(verdict.dimensions) == {"subject", "background"}
+    assert scores.overall == pytest.approx(float(expected.overall[0]), abs=1e-6)
+    assert scores.frames == pytest.approx(expected.frames[0], abs=1e-6)
+    assert set(scores.dimensions) == {"subject", "background"}
 
 
 @pytest.mark.parametrize("kind", ["lite", "icreward"])
 def test_maps_come_when_asked_for(rewards: dict[str, Path], kind: str) -> None:
     video = moving(height=64)
-    (verdict,) = open_judge(f"icreward={rewards[kind]}", maps=True).judge(picture(height=64), [video])
-    assert verdict.maps is not None and len(verdict.maps) == video.num_frames
-    assert verdict.maps.min() >= 0 and verdict.maps.max() <= 1
-    (plain,) = open_judge(f"icreward={rewards[kind]}").judge(picture(height=64), [video])
-    assert plain.maps is None and plain.overall == verdict.overall
+    (scores,) = open_reward(f"icreward={rewards[kind]}", maps=True).score_clips(picture(height=64), [video])
+    assert scores.maps is not None and len(scores.maps) == video.num_frames
+    assert scores.maps.min() >= 0 and scores.maps.max() <= 1
+    (plain,) = open_reward(f"icreward={rewards[kind]}").score_clips(picture(height=64), [video])
+    assert plain.maps is None and plain.overall == scores.overall
 
 
 @pytest.mark.fault
@@ -151,11 +156,11 @@ def test_what_is_no_whole_reward_is_refused_in_a_sentence(rewards: dict[str, Pat
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         load_reward(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder nowhere"):
-        open_judge("icreward=nowhere")
+        open_reward("icreward=nowhere")
     with pytest.raises(ValueError, match="there is no judge 'vbnch'"):
-        open_judge("vbnch")
+        open_reward("vbnch")
     with pytest.raises(ValueError, match="efficientnet-lite0 or dino-dreamsim"):
-        open_judge("vbench=resnet")
+        open_reward("vbench=resnet")
     with pytest.raises(ValueError, match="model of type bert"):
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         load_reward(tmp_path)
@@ -168,7 +173,7 @@ def test_what_is_no_whole_reward_is_refused_in_a_sentence(rewards: dict[str, Pat
 
 def finished_stage(output: Path, name: str, key: str, models: dict[str, Path]) -> Stage:
     folder = output / ".cache" / "smoke" / name / key
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stage = Stage(name, key, folder)
     for item, source in models.items():
         with stage.write(item) as new:
@@ -177,81 +182,93 @@ def finished_stage(output: Path, name: str, key: str, models: dict[str, Path]) -
     return stage
 
 
-def test_a_profile_names_the_newest_reward_that_its_run_finished(rewards: dict[str, Path], output: Path) -> None:
+def record(output: Path, results: str, name: str, stage: Stage) -> None:
+    """What a notebook records of a reward."""
+    rows = pd.DataFrame({"sample": [0], "video": [0], "split": ["test"], "unseen": [False], "label": [0.5]})
+    rewards = {name: reward_models.published(Trained(name, [], [], np.zeros((1, 1)), rows, stage))}
+    write_json(output / "results" / results / f"{stage.name}.json", {"rewards": rewards, "provenance": {}})
+
+
+def test_a_profile_names_the_reward_of_its_published_run(rewards: dict[str, Path], output: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make reproduce PROFILE=smoke"):
-        open_judge("icreward=smoke")
-    old = finished_stage(output, "reward_icreward", "old", {"model_0": rewards["icreward"]})
-    finished_stage(output, "reward_icreward", "new", {"model_0": rewards["lite"]})
-    (output / ".cache/smoke/reward_icreward/unfinished").mkdir()
-    os.utime(old.folder, (0, 0))
-    assert open_judge("icreward=smoke").identity == open_judge(f"icreward={rewards['lite']}").identity
+        open_reward("icreward=smoke")
+    stage = finished_stage(output, "reward_icreward", "published", {"model_0": rewards["lite"]})
+    write_json(output / "results/smoke/table.json", [{"no": "mapping"}])
+    write_json(output / "results/smoke/other.json", {"rewards": ["of another kind"]})
+    with pytest.raises(FileNotFoundError, match="no trained reward 'icreward'"):
+        open_reward("icreward=smoke")
+    record(output, "smoke", "icreward", stage)
+    assert open_reward("icreward=smoke").identity == open_reward(f"icreward={rewards['lite']}").identity
+    with pytest.raises(FileNotFoundError, match="no trained reward 'mlp'"):
+        open_reward("mlp=smoke")
+    shutil.rmtree(stage.folder)
+    with pytest.raises(FileNotFoundError, match="make reproduce"):
+        open_reward("icreward=smoke")
+
+
+def test_a_run_with_changes_does_not_take_over(rewards: dict[str, Path], output: Path) -> None:
+    record(output, "smoke", "icreward", finished_stage(output, "reward_icreward", "a", {"model_0": rewards["lite"]}))
+    changed = finished_stage(output, "reward_icreward", "b", {"model_0": rewards["icreward"]})
+    assert start("03_icreward", "smoke", **{"icreward.epochs": 7}).results.name == "smoke-changed"
+    record(output, "smoke-changed", "icreward", changed)
+    assert open_reward("icreward=smoke").identity == open_reward(f"icreward={rewards['lite']}").identity
 
 
 def test_robust_is_the_cautious_ensemble_of_all_trainings(rewards: dict[str, Path], output: Path) -> None:
     base = str(rewards["icreward"].with_name("vlm"))
     members = [ICRewardModel.create(base, SMALL, seed=seed) for seed in (3, 4)]
-    folders = {}
+    stage = Stage(ROBUST, "key", output / f".cache/smoke/{ROBUST}/key")
     for number, member in enumerate(members):
         # In their place at once: what they build on is named relative to it.
-        member.save_pretrained(output / f".cache/smoke/{ROBUST}/key/model_{number}")
-        folders[f"model_{number}"] = output / f".cache/smoke/{ROBUST}/key/model_{number}"
-    stage = Stage(ROBUST, "key", output / f".cache/smoke/{ROBUST}/key")
-    for item, folder in folders.items():
-        kept = shutil.copytree(folder, output / item)
-        with stage.write(item) as new:
+        member.save_pretrained(stage.path(f"model_{number}"))
+        kept = shutil.copytree(stage.path(f"model_{number}"), output / f"{number}")
+        with stage.write(f"model_{number}") as new:
             shutil.copytree(kept, new)
     stage.finish({})
+    record(output, "smoke", "robust", stage)
     image, video = picture(height=64), moving(height=64)
-    (verdict,) = open_judge("robust=smoke").judge(image, [video])
+    (scores,) = open_reward("robust=smoke").score_clips(image, [video])
     overall = np.stack([member.score(image, [video]).overall for member in members])
-    assert verdict.overall == pytest.approx(float(cautious(overall, 1.0)[0]), abs=1e-6)
+    assert scores.overall == pytest.approx(float(cautious(overall, 1.0)[0]), abs=1e-6)
+    assert scores.overall == pytest.approx(scores.frames.mean(), abs=1e-6)
 
 
 def test_an_identity_is_that_of_the_weights_wherever_they_lie(rewards: dict[str, Path], tmp_path: Path) -> None:
     moved = shutil.copytree(rewards["lite"], tmp_path / "moved")
-    first = open_judge(f"icreward={rewards['lite']}").identity
-    assert open_judge(f"icreward={moved}").identity == first
+    first = open_reward(f"icreward={rewards['lite']}").identity
+    assert open_reward(f"icreward={moved}").identity == first
     ICRewardLite(LiteConfig(input_size=64, head_size=16), seed=1).save_pretrained(tmp_path / "other")
-    assert open_judge(f"icreward={tmp_path / 'other'}").identity != first
+    assert open_reward(f"icreward={tmp_path / 'other'}").identity != first
 
 
-def test_a_picture_of_another_shape_is_compared_by_its_middle(vbench: Judge) -> None:
+def test_a_picture_of_another_shape_is_compared_by_its_middle(vbench: OpenedReward) -> None:
     wide = np.concatenate([picture(width=32), picture(), picture(width=32)], axis=1)
-    plain, cut = vbench.judge(picture(), [moving()])[0], vbench.judge(wide, [moving()])[0]
+    plain, cut = vbench.score_clips(picture(), [moving()])[0], vbench.score_clips(wide, [moving()])[0]
     assert cut.overall == plain.overall and plain.warnings == ()
     assert cut.warnings == ("the picture is 8:3, the clip 4:3: compared with the middle of the picture",)
-
-
-@pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1])
-def test_a_verdict_holds_scores_and_nothing_else(bad: float) -> None:
-    fine = np.array([0.0, 1.0], np.float32)
-    Verdict(0.5, {"subject": 1.0}, fine)
-    for values in ((bad, {}, fine), (0.5, {"subject": bad}, fine), (0.5, {}, np.array([bad], np.float32))):
-        with pytest.raises(ValueError, match="numbers in"):
-            Verdict(*values)
 
 
 CLIPS = [moving(), moving(speed=5), moving("coffee"), moving(frames=5), moving(height=32), moving(fps=24, speed=2)]
 
 
 @pytest.fixture(scope="module")
-def judged_alone(vbench: Judge, rewards: dict[str, Path]) -> list[tuple[Judge, list[Verdict]]]:
-    judges = [vbench, open_judge(f"icreward={rewards['lite']}")]
-    return [(judge, [verdict for clip in CLIPS for verdict in judge.judge(picture(), [clip])]) for judge in judges]
+def judged_alone(vbench: OpenedReward, rewards: dict[str, Path]) -> list[tuple[OpenedReward, list[ClipScores]]]:
+    judges = [vbench, open_reward(f"icreward={rewards['lite']}")]
+    return [(judge, [scores for clip in CLIPS for scores in judge.score_clips(picture(), [clip])]) for judge in judges]
 
 
 @pytest.mark.property
 @settings(max_examples=5, deadline=None)
 @given(order=st.lists(st.integers(0, len(CLIPS) - 1), min_size=2, max_size=6))
-def test_a_verdict_does_not_depend_on_who_else_is_judged(
-    judged_alone: list[tuple[Judge, list[Verdict]]], order: list[int]
+def test_a_score_does_not_depend_on_who_else_is_judged(
+    judged_alone: list[tuple[OpenedReward, list[ClipScores]]], order: list[int]
 ) -> None:
     for judge, alone in judged_alone:
-        together = judge.judge(picture(), [CLIPS[place] for place in order])
-        for place, verdict in zip(order, together, strict=True):
-            assert verdict.overall == pytest.approx(alone[place].overall, abs=1e-5)
-            assert verdict.frames == pytest.approx(alone[place].frames, abs=1e-5)
-            assert verdict.warnings == alone[place].warnings
+        together = judge.score_clips(picture(), [CLIPS[place] for place in order])
+        for place, scores in zip(order, together, strict=True):
+            assert scores.overall == pytest.approx(alone[place].overall, abs=1e-5)
+            assert scores.frames == pytest.approx(alone[place].frames, abs=1e-5)
+            assert scores.warnings == alone[place].warnings
 
 
 # Rankings
@@ -265,12 +282,12 @@ def test_equal_scores_share_the_better_rank(scores: list[float | None]) -> None:
     assert ranks(scores) == expected
 
 
-def test_a_ranking_as_json_has_what_other_tools_read(tmp_path: Path, vbench: Judge) -> None:
+def test_a_ranking_as_json_has_what_other_tools_read(tmp_path: Path, vbench: OpenedReward) -> None:
     reference, videos = write_scene(tmp_path)
     copy = Path(shutil.copy(videos[0], tmp_path / "copy.mp4"))
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
-    ranking = rank(reference, [broken, *videos, copy], [vbench])
+    ranking = rank_videos(reference, [broken, *videos, copy], [vbench])
     found = ranking.to_json()
     assert list(found) == ["reference", "reward", "videos"]
     assert (found["reference"], found["reward"]) == (str(reference), "vbench")
@@ -284,18 +301,18 @@ def test_a_ranking_as_json_has_what_other_tools_read(tmp_path: Path, vbench: Jud
         assert len(video["frames"]) == 8 and all(0 <= score <= 1 for score in video["frames"])
         assert video["overall"] == pytest.approx((video["subject"] + video["background"]) / 2, abs=2e-6)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    bounded = rank(reference, [broken, *videos, copy], [vbench], keep_clips=False)
+    bounded = rank_videos(reference, [broken, *videos, copy], [vbench], keep_clips=False)
     assert bounded.to_json() == found and all(entry.clip is None for entry in bounded.entries)
     assert all(entry.clip is not None for entry in ranking.entries[:-1])
 
 
 def test_several_judges_stand_side_by_side_and_the_first_ranks(
-    tmp_path: Path, vbench: Judge, rewards: dict[str, Path]
+    tmp_path: Path, vbench: OpenedReward, rewards: dict[str, Path]
 ) -> None:
     reference, videos = write_scene(tmp_path)
-    lite = open_judge(f"icreward={rewards['lite']}")
-    found = rank(reference, videos, [lite, vbench]).to_json()
-    alone = {video["path"]: video for video in rank(reference, videos, [vbench]).to_json()["videos"]}
+    lite = open_reward(f"icreward={rewards['lite']}")
+    found = rank_videos(reference, videos, [lite, vbench]).to_json()
+    alone = {video["path"]: video for video in rank_videos(reference, videos, [vbench]).to_json()["videos"]}
     assert found["reward"] == lite.name
     for video in found["videos"]:
         assert list(video["scores"]) == [lite.name, "vbench"]
@@ -306,40 +323,42 @@ def test_several_judges_stand_side_by_side_and_the_first_ranks(
 
 
 def test_a_warning_says_whose_it_is_unless_it_is_everybodys(
-    tmp_path: Path, vbench: Judge, rewards: dict[str, Path], domain: None
+    tmp_path: Path, vbench: OpenedReward, rewards: dict[str, Path], domain: None
 ) -> None:
     reference, videos = write_scene(tmp_path)
     Image.fromarray(picture(width=96)).save(reference)
-    mlp = open_judge(f"mlp={rewards['mlp']}")
-    (found,) = rank(reference, videos[:1], [vbench, mlp]).to_json()["videos"]
+    mlp = open_reward(f"mlp={rewards['mlp']}")
+    (found,) = rank_videos(reference, videos[:1], [vbench, mlp]).to_json()["videos"]
     middle, strange = found["warnings"]
     assert middle.startswith("the picture is 2:1") and strange.startswith(f"{mlp.name}: out of domain")
 
 
-def test_a_clip_that_a_judge_cannot_judge_leaves_the_others_alone(tmp_path: Path, vbench: Judge) -> None:
+def test_a_clip_that_a_judge_cannot_judge_leaves_the_others_alone(tmp_path: Path, vbench: OpenedReward) -> None:
     reference, videos = write_scene(tmp_path)
     write_video(tmp_path / "still.mp4", moving(frames=1))
-    found = rank(reference, [tmp_path / "still.mp4", *videos], [vbench]).to_json()["videos"]
+    found = rank_videos(reference, [tmp_path / "still.mp4", *videos], [vbench]).to_json()["videos"]
     assert [video.get("rank") for video in found] == [1, 2, 3, None]
     assert "still.mp4: vbench: " in found[-1]["error"] and "at least 2" in found[-1]["error"]
 
 
-def test_few_frames_and_other_rates_are_warned_of(tmp_path: Path, vbench: Judge, rewards: dict[str, Path]) -> None:
+def test_few_frames_and_other_rates_are_warned_of(
+    tmp_path: Path, vbench: OpenedReward, rewards: dict[str, Path]
+) -> None:
     reference, videos = write_scene(tmp_path)
     write_video(tmp_path / "short.mp4", moving(frames=5, fps=24))
     paths = [videos[0], tmp_path / "short.mp4"]
-    found = {Path(v["path"]).stem: v["warnings"] for v in rank(reference, paths, [vbench]).to_json()["videos"]}
+    found = {Path(v["path"]).stem: v["warnings"] for v in rank_videos(reference, paths, [vbench]).to_json()["videos"]}
     assert any("only 5 frames" in text for text in found["short"])
     assert not any("only" in text for text in found["slow"])
     assert all(any("8 to 24 a second" in text for text in texts) for texts in found.values())
-    other = rank(reference, paths, [open_judge(f"icreward={rewards['lite']}")]).to_json()["videos"]
+    other = rank_videos(reference, paths, [open_reward(f"icreward={rewards['lite']}")]).to_json()["videos"]
     assert not any("a second" in text for video in other for text in video["warnings"])
 
 
-def test_a_reference_that_cannot_be_read_stops_a_ranking(tmp_path: Path, vbench: Judge) -> None:
+def test_a_reference_that_cannot_be_read_stops_a_ranking(tmp_path: Path, vbench: OpenedReward) -> None:
     _, videos = write_scene(tmp_path)
     with pytest.raises(IntakeError, match="nothing.png"):
-        rank(tmp_path / "nothing.png", videos, [vbench])
+        rank_videos(tmp_path / "nothing.png", videos, [vbench])
 
 
 # The command line
@@ -454,8 +473,8 @@ def test_the_library_scores_files_and_arrays_alike(tmp_path: Path, rewards: dict
     in_memory = [read_video(path) for path in videos]
     for clips in (in_memory, [video.frames for video in in_memory]):
         arrays = reward.score(picture(), clips)
-        assert [verdict.overall for verdict in arrays] == pytest.approx([v.overall for v in files], abs=0.02)
-        assert [len(verdict.frames) for verdict in arrays] == [8, 8, 8]
+        assert [scores.overall for scores in arrays] == pytest.approx([v.overall for v in files], abs=0.02)
+        assert [len(scores.frames) for scores in arrays] == [8, 8, 8]
     assert reward.score(str(reference), [str(videos[2])])[0].overall == pytest.approx(files[2].overall, abs=1e-6)
 
 
@@ -481,7 +500,7 @@ def test_importing_the_library_loads_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_judge_that_is_interrupted_stops_everything(tmp_path: Path, vbench: Judge) -> None:
+def test_a_judge_that_is_interrupted_stops_everything(tmp_path: Path, vbench: OpenedReward) -> None:
     reference, videos = write_scene(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        rank(reference, videos, [Counting(vbench, patience=2)])
+        rank_videos(reference, videos, [Counting(vbench, patience=2)])

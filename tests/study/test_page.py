@@ -26,7 +26,7 @@ from icreward_lib.study.protocol import StudyConfig, items
 from icreward_lib.study.server import LOCAL, Study, media_files
 from icreward_lib.study.store import Store
 
-pytestmark = IN_A_BROWSER
+pytestmark = [*IN_A_BROWSER, pytest.mark.slow]
 
 
 @dataclass

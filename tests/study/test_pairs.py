@@ -16,7 +16,7 @@ from icreward_lib.cli.main import main
 from icreward_lib.poster.human_study import picked_clips
 from icreward_lib.poster.open_sora_dpo import new_clips
 from icreward_lib.run.files import DiskFullError
-from icreward_lib.study.clips import alike, corrupted
+from icreward_lib.study.clips import corrupted, in_one_format
 from icreward_lib.study.pairs import PairsError, Shown, from_folders, read_pairs, write_pairs
 from icreward_lib.study.protocol import StudyConfig, StudyError, items
 from icreward_lib.video import Video, read_video, write_video
@@ -67,11 +67,11 @@ def test_identical_picks_are_dropped_and_counted(tmp_path: Path) -> None:
 
 def test_clips_of_different_size_rate_and_length_are_brought_together() -> None:
     long = clip(frames=24, height=48, width=48, fps=16)
-    fitted = alike({"a": long, "b": clip(frames=8, fps=8)})
+    fitted = in_one_format({"a": long, "b": clip(frames=8, fps=8)})
     assert {(v.frames.shape, v.fps) for v in fitted.values()} == {((8, 32, 32, 3), 8)}
     assert np.array_equal(fitted["b"].frames, clip().frames)
     with pytest.raises(ValueError, match="different shapes"):
-        alike({"a": clip(width=48), "b": clip()})
+        in_one_format({"a": clip(width=48), "b": clip()})
 
 
 def test_the_corrupted_copy_is_grossly_different() -> None:

@@ -32,6 +32,7 @@ def test_effects_make_votes_alike() -> None:
 
 @pytest.mark.slow
 @pytest.mark.property
+@pytest.mark.slow
 def test_the_clustered_interval_of_a_study_covers_the_truth_and_the_naive_one_does_not() -> None:
     """200 studies of 15 raters and 40 pairs with a true win rate of 0.6, analysed as votes tables."""
     rng, rate, studies = np.random.default_rng(2), 0.6, 200

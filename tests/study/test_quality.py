@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from support.few_votes import ARMS, SMALL, votes, with_more
 
-from icreward_lib.study.analysis import counts, frequent_terms, quotes, tag_counts, themes
-from icreward_lib.study.preferences import bradley_terry
+from icreward_lib.study.analysis import bradley_terry, counts, frequent_terms, quotes, tag_counts, themes
 from icreward_lib.study.votes import (
     Exclusion,
     VotesError,

@@ -295,8 +295,13 @@ def test_the_command_line_prints_links_and_serves(
     assert served["access_log"] is False
     assert main(command) == 0
     assert capsys.readouterr().out == first
+    assert main([*command, "--host", "::1"]) == 0
+    assert "http://[::1]:8000/r/" in capsys.readouterr().out
     assert main([*command, "--host", "0.0.0.0"]) == 1
     assert "can be reached from elsewhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--url", "study.example.org"])
+    assert "does not begin with https://" in capsys.readouterr().err
     (tmp_path / "study.yaml").write_text("seed: 5\n")
     assert main([*command, "--config", str(tmp_path / "study.yaml")]) == 1
     assert "was begun with other settings" in capsys.readouterr().err

@@ -20,10 +20,11 @@ import pytest
 from support.standins_study import imagined
 
 from icreward_lib.cli.main import main
-from icreward_lib.run.files import DiskFullError
-from icreward_lib.study.export import COLUMNS, export, votes_table
+from icreward_lib.run.files import DiskFullError, ReadOnlyError
+from icreward_lib.study.export import export, votes_table
 from icreward_lib.study.protocol import Question, StudyConfig, StudyError
 from icreward_lib.study.store import Rater, RefusedError, Store
+from icreward_lib.study.votes import COLUMNS
 
 ISSUE = (
     "rater trial pair sample arm_left arm_right choice question is_attention is_repeat shown_at answered_at "
@@ -179,6 +180,25 @@ def test_withdrawal_and_export_on_the_command_line(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.fault
+def test_two_servers_that_begin_at_once_make_each_link_once(tmp_path: Path) -> None:
+    judged = imagined(6)
+    with closing(begun(tmp_path / "votes.sqlite", raters=2)) as one, closing(Store(one.path)) as other:
+        threads = [threading.Thread(target=store.enrol, args=(40, judged)) for store in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [number for number, _ in one.links()] == list(range(40)) and one.links() == other.links()
+
+
+@pytest.mark.fault
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ReadOnlyError, match="nothing can be written to"):
+        Store(tmp_path / "votes.sqlite", create=True)
+
+
+@pytest.mark.fault
 def test_a_file_that_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "votes.sqlite").write_text("rater,trial,choice\n" * 100)
     with pytest.raises(StudyError, match="is not a study's file of votes"):
@@ -222,6 +242,7 @@ serve(Store(Path(sys.argv[1])), [], url="", host="127.0.0.1", port=int(sys.argv[
 
 @pytest.mark.fault
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_killing_the_server_under_load_loses_no_acknowledged_vote(tmp_path: Path, free_port: int) -> None:
     path = tmp_path / "votes.sqlite"
     with closing(begun(path, raters=6, pairs=60)) as store:

@@ -41,7 +41,7 @@ def test_what_the_server_exports_is_what_the_analysis_reads(tmp_path: Path) -> N
         assert export(store, tmp_path / "votes.csv") > 4 * 12
     rule = Exclusion.beside(tmp_path / "votes.csv")
     assert rule == config.exclusion
-    votes = read_votes(tmp_path / "votes.csv", raters=[f"r{n:03}" for n in range(1, 5)])
+    votes = read_votes(tmp_path / "votes.csv", samples=[item.sample for item in judged])
     kept, left_out = counted(votes, ARMS, rule)
     assert left_out["rater"].tolist() == ["r004"] and "seconds" in left_out["why"][0]
     summary = summarise(votes, ARMS, seed=0, rule=rule)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from icreward_lib.study.votes import EXPORT
+from icreward_lib.study.votes import REQUIRED
 
 ARMS = ("icreward", "mlp")
 
@@ -17,7 +17,7 @@ def votes(*rows: str) -> pd.DataFrame:
         kind, question = (*more, *("trial", "consistency")[len(more) :])
         flags = (kind == "attention", kind == "repeat")
         table.append((rater, number, sample, sample, left, right, choice, question, *flags, "", "", "", ""))
-    return pd.DataFrame(table, columns=EXPORT)
+    return pd.DataFrame(table, columns=REQUIRED)
 
 
 SMALL = votes(

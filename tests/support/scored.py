@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import skimage.data
 from PIL import Image
 
-from icreward_lib.score.judges import Judge, Verdict
+from icreward_lib.rewards.base import ClipScores
+from icreward_lib.score.judges import OpenedReward
 from icreward_lib.video import Video, write_video
 
 PHOTOGRAPHS = {"cat": skimage.data.chelsea, "coffee": skimage.data.coffee, "astronaut": skimage.data.astronaut}
@@ -40,26 +42,17 @@ def write_scene(folder: Path) -> tuple[Path, list[Path]]:
     return reference, paths
 
 
-class Counting:
-    """A judge that counts what it is asked, and stops like Ctrl-C after `patience` clips."""
+class Counting(OpenedReward):
+    """An opened reward that counts what it is asked, and stops like Ctrl-C after `patience` clips."""
 
-    def __init__(self, judge: Judge, patience: int | None = None) -> None:
-        """Of a real judge."""
-        self.inner, self.patience, self.clips = judge, patience, 0
+    def __init__(self, judge: OpenedReward, patience: int | None = None) -> None:
+        """The same reward as `judge`."""
+        super().__init__(**{field.name: getattr(judge, field.name) for field in fields(judge)})
+        self.patience, self.clips = patience, 0
 
-    @property
-    def name(self) -> str:
-        """The real one's."""
-        return self.inner.name
-
-    @property
-    def identity(self) -> str:
-        """The real one's."""
-        return self.inner.identity
-
-    def judge(self, image: np.ndarray, videos: Sequence[Video]) -> list[Verdict]:
-        """Verdicts of the real one."""
+    def score_clips(self, image: np.ndarray, videos: Sequence[Video]) -> list[ClipScores]:
+        """What the real one says."""
         self.clips += len(videos)
         if self.patience is not None and self.clips > self.patience:
             raise KeyboardInterrupt
-        return self.inner.judge(image, videos)
+        return super().score_clips(image, videos)
