@@ -8,6 +8,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from support.chromium import NONE_FOUND
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Browser tests are not skipped in silence."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NONE_FOUND in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"WARNING: {len(skipped)} browser tests skipped, {NONE_FOUND}", yellow=True)
 
 
 @pytest.fixture

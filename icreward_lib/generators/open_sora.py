@@ -50,16 +50,10 @@ class OpenSoraGenerator:
         settings: GenerationSettings,
         device: str = "cpu",
     ) -> OpenSoraGenerator:
-        """Load a pipeline in float32 on the CPU and, where there is a GPU, in bfloat16 under offload.
+        """Load a pipeline in float32 on the CPU, and in bfloat16 under offload on a GPU; errors as of `load_pipeline`.
 
-        Args:
-            model: a folder that `OpenSoraPipeline.save_pretrained` wrote, or the folder of the public denoiser.
-            autoencoder, text_encoder: the folders that go with the public denoiser.
-            settings: of the sampling.
-            device: where it computes.
-
-        Raises:
-            FileNotFoundError, ValueError: as of `load_pipeline`, for a public model.
+        `model` is a folder that `OpenSoraPipeline.save_pretrained` wrote, or that of the public denoiser, which its
+        `autoencoder` and `text_encoder` go with.
         """
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         if autoencoder is None or text_encoder is None:
@@ -84,26 +78,15 @@ class OpenSoraGenerator:
         even one fits.
         """
         s = self.settings
+        options = s.model_dump(include={"aesthetic", "motion", "num_frames", "height", "width", "fps"})
+        options |= {"num_inference_steps": s.steps, "guidance_scale": s.guidance}
         generators = one_per_video(torch.Generator().manual_seed(seed), num_videos)
         together = self._at_a_time(num_videos)
         videos, latents = [], []
         for start in range(0, num_videos, together):
             part = generators[start : start + together]
             try:
-                output = self.pipeline(
-                    image,
-                    prompt,
-                    aesthetic=s.aesthetic,
-                    motion=s.motion,
-                    num_videos=len(part),
-                    num_frames=s.num_frames,
-                    height=s.height,
-                    width=s.width,
-                    fps=s.fps,
-                    num_inference_steps=s.steps,
-                    guidance_scale=s.guidance,
-                    generator=part,
-                )
+                output = self.pipeline(image, prompt, num_videos=len(part), generator=part, **options)
             except torch.OutOfMemoryError as error:
                 raise memory.GpuMemoryError(
                     f"the GPU ran out of memory while it made {len(part)} videos at a time, although it is large "
@@ -133,16 +116,13 @@ class OpenSoraGenerator:
         """Text features (n, tokens, d) and masks (n, tokens) of prompts with the generator's scores, on the CPU."""
         s, parts = self.settings, self.pipeline
         scored = [add_scores(prompt, aesthetic=s.aesthetic, motion=s.motion) for prompt in prompts]
-        features, masks = [], []
+        length, found = parts.transformer.config.model_max_length, []
         for start in range(0, len(scored), PROMPTS_AT_A_TIME):
             some = scored[start : start + PROMPTS_AT_A_TIME]
-            found, mask = encode_captions(
-                parts.text_encoder, parts.tokenizer, some, parts.transformer.config.model_max_length
-            )
-            features.append(found[:, 0].cpu())
-            masks.append(mask.cpu())
+            features, masks = encode_captions(parts.text_encoder, parts.tokenizer, some, length)
+            found.append((features[:, 0].cpu(), masks.cpu()))
         parts.maybe_free_model_hooks()
-        return torch.cat(features), torch.cat(masks)
+        return torch.cat([features for features, _ in found]), torch.cat([masks for _, masks in found])
 
     @torch.inference_mode()
     def as_seen(self, image: np.ndarray) -> np.ndarray:

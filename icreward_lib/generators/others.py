@@ -92,9 +92,8 @@ class DiffusersGenerator:
             output = self.pipeline(**inputs, generator=torch.Generator().manual_seed(number))
             frames = np.asarray(output.frames[0], dtype=np.float32)
             if not np.isfinite(frames).all():
-                raise ValueError(
-                    f"{type(self.pipeline).__name__} gave nan in video {k} of {prompt!r}: load it as float32."
-                )
+                name = type(self.pipeline).__name__
+                raise ValueError(f"{name} gave nan in video {k} of {prompt!r}: load it as float32.")
             videos.append(Video((frames * 255).round().clip(0, 255).astype(np.uint8), self.sampling.fps))
         return videos
 
@@ -122,21 +121,15 @@ class FinishedVideos:
 
     @classmethod
     def from_csv(cls, listing: str | Path) -> FinishedVideos:
-        """Videos listed in a CSV with columns prompt, k and video, a path that may be relative to the CSV.
-
-        Raises:
-            FileNotFoundError: if there is no CSV, or it lists none.
-            ValueError: if it is no such CSV, or lists two videos with one prompt and number.
-        """
+        """Videos listed in a CSV with columns prompt, k and video, a path from the CSV; errors as above."""
         listing = Path(listing)
+        kinds = {"prompt": str, "k": int, "video": str}
         try:
-            table = pd.read_csv(listing, dtype={"prompt": str, "k": int, "video": str}, keep_default_na=False)
+            table = pd.read_csv(listing, dtype=kinds, usecols=list(kinds), keep_default_na=False)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"There is no list of finished videos at {listing}.") from error
         except ValueError as error:  # also what pandas calls ParserError and EmptyDataError
             raise ValueError(f"{listing} is not a CSV with columns prompt, k (a number) and video: {error}") from error
-        if missing := [name for name in ("prompt", "k", "video") if name not in table.columns]:
-            raise ValueError(f"{listing} lacks the columns {', '.join(missing)}; it needs prompt, k and video.")
         files = [listing.parent / name for name in table["video"]]
         return cls._of(listing, list(zip(table["prompt"], table["k"], files, strict=True)), "a video")
 
@@ -151,30 +144,17 @@ class FinishedVideos:
         return cls(source, {prompt: [found[k] for k in sorted(found)] for prompt, found in numbered.items()})
 
     def require(self, prompts: Sequence[str], num_videos: int) -> None:
-        """Check, before any work, that every prompt has `num_videos` videos that are files.
-
-        Raises:
-            FileNotFoundError: naming the first few prompts or files that are missing, and how many there are.
-        """
-        few = [prompt for prompt in prompts if len(self.paths.get(prompt, [])) < num_videos]
-        if few:
-            raise FileNotFoundError(
-                f"{self.source} has fewer than {num_videos} videos for {len(few)} of {len(prompts)} prompts "
-                f"({first_few(few)})."
-            )
+        """Check, before any work, that every prompt has `num_videos` videos; FileNotFoundError if not."""
+        if few := [prompt for prompt in prompts if len(self.paths.get(prompt, [])) < num_videos]:
+            lacking = f"{len(few)} of {len(prompts)} prompts ({first_few(few)})"
+            raise FileNotFoundError(f"{self.source} has fewer than {num_videos} videos for {lacking}.")
         files = [path for prompt in prompts for path in self.paths[prompt][:num_videos]]
         if lost := [path.name for path in files if not path.is_file()]:
-            raise FileNotFoundError(
-                f"{self.source} lists {len(lost)} of {len(files)} videos that are not there ({first_few(lost)})."
-            )
+            count = f"{len(lost)} of {len(files)}"
+            raise FileNotFoundError(f"{self.source} lists {count} videos that are not there ({first_few(lost)}).")
 
     def generate(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> list[Video]:
-        """The first `num_videos` videos of a prompt; image and seed were settled when they were made.
-
-        Raises:
-            FileNotFoundError: if there are fewer.
-            ValueError: if one cannot be read.
-        """
+        """The first `num_videos` videos of a prompt; image and seed were settled when they were made."""
         del image, seed
         self.require([prompt], num_videos)
         return [read_video(path) for path in self.paths[prompt][:num_videos]]

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 LIBRARY = Path(__file__).parents[1]
-CHECKOUT = LIBRARY.parent
+CHECKOUT = LIBRARY.parent if (LIBRARY.parent / "pyproject.toml").is_file() else LIBRARY  # see setup.py
 CHECKSUMS = "SHA256SUMS"
 SHOWN = 3  # of many names, those that an error lists
 LARGE = 10**7  # bytes of a file whose hash is worth writing down
@@ -29,8 +29,8 @@ _TEMPORARY = ".tmp-"
 
 
 def output_root() -> Path:
-    """The folder that `results`, `figures` and `.cache` lie in: `ICREWARD_OUTPUT`, or else the checkout."""
-    return Path(os.environ.get("ICREWARD_OUTPUT") or CHECKOUT).resolve()
+    """The folder of `results`, `figures` and `.cache`: `ICREWARD_OUTPUT`, else the checkout, else the current one."""
+    return Path(os.environ.get("ICREWARD_OUTPUT") or ("." if CHECKOUT == LIBRARY else CHECKOUT)).resolve()
 
 
 class DiskFullError(OSError):

@@ -13,6 +13,8 @@ from icreward_lib.cli.main import main
 from icreward_lib.rewards.backbone import LORA_TARGETS
 from icreward_lib.run.profile import Profile, ProfileError, load_profile
 
+pytestmark = pytest.mark.slow
+
 TOKENS, WIDTH, CAPTION = 15 * 15 * 27, 1152, 300  # latents 15 x 30 x 53 in patches of 2 x 2
 
 

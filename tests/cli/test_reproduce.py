@@ -138,6 +138,7 @@ def test_number_zero_runs_only_when_asked(write_notebook: Writer, ran: Callable[
     assert ran() == ["00_models"]
 
 
+@pytest.mark.slow
 def test_a_notebook_reports_its_outputs_stages_and_memory(write_notebook: Writer, output: Path) -> None:
     stage = "with run.stage('numbers', code=start) as stage:\n    stage.save_json('a.json', 1)"
     cells = (START.format(name="01_a"), stage, "run.record('sum.json', {'x': 1})")
@@ -150,6 +151,7 @@ def test_a_notebook_reports_its_outputs_stages_and_memory(write_notebook: Writer
     assert json.loads((output / "results" / "smoke" / "timing.json").read_text())["stages"].keys() == {"01_a/numbers"}
 
 
+@pytest.mark.slow
 def test_parameters_reach_the_notebooks_that_have_them(write_notebook: Writer, output: Path) -> None:
     record = f"import json\n{OUTPUT}\n(output_root() / NAME).write_text(json.dumps(VALUE))"
     parameters = "\n".join(
@@ -201,6 +203,7 @@ def test_a_parameter_that_only_another_notebook_has_is_refused(write_notebook: W
         reproduce("smoke", notebooks=path.parent, first="02", parameters={"steps": "4"})
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_failure_stops_and_names_notebook_cell_error_and_the_way_on(
     write_notebook: Writer, output: Path, capsys: pytest.CaptureFixture[str]
@@ -223,6 +226,7 @@ def test_a_failure_stops_and_names_notebook_cell_error_and_the_way_on(
     assert "01_a: up to date" in said and "[3/3] 03_c  cell 3/3" in said
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_killed_kernel_is_one_sentence(write_notebook: Writer) -> None:
     path = write_notebook("01_a", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
@@ -248,6 +252,7 @@ def test_notebooks_that_cannot_run(write_notebook: Writer) -> None:
         reproduce("smoke", notebooks=path.parent.parent)
 
 
+@pytest.mark.slow
 def test_a_kernel_of_another_name_is_run_by_this_python(write_notebook: Writer, output: Path) -> None:
     code = f"import sys\n{OUTPUT}\n(output_root() / 'python').write_text(sys.executable)"
     path = write_notebook("01_a", code)
@@ -281,6 +286,7 @@ def begin(notebooks: Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, str(notebooks)], cwd=ROOT, text=True, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_the_live_line_counts_items_and_an_interruption_is_one_sentence(write_notebook: Writer, output: Path) -> None:
@@ -308,6 +314,7 @@ def test_the_live_line_counts_items_and_an_interruption_is_one_sentence(write_no
     assert said == "\nicreward: interrupted; the same command goes on from what has been written\n"
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, output: Path) -> None:
     """The kernel ends with its runner, and what it had made is not made again."""
@@ -337,6 +344,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
     assert result["items"] == [f"{i}.json" for i in range(4)]
 
 
+@pytest.mark.slow
 def test_executed_copies_go_back_without_times_and_injected_cells(write_notebook: Writer, output: Path) -> None:
     path = write_notebook("01_a", "6 * 7", parameters='profile: str = "smoke"')
     with pytest.raises(NotebookError, match="--save-notebooks goes with"):

@@ -276,6 +276,7 @@ def test_accuracy_rises_on_a_preference_that_can_be_learned(tmp_path):
     assert np.mean([row["d_loser"] - row["d_winner"] for row in history.bins if row["step"] == 12]) > 0
 
 
+@pytest.mark.slow
 def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):
     config = DPOConfig(**{**vars(CONFIG), "objective": "supervised"})
     _, history = trained(tmp_path, config)
@@ -286,6 +287,7 @@ def test_supervised_training_learns_the_winners_whatever_the_losers(tmp_path):
     assert rise["d_winner"] < np.mean([row["d_winner"] for row in preferred.bins if row["step"] == 12])
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path):
     class Stop(Exception):
@@ -313,6 +315,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(tmp_path):
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_memory_only(tmp_path):
     _, whole = trained(tmp_path / "a")
     _, parts = trained(tmp_path / "b", DPOConfig(**{**vars(CONFIG), "micro_batch": 3}))

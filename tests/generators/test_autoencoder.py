@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from icreward_lib.generators.opensora.autoencoder import Posterior, VideoAutoencoder, config_from_hub
+from icreward_lib.generators.opensora.autoencoder import Posterior, VideoAutoencoder
+from icreward_lib.generators.opensora.public_weights import config_from_hub
 from icreward_lib.generators.opensora.temporal_autoencoder import CausalConv3d, TemporalAutoencoder
 
 REFERENCE = support.REFERENCE / "opensora"

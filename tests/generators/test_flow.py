@@ -11,7 +11,6 @@ from icreward_lib.generators.opensora.flow import (
     euler_sample,
     flow_losses,
     guided,
-    sample_masks,
     velocity_error,
 )
 from icreward_lib.generators.opensora.transformer import STDiT3
@@ -200,22 +199,6 @@ def test_losses_do_not_count_clean_frames():
     assert torch.equal(noisy[0, :, 0], x0[0, :, 0])
     with pytest.raises(ValueError, match="no frame"):
         velocity_error(wrong, x0, noise, ~mask)
-
-
-def test_masks_follow_their_ratios():
-    masks = sample_masks(4000, 5, {"image_head": 0.5, "random": 0.2}, generator=seeded())
-    head = (masks == torch.tensor([False, True, True, True, True])).all(1)
-    identity = masks.all(1)
-    assert head.float().mean() == pytest.approx(0.5, abs=0.05)
-    assert identity.float().mean() == pytest.approx(0.3, abs=0.06)
-    assert masks.any(1).all()
-    assert sample_masks(3, 1, {"image_head": 1.0}, generator=seeded()).all()
-
-
-@pytest.mark.parametrize("ratios, word", [({"head": 0.5}, "head"), ({"image_head": 0.8, "random": 0.3}, "at most 1")])
-def test_bad_mask_ratios_are_refused(ratios, word):
-    with pytest.raises(ValueError, match=word):
-        sample_masks(2, 5, ratios, generator=seeded())
 
 
 def test_settings_survive_saving(tmp_path):

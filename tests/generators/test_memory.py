@@ -172,6 +172,7 @@ def test_bound_of_the_full_width_text_encoder_holds_and_is_near() -> None:
     assert held <= bound <= 2 * held
 
 
+@pytest.mark.slow
 @pytest.mark.property
 @settings(deadline=None, max_examples=5)
 @given(
@@ -196,6 +197,7 @@ def test_bounds_hold_for_every_size(
     assert peak(lambda: vae.decode(z, frames).float(), vae) <= decoder.activations
 
 
+@pytest.mark.slow
 def test_bounds_hold_in_real_runs() -> None:
     text, model, vae = small_text().eval(), small_denoiser(depth=2), small_vae().eval()
     for request in (Request(17, 64, 96, 1), Request(34, 64, 96, 2)):
@@ -208,6 +210,7 @@ def test_bounds_hold_in_real_runs() -> None:
         assert peak(lambda ids=ids: text(ids, attention_mask=ids), text) <= needed[TEXT].activations
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_bounds_fine_tuning(models: PublicModels) -> None:
     vae, request = models[2], Request(num_videos=2)
 

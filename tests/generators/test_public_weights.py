@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.standins_opensora import autoencoder_layout, transformer_layout
 
-from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder, config_from_hub
-from icreward_lib.generators.opensora.public_weights import load_autoencoder, load_transformer
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
+from icreward_lib.generators.opensora.public_weights import config_from_hub, load_autoencoder, load_transformer
 from icreward_lib.generators.opensora.transformer import STDiT3
 
 REFERENCE = support.REFERENCE / "opensora"
@@ -103,8 +103,8 @@ def test_wrong_weights_are_named(tmp_path):
     del weights["rope.freqs"]
     weights["extra.bias"] = torch.zeros(2)
     weights["t_block.1.bias"] = torch.zeros(3)
-    wrong = r"misshapen: t_block\.1\.bias \(3,\) instead of \(384,\)\): download"
-    parts = rf"missing: rope\.freqs; unexpected: extra\.bias; {wrong}"
+    wrong = r"misshapen: 't_block\.1\.bias \(3,\) instead of \(384,\)'\): download"
+    parts = rf"missing: 'rope\.freqs'; unexpected: 'extra\.bias'; {wrong}"
     with pytest.raises(ValueError, match=parts):
         load_transformer(public_transformer(tmp_path / "hub", weights))
 

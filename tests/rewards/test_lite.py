@@ -88,6 +88,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> No
         LiteConfig(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_examples_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> None:
     first, second = (icreward_lite.examples(60, TINY, seed=5) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -99,6 +100,7 @@ def test_examples_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> N
     assert away[strange].mean() > away[kept].mean()
 
 
+@pytest.mark.slow
 def test_training_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = icreward_lite.examples
 
@@ -117,6 +119,7 @@ def test_training_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytes
     assert [row["step"] for row in log] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_gauge_knows_its_own_and_warns_of_photographs() -> None:
     gauge = Domain.from_pretrained(SHIPPED / "domain")
     scenes = render(sample_scenes(20, seed=77)).frames
@@ -131,6 +134,7 @@ def test_the_gauge_knows_its_own_and_warns_of_photographs() -> None:
         Domain.from_pretrained(SHIPPED)
 
 
+@pytest.mark.slow
 def test_a_new_gauge_is_fitted_to_its_share_of_false_alarms(tmp_path: Path) -> None:
     config = domain_gauge.DomainConfig(scenes=100, dimensions=8, false_alarms=0.1, judged=100)
     figures = domain_gauge.train(tmp_path / "gauge", config)

@@ -27,7 +27,7 @@ from icreward_lib.video import Video, write_video
 
 KILLS, IMAGES, VIDEOS = 20, 10, 4
 BROKEN = "clip 3-1.mp4"
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

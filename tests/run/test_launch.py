@@ -19,6 +19,8 @@ from support.tiny_vlm import build_vlm
 from icreward_lib.dpo import add_denoiser_lora
 from icreward_lib.run.processes import device, gather, own_share
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 2
 # Of sums in another order. Found: 8e-7 and 2e-5 in histories, 2e-4 in weights, whose smallest gradients AdamW enlarges.
 REWARD, DPO, WEIGHTS = 1e-5, 2e-4, 2e-3

@@ -389,6 +389,7 @@ def test_importing_the_command_line_is_quick_and_loads_no_framework() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_matmul_speed_or_the_reason_for_its_absence() -> None:
     speed, why = measure_gflops("float32")
     assert speed is not None and speed > 0.1 and why is None

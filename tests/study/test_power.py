@@ -30,6 +30,7 @@ def test_effects_make_votes_alike() -> None:
         Effects(pair=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.property
 @pytest.mark.slow
 def test_the_clustered_interval_of_a_study_covers_the_truth_and_the_naive_one_does_not() -> None:
@@ -58,6 +59,7 @@ def test_many_studies_at_once_have_the_interval_of_one(shape: tuple[int, int, in
         assert (max(0, low), min(1, high)) == pytest.approx((one.low, one.high))
 
 
+@pytest.mark.slow
 def test_power_grows_with_raters_pairs_and_rate_and_keeps_its_level() -> None:
     def found(raters: int, pairs: int, rate: float) -> dict[str, float]:
         return power(raters, pairs, rate, effects=EFFECTS, studies=400, seed=3)

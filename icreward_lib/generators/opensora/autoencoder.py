@@ -8,9 +8,8 @@ Parameter names are those of the public checkpoint ``hpcai-tech/OpenSora-VAE-v1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -46,18 +45,13 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What training needs of one pass; all tensors are differentiable, latents are not normalised.
+    """What training needs of one pass, differentiable; latents are not normalised."""
 
-    ``video`` (b, 3, t, h, w); ``latents`` (b, c, t', h', w') drawn from ``temporal``; ``spatial_latents`` and
-    ``spatial_reconstruction`` (b, c2, t, h', w') enter and leave the temporal part, both times
-    ``spatial_scaling_factor``; ``spatial`` is the posterior of the 2D part before that factor.
-    """
-
-    video: Tensor
-    latents: Tensor
-    spatial_latents: Tensor
-    spatial_reconstruction: Tensor
-    spatial: Posterior
+    video: Tensor  # (b, 3, t, h, w)
+    latents: Tensor  # (b, c, t', h', w'), drawn from `temporal`
+    spatial_latents: Tensor  # (b, c2, t, h', w'), scaled, as they enter the temporal part
+    spatial_reconstruction: Tensor  # the same as they leave it
+    spatial: Posterior  # of the 2D part, not scaled
     temporal: Posterior
 
 
@@ -67,9 +61,7 @@ class SpatialAutoencoder(nn.Module):
     def __init__(self, module: AutoencoderKL, *, scaling_factor: float, micro_batch_size: int) -> None:
         """``micro_batch_size`` frames share a call, which bounds memory; the factor multiplies latents."""
         super().__init__()
-        self.module = module
-        self.scaling_factor = scaling_factor
-        self.micro_batch_size = micro_batch_size
+        self.module, self.scaling_factor, self.micro_batch_size = module, scaling_factor, micro_batch_size
 
     def encode(self, x: Tensor) -> Posterior:
         """Video (b, 3, t, h, w) to the posterior of its frames, not scaled."""
@@ -91,8 +83,7 @@ class SpatialAutoencoder(nn.Module):
 
 
 def _as_video(frames: Tensor, batch: int) -> Tensor:
-    video: Tensor = frames.unflatten(0, (batch, -1)).transpose(1, 2)
-    return video
+    return frames.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
 def _chunks(total: int, size: int) -> list[int]:
@@ -107,6 +98,9 @@ def _randn(shape: Sequence[int], like: Tensor, generator: torch.Generator | None
 
 class VideoAutoencoder(ModelMixin, ConfigMixin):
     """The two autoencoders, the chunks and the latents' normalisation. Defaults are the public model's."""
+
+    shift: Tensor
+    scale: Tensor
 
     @register_to_config
     def __init__(
@@ -130,17 +124,14 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     ) -> None:
         """``spatial_*`` arguments size the 2D part, ``temporal_*`` the part between its encoder and decoder.
 
-        ``latent_channels`` is the width of the latents that come out; ``latent_shift`` and ``latent_scale``
-        hold one number for each of these channels. ``micro_frame_size`` is the chunk in frames (None: one
-        chunk for all) and ``micro_batch_size`` the number of frames per call of the 2D part. ValueError for
-        sizes that do not fit together.
+        ``latent_shift`` and ``latent_scale`` hold a number for each of ``latent_channels``; ``micro_frame_size`` is the
+        chunk in frames (None: all), ``micro_batch_size`` the frames per call of the 2D part. ValueError for sizes
+        that do not fit together.
         """
         super().__init__()
         if len(latent_shift) != latent_channels or len(latent_scale) != latent_channels:
-            raise ValueError(
-                f"latent_shift and latent_scale have {len(latent_shift)} and {len(latent_scale)} numbers; "
-                f"give latent_channels={latent_channels} each"
-            )
+            found = f"latent_shift and latent_scale have {len(latent_shift)} and {len(latent_scale)} numbers"
+            raise ValueError(f"{found}; give latent_channels={latent_channels} each")
         levels = len(spatial_block_out_channels)
         self.spatial_vae = SpatialAutoencoder(
             AutoencoderKL(
@@ -166,10 +157,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         )
         self.spatial_factor = 2 ** (levels - 1)
         self.micro_frame_size = micro_frame_size
-        self.shift: Tensor
-        self.scale: Tensor
-        self.register_buffer("shift", torch.tensor(latent_shift, dtype=torch.float32).view(1, -1, 1, 1, 1))
-        self.register_buffer("scale", torch.tensor(latent_scale, dtype=torch.float32).view(1, -1, 1, 1, 1))
+        for name, numbers in (("shift", latent_shift), ("scale", latent_scale)):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(1, -1, 1, 1, 1))
 
     def set_normalisation(self, shift: Sequence[float], scale: Sequence[float]) -> None:
         """Set buffers and config of ``(latent - shift) / scale``, one number per latent channel."""
@@ -197,8 +186,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
         """Normalised latents to a video (b, 3, num_frames, h, w) of about [-1, 1], not limited to it.
 
-        ``num_frames`` is needed because several lengths have the same number of latents; ValueError if it
-        does not fit. Height and width are multiples of the spatial factor: ``encode`` cuts off the rest.
+        Several lengths have the same number of latents; ValueError if ``num_frames`` is none of them.
         """
         return self.spatial_vae.decode(self._decode_temporal(z * self.scale + self.shift, num_frames))
 
@@ -241,45 +229,3 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     def _frame_chunks(self, num_frames: int) -> list[int]:
         return _chunks(num_frames, self.micro_frame_size or num_frames)
-
-
-_TEMPORAL_NAMES = {
-    "embed_dim": "latent_channels",
-    "in_out_channels": "spatial_latent_channels",
-    "filters": "temporal_filters",
-    "num_res_blocks": "temporal_num_res_blocks",
-    "channel_multipliers": "temporal_channel_multipliers",
-    "temporal_downsample": "temporal_downsample",
-    "num_groups": "temporal_norm_num_groups",
-}
-_SPATIAL_NAMES = ("block_out_channels", "layers_per_block", "norm_num_groups", "mid_block_add_attention")
-
-
-def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Map the ``config.json`` of a public Open-Sora 1.2 autoencoder to the arguments of ``VideoAutoencoder``.
-
-    The public file only names the repository of the 2D part. Its sizes are those of the SDXL autoencoder
-    unless ``spatial``, a config of ``AutoencoderKL``, says otherwise. Raises ValueError for other models.
-    """
-    kinds = hub.get("vae_2d", {}).get("type"), hub.get("vae_temporal", {}).get("type")
-    if kinds[0] != "VideoAutoencoderKL" or kinds[1] not in ("VAE_Temporal", "VAE_Temporal_SD"):
-        raise ValueError(
-            f"config.json describes an autoencoder of the parts {kinds}, not of Open-Sora 1.2; "
-            "use the files of hpcai-tech/OpenSora-VAE-v1.2"
-        )
-    temporal = hub["vae_temporal"]
-    if kinds[1] == "VAE_Temporal":  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
-        temporal = {"temporal_downsample": (True, True, False)} | temporal
-    if temporal.get("embed_dim", 4) != temporal.get("latent_embed_dim", 4):
-        raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
-    lacking = [name for name in ("micro_frame_size", "shift", "scale") if name not in hub]
-    if lacking:
-        raise ValueError(f"config.json of the autoencoder has no {', '.join(lacking)}: download it again")
-    config = {
-        "micro_frame_size": hub["micro_frame_size"],
-        "micro_batch_size": hub["vae_2d"].get("micro_batch_size") or 4,
-        "latent_shift": hub["shift"],
-        "latent_scale": hub["scale"],
-    }
-    config |= {ours: temporal[theirs] for theirs, ours in _TEMPORAL_NAMES.items() if theirs in temporal}
-    return config | {f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES}

@@ -19,12 +19,7 @@ def wave_frequencies() -> Tensor:
     half = FREQUENCIES // 2
     exponents = -math.log(10000) * torch.arange(half).float() / half
     # float32 `exp` differs between CPUs in its last digit, which level 1000 turns into 5e-5.
-    frequencies: Tensor = exponents.double().exp().float()
-    return frequencies
-
-
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.view(*x.shape[:-1], num_heads, -1)
+    return exponents.double().exp().float()
 
 
 class FeedForward(nn.Module):
@@ -37,8 +32,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-        return out
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class ScalarEmbedder(nn.Module):
@@ -52,8 +46,7 @@ class ScalarEmbedder(nn.Module):
         """(b,) -> (b, hidden) in the weights' `dtype`; the waves are always float32."""
         angles = torch.outer(value.float(), wave_frequencies().to(value.device))
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        out: Tensor = self.mlp(waves.to(dtype))
-        return out
+        return self.mlp(waves.to(dtype))
 
 
 class PatchEmbedder(nn.Module):
@@ -65,8 +58,7 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) -> (b, t, patches, hidden)."""
-        out: Tensor = self.proj(x).flatten(3).permute(0, 2, 3, 1)
-        return out
+        return self.proj(x).flatten(3).permute(0, 2, 3, 1)
 
 
 class CaptionEmbedder(nn.Module):
@@ -81,8 +73,7 @@ class CaptionEmbedder(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(..., caption_channels) -> (..., hidden)."""
-        out: Tensor = self.y_proj(y)
-        return out
+        return self.y_proj(y)
 
 
 class PositionEmbedding(nn.Module):
@@ -104,10 +95,10 @@ class PositionEmbedding(nn.Module):
         """
         frequencies = self.inv_freq.to(dtype)
         base = round(math.sqrt(rows * columns))
-        device = self.inv_freq.device
 
         def waves(count: int) -> Tensor:
-            angles = torch.outer(torch.arange(count, device=device) / scale * (base / count), frequencies)
+            places = torch.arange(count, device=frequencies.device)
+            angles = torch.outer(places / scale * (base / count), frequencies)
             return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
         grid = (rows, columns, -1)
@@ -149,19 +140,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
         """(b, t, s, hidden) -> the same; `rotary` comes from `RotaryEmbedding`, None means spatial."""
-        q, k, v = (_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))  # b t s head d
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in self.qkv(x).chunk(3, dim=-1))  # b t s head d
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is None:
-            q, k, v = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))  # bt head s d
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            q, k, v = (part.flatten(0, 1) for part in (q, k, v))  # bt s head d
         else:
             # Patches and heads share an axis, so that no tensor has to be copied into a new order.
             q, k, v = (part.flatten(2, 3) for part in (q, k, v))  # b t s*head d
             q, k = rotate(q, rotary), rotate(k, rotary)
-            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        mixed: Tensor = self.proj(out.reshape(x.shape))
-        return mixed
+        out = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v))).transpose(1, 2)
+        return self.proj(out.reshape(x.shape))
 
 
 class CrossAttention(nn.Module):
@@ -176,12 +164,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, y_mask: Tensor | None) -> Tensor:
         """x (b, t, s, hidden), y (b, n, hidden), y_mask (b, 1, 1, n) bool or None -> like x."""
-        q = _heads(self.q_linear(x).flatten(1, 2), self.num_heads)
-        k, v = (_heads(part, self.num_heads) for part in self.kv_linear(y).chunk(2, dim=-1))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        parts = (self.q_linear(x).flatten(1, 2), *self.kv_linear(y).chunk(2, dim=-1))
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=y_mask)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
-        return mixed
+        return self.proj(out.transpose(1, 2).reshape(x.shape))
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -226,5 +212,4 @@ class FinalLayer(nn.Module):
         if x_mask is not None:
             # Upstream normalises the already modulated tensor a second time. Only clean frames see it.
             out = torch.where(x_mask[:, :, None, None], out, modulated_norm(out, *vectors(t0)))
-        pixels: Tensor = self.linear(out)
-        return pixels
+        return self.linear(out)

@@ -1,4 +1,4 @@
-"""Rectified flow as Open-Sora 1.2 uses it: noise levels, training loss, frame masks and the Euler sampler.
+"""Rectified flow as Open-Sora 1.2 uses it: noise levels, training loss and the Euler sampler.
 
 Noise level t runs from 0 (clean) to 1000 (noise): x_t = (1 - t/1000) x0 + (t/1000) noise. The model predicts
 the velocity x0 - noise, opposite in sign to diffusers (Liu et al., "Flow Straight and Fast", 2022).
@@ -7,7 +7,7 @@ Frame masks are (b, t): 1 = generate, 0 = keep clean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +19,6 @@ LEVELS = 1000.0
 CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # the autoencoder turns 17 frames into 5 latent frames
 
 SampleMethod = Literal["uniform", "logit-normal"]
-MaskKind = Literal["identity", "image_head", "random"]
 
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(latents (b, c, t, h, w), noise levels (b,), frames to denoise (b, t) bool or None) -> velocity."""
@@ -31,20 +30,15 @@ class RectifiedFlow(SchedulerMixin, ConfigMixin):
     Bigger and longer videos need more noise to hide them, so levels are shifted by size and length
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.2).
 
-    Args:
-        use_timestep_transform: shift the levels at all.
-        sample_method: how training draws levels, before the shift.
-        base_size: picture side in pixels that is not shifted; 512 for the public weights.
+    `sample_method` is how training draws levels, before the shift; `base_size` is the picture side in pixels that is
+    not shifted.
     """
 
     config_name = "scheduler_config.json"
 
     @register_to_config
     def __init__(
-        self,
-        use_timestep_transform: bool = True,
-        sample_method: SampleMethod = "logit-normal",
-        base_size: int = 512,
+        self, use_timestep_transform: bool = True, sample_method: SampleMethod = "logit-normal", base_size: int = 512
     ) -> None:
         if sample_method not in get_args(SampleMethod):
             raise ValueError(
@@ -52,12 +46,9 @@ class RectifiedFlow(SchedulerMixin, ConfigMixin):
             )
 
     def shift(self, t: Tensor, height: Tensor, width: Tensor, num_frames: Tensor) -> Tensor:
-        """Noise levels t (b,), shifted for videos of a nominal size in pixels and a length in frames.
+        """Noise levels t (b,), shifted for videos of nominal sizes in pixels and lengths in frames, (b,) each.
 
-        `height`, `width` and `num_frames` are (b,) each.
-
-        Raises:
-            ValueError: for 2 to 16 frames, for which upstream's formula has no meaning (it gives NaN).
+        ValueError for 2 to 16 frames, for which upstream's formula has no meaning (it gives NaN).
         """
         if not self.config.use_timestep_transform:
             return t
@@ -70,7 +61,7 @@ class RectifiedFlow(SchedulerMixin, ConfigMixin):
         length = torch.where(num_frames == 1, torch.ones_like(latents), latents)
         ratio = (height * width / self.config.base_size**2).sqrt() * length.sqrt()
         u = t / LEVELS
-        shifted: Tensor = ratio * u / (1 + (ratio - 1) * u) * LEVELS
+        shifted = ratio * u / (1 + (ratio - 1) * u) * LEVELS
         return shifted.clamp(max=LEVELS)  # rounding can pass 1000, at which masked sampling would skip a step
 
     def timesteps(self, steps: int, height: int, width: int, num_frames: int) -> list[float]:
@@ -102,10 +93,7 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None
 def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor | None = None) -> Tensor:
     """Mean squared error of a predicted velocity per sample, (b,), over the frames that are denoised.
 
-    Channels of `prediction` beyond the latents' (the unused sigma) do not count.
-
-    Raises:
-        ValueError: if a sample has no frame to denoise.
+    Channels beyond the latents' (the unused sigma) do not count. ValueError if a sample has no frame to denoise.
     """
     per_frame = (prediction[:, : x0.shape[1]].float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
     if x_mask is None:
@@ -118,44 +106,10 @@ def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor
 def flow_losses(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
     """Rectified-flow training losses per sample, (b,): average them to train, compare them for preferences.
 
-    Args:
-        velocity: the model with its captions and sizes bound; may return more channels than the latents have.
-        x0: clean latents (b, c, t, h, w). For image conditioning, frame 0 is the encoded *image*.
-        noise: like x0.
-        t: noise levels (b,).
-        x_mask: (b, t) bool, False = conditioning frame, given clean and not counted.
+    Of clean latents x0 (b, c, t, h, w), noise like them, levels t (b,), and x_mask (b, t) bool, False = conditioning
+    frame (the encoded *image*), given clean and not counted. `velocity` may return more channels.
     """
     return velocity_error(velocity(add_noise(x0, noise, t, x_mask), t, x_mask), x0, noise, x_mask)
-
-
-def sample_masks(batch: int, frames: int, ratios: Mapping[MaskKind, float], *, generator: torch.Generator) -> Tensor:
-    """Training masks (batch, frames) bool, True = denoise, drawn per sample on the CPU.
-
-    Kinds: `image_head` keeps the first latent frame clean (image to video), `random` keeps 10 to 90 % of the
-    frames clean (at least one is denoised), `identity`, the rest of the probability, none.
-    A single frame is always denoised.
-
-    Raises:
-        ValueError: for an unknown kind, a negative ratio, or ratios that add up to more than 1.
-    """
-    unknown = set(ratios) - set(get_args(MaskKind))
-    if unknown:
-        raise ValueError(f"unknown mask kinds {sorted(unknown)}, use {get_args(MaskKind)}")
-    if any(r < 0 for r in ratios.values()) or sum(ratios.values()) > 1 + 1e-6:
-        raise ValueError(f"mask ratios must be at least 0 and add up to at most 1: {dict(ratios)}")
-    masks = torch.ones(batch, frames, dtype=torch.bool)
-    if frames == 1:
-        return masks
-    head, random = ratios.get("image_head", 0.0), ratios.get("random", 0.0)
-    # The same draws for every kind, so that a sample's mask does not depend on its neighbours'.
-    for mask, row in zip(masks, torch.rand(batch, frames + 2, generator=generator), strict=True):
-        kind, share, draws = float(row[0]), 0.1 + 0.8 * float(row[1]), row[2:]
-        if kind < head:
-            mask[0] = False
-        elif kind < head + random:
-            mask[:] = draws > share
-            mask[-1] |= not mask.any()
-    return masks
 
 
 def guided(
@@ -166,10 +120,7 @@ def guided(
 ) -> Velocity:
     """Classifier-free guidance (Ho and Salimans, 2022): null + scale * (caption - null), both in one pass.
 
-    Args:
-        velocity_of: (latents, levels, frame mask, captions) -> velocity, for y's batch size and its double.
-        y, y_null: captions and empty captions (b, 1, n, d).
-        guidance_scale: 1 means no guidance, and then the second half is not computed.
+    `y` and `y_null` are captions and empty captions (b, 1, n, d). Scale 1 is no guidance, and half the work.
     """
 
     def velocity(z: Tensor, t: Tensor, x_mask: Tensor | None) -> Tensor:

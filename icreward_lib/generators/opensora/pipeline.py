@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
-from icreward_lib.generators.opensora.flow import CHUNK_LATENTS, RectifiedFlow, euler_sample, guided
+from icreward_lib.generators.opensora.flow import RectifiedFlow, euler_sample, guided
 from icreward_lib.generators.opensora.text import add_scores, encode_captions
 from icreward_lib.generators.opensora.transformer import STDiT3
 
@@ -23,15 +24,10 @@ IMAGE_FPS = 120.0  # the frame rate by which the model knows single images
 
 @dataclass
 class OpenSoraOutput(BaseOutput):
-    """Generated videos.
+    """Generated videos."""
 
-    Attributes:
-        frames: uint8 (n, t, h, w, 3), RGB; h and w are cut to a multiple of the autoencoder's factor.
-        latents: float32 (n, c, t', h', w').
-    """
-
-    frames: np.ndarray
-    latents: Tensor
+    frames: np.ndarray  # uint8 (n, t, h, w, 3), RGB; h and w are cut to a multiple of the autoencoder's factor
+    latents: Tensor  # float32 (n, c, t', h', w')
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -56,13 +52,9 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 class OpenSoraPipeline(DiffusionPipeline):
-    """Text and image to video. Every component is saved and loaded in its own folder.
+    """Text and image to video, with one model at a time on the GPU under `enable_model_cpu_offload`.
 
-    With `enable_model_cpu_offload` one model at a time is on the GPU. The weights may be of any dtype; latents
-    stay float32 between the steps.
-
-    Raises:
-        ValueError: if the file of the autoencoder or the transformer lacked some of its weights.
+    Weights may be of any dtype; latents stay float32. ValueError if the files of a component lacked weights.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -82,11 +74,7 @@ class OpenSoraPipeline(DiffusionPipeline):
             if missing:
                 raise ValueError(f"the weights of the {name} lack {', '.join(missing)}: restore that folder")
         self.register_modules(
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            vae=vae,
-            transformer=transformer,
-            scheduler=scheduler,
+            text_encoder=text_encoder, tokenizer=tokenizer, vae=vae, transformer=transformer, scheduler=scheduler
         )
 
     @torch.no_grad()
@@ -97,8 +85,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         """
         pixels = to_tensor(fit_image(image, height, width)[None])[None]
         pixels = pixels.to(self._execution_device, self.vae.dtype)
-        latent: Tensor = self.vae.encode(pixels, sample_posterior=False)
-        return latent.float()
+        return self.vae.encode(pixels, sample_posterior=False).float()
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
@@ -115,7 +102,6 @@ class OpenSoraPipeline(DiffusionPipeline):
         image: np.ndarray | None,
         prompt: str,
         *,
-        last_image: np.ndarray | None = None,
         aesthetic: float | None = None,
         motion: float | None = None,
         num_videos: int = 1,
@@ -127,73 +113,16 @@ class OpenSoraPipeline(DiffusionPipeline):
         guidance_scale: float = 7.0,
         generator: torch.Generator | Sequence[torch.Generator],
     ) -> Tensor:
-        """As `__call__`, without decoding: float32 (num_videos, c, t', h', w') on the pipeline's device."""
-        device = self._execution_device
-        generators = one_per_video(generator, num_videos)
-        timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
-        size = self.vae.latent_size((num_frames, height, width))
-        if min(size) < 1:
-            raise ValueError(f"a video of {height} x {width} pixels is too small for this autoencoder")
-        held = {} if image is None else {0: image}
-        if last_image is not None:
-            held[_place_of_last_image(size[0])] = last_image
-        features, text_mask = self.encode_prompt(add_scores(prompt, aesthetic=aesthetic, motion=motion))
-        features = features.repeat(num_videos, 1, 1, 1)
-        shape = (self.transformer.config.in_channels, *size)
-        # Drawn on the CPU, each video from its own generator: the same everywhere and in any company.
-        z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-        mask = torch.ones(num_videos, size[0], device=device)
-        for place, picture in held.items():
-            mask[:, place] = 0
-            z[:, :, place : place + 1] = self.encode_image(picture, height, width)
-        self.maybe_free_model_hooks()  # the autoencoder leaves the GPU as well, until it decodes
-        rate = IMAGE_FPS if num_frames == 1 else fps
-        rates, heights, widths = (torch.tensor([float(v)], device=device) for v in (rate, height, width))
+        """Latents of videos that start with an image, float32 (num_videos, c, t', h', w') on the pipeline's device.
 
-        def velocity_of(latents: Tensor, t: Tensor, x_mask: Tensor | None, y: Tensor) -> Tensor:
-            predicted: Tensor = self.transformer(
-                latents, t, y, text_mask, x_mask, fps=rates, height=heights, width=widths
-            )
-            return predicted
-
-        null = self.transformer.null_captions(num_videos).to(features)
-        velocity = guided(velocity_of, features, null, guidance_scale)
-        return euler_sample(velocity, z, timesteps, mask if held else None)
-
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor, num_frames: int) -> np.ndarray:
-        """Latents (n, c, t', h', w') -> uint8 (n, num_frames, h, w, 3), one at a time to bound memory."""
-        latents = latents.to(self._execution_device, self.vae.dtype)
-        return np.concatenate([to_frames(self.vae.decode(z, num_frames)) for z in latents.split(1)])
-
-    def __call__(
-        self,
-        image: np.ndarray | None,
-        prompt: str,
-        *,
-        last_image: np.ndarray | None = None,
-        aesthetic: float | None = None,
-        motion: float | None = None,
-        num_videos: int = 1,
-        num_frames: int = 51,
-        height: int = 240,
-        width: int = 426,
-        fps: float = 24,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 7.0,
-        generator: torch.Generator | Sequence[torch.Generator],
-    ) -> OpenSoraOutput:
-        """Generate videos that start with an image. Defaults are upstream's 240p, two seconds.
+        Defaults are upstream's 240p, two seconds.
 
         Args:
             image: uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video.
             prompt: cleaned before use.
-            last_image: like `image`; where the video shall end. As upstream, it stands for the first frame of the
-                last chunk of 17, the only latent frame there that means a single picture: frame 34 of 51.
-            aesthetic, motion: scores to add to the prompt, see `text.add_scores`; None: not added. The public
-                model knows them, and upstream generates with an aesthetic score of 6.5.
-            num_videos: how many, all of one image and prompt.
-            num_frames: 1 (an image) or at least 17; multiples of 17 are what the model was trained on.
+            aesthetic, motion: scores to add to the prompt, see `text.add_scores`; upstream has an aesthetic of 6.5.
+            num_videos: all of one image and prompt.
+            num_frames: 1 (an image) or a multiple of 17.
             height, width: nominal size in pixels.
             fps: frames per second that the motion is meant for.
             num_inference_steps: Euler steps.
@@ -204,31 +133,47 @@ class OpenSoraPipeline(DiffusionPipeline):
         Raises:
             ValueError: for sizes and generators that do not fit.
         """
-        latents = self.sample_latents(
-            image,
-            prompt,
-            last_image=last_image,
-            aesthetic=aesthetic,
-            motion=motion,
-            num_videos=num_videos,
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            fps=fps,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            generator=generator,
-        )
+        device = self._execution_device
+        generators = one_per_video(generator, num_videos)
+        timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
+        size = self.vae.latent_size((num_frames, height, width))
+        if min(size) < 1:
+            raise ValueError(f"a video of {height} x {width} pixels is too small for this autoencoder")
+        features, text_mask = self.encode_prompt(add_scores(prompt, aesthetic=aesthetic, motion=motion))
+        features = features.repeat(num_videos, 1, 1, 1)
+        shape = (self.transformer.config.in_channels, *size)
+        # Drawn on the CPU, each video from its own generator: the same everywhere and in any company.
+        z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+        mask = None
+        if image is not None:
+            mask = torch.ones(num_videos, size[0], device=device)
+            mask[:, 0] = 0
+            z[:, :, :1] = self.encode_image(image, height, width)
+        self.maybe_free_model_hooks()  # the autoencoder leaves the GPU as well, until it decodes
+        rate = IMAGE_FPS if num_frames == 1 else fps
+        rates, heights, widths = (torch.tensor([float(v)], device=device) for v in (rate, height, width))
+
+        def velocity_of(latents: Tensor, t: Tensor, x_mask: Tensor | None, y: Tensor) -> Tensor:
+            return self.transformer(latents, t, y, text_mask, x_mask, fps=rates, height=heights, width=widths)
+
+        null = self.transformer.null_captions(num_videos).to(features)
+        velocity = guided(velocity_of, features, null, guidance_scale)
+        return euler_sample(velocity, z, timesteps, mask)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, num_frames: int) -> np.ndarray:
+        """Latents (n, c, t', h', w') -> uint8 (n, num_frames, h, w, 3), one at a time to bound memory."""
+        latents = latents.to(self._execution_device, self.vae.dtype)
+        return np.concatenate([to_frames(self.vae.decode(z, num_frames)) for z in latents.split(1)])
+
+    def __call__(
+        self, image: np.ndarray | None, prompt: str, *, num_frames: int = 51, **settings: Any
+    ) -> OpenSoraOutput:
+        """Generate videos; arguments and errors as of `sample_latents`."""
+        latents = self.sample_latents(image, prompt, num_frames=num_frames, **settings)
         frames = self.decode_latents(latents, num_frames)
         self.maybe_free_model_hooks()
         return OpenSoraOutput(frames=frames, latents=latents)
-
-
-def _place_of_last_image(latent_frames: int) -> int:
-    place = (latent_frames - 1) // CHUNK_LATENTS * CHUNK_LATENTS
-    if place == 0:
-        raise ValueError("a last image needs a video of two chunks: set num_frames to 34 or more")
-    return place
 
 
 def one_per_video(generator: torch.Generator | Sequence[torch.Generator], num_videos: int) -> Sequence[torch.Generator]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -21,16 +21,17 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
-from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder, config_from_hub
+from icreward_lib.generators.opensora.autoencoder import VideoAutoencoder
 from icreward_lib.generators.opensora.flow import RectifiedFlow
 from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.generators.opensora.transformer import STDiT3
+from icreward_lib.run.files import first_few
 
 TRANSFORMER = "hpcai-tech/OpenSora-STDiT-v3"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-# Settings of the public config without a counterpart here, with the only value that is supported.
-FIXED = {"qk_norm": True, "skip_y_embedder": False, "drop_path": 0.0}
+# Settings of the public denoiser without a counterpart here, with the only value that is supported.
+FIXED = {"model_type": "STDiT3", "qk_norm": True, "skip_y_embedder": False, "drop_path": 0.0}
 
 # How parameters of the other versions' denoisers begin. 1.0 has "blocks." too, so it comes first.
 OTHER_VERSIONS = {
@@ -42,104 +43,117 @@ OTHER_VERSIONS = {
 
 _SPATIAL_BIAS = re.compile(r"spatial_vae\.module\.encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv\d\.bias")
 
+# What arguments of `VideoAutoencoder` are called in the public config.
+_TEMPORAL_NAMES = {
+    "embed_dim": "latent_channels",
+    "in_out_channels": "spatial_latent_channels",
+    "filters": "temporal_filters",
+    "num_res_blocks": "temporal_num_res_blocks",
+    "channel_multipliers": "temporal_channel_multipliers",
+    "temporal_downsample": "temporal_downsample",
+    "num_groups": "temporal_norm_num_groups",
+}
+_SPATIAL_NAMES = ("block_out_channels", "layers_per_block", "norm_num_groups", "mid_block_add_attention")
+
 Shapes = Mapping[str, tuple[int, ...]]
 Model = TypeVar("Model", bound=ModelMixin)
 
 
 def load_transformer(source: str | Path, *, dtype: torch.dtype = torch.float32) -> STDiT3:
-    """The public denoiser, on the CPU in evaluation mode, with its weights rounded to `dtype`.
-
-    Args:
-        source: a folder with the two files of the public repository.
+    """The public denoiser of a folder, on the CPU in evaluation mode, with its weights rounded to `dtype`.
 
     Raises:
         FileNotFoundError: if a file is missing in the folder.
-        ValueError: if a file cannot be read, it is another model or another version of Open-Sora, or weights are
-            missing, do not belong or have another shape. The message names them.
+        ValueError: if a file cannot be read, or its weights or settings are not those of Open-Sora 1.2.
     """
-    path, shapes = _weights(source)
+    path, shapes, public = _read(source)
     for start, version in OTHER_VERSIONS.items():
         if any(name.startswith(start) for name in shapes):
             raise ValueError(f"{path} holds a denoiser of Open-Sora {version}, not of 1.2: give {TRANSFORMER}")
-    public = _config(source)
-    if public.get("model_type") != "STDiT3":
-        kind = public.get("model_type")
-        raise ValueError(f"{source}/{CONFIG} is of model_type {kind!r}, not 'STDiT3' of Open-Sora 1.2")
     for name, value in FIXED.items():
         if public.get(name, value) != value:
-            raise ValueError(f"{source}/{CONFIG}: {name} = {public[name]} is not supported, only {value}")
+            raise ValueError(f"{source}/{CONFIG}: {name} = {public[name]!r} is not supported, only {value!r}")
     known = inspect.signature(STDiT3.__init__).parameters
-    config = {name: value for name, value in public.items() if name in known}
-    return _load(STDiT3, config, path, shapes, dtype)
+    return _load(STDiT3, {name: value for name, value in public.items() if name in known}, path, shapes, dtype)
 
 
 def load_autoencoder(source: str | Path, *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:
     """The public autoencoder; arguments and errors as of `load_transformer`."""
-    path, shapes = _weights(source)
-    public = _config(source)
-    return _load(VideoAutoencoder, config_from_hub(public, _spatial_sizes(shapes, public)), path, shapes, dtype)
+    path, shapes, public = _read(source)
+    # The public config does not hold the sizes of the 2D part, so they are read off the weights' shapes.
+    found = [(_SPATIAL_BIAS.fullmatch(name), shape[0]) for name, shape in shapes.items() if len(shape) == 1]
+    levels = {int(match[1]): (width, int(match[2]) + 1) for match, width in found if match}
+    spatial = {
+        "block_out_channels": [levels[level][0] for level in sorted(levels)],
+        "layers_per_block": max((layers for _, layers in levels.values()), default=0),
+        # No shape shows the number of groups; both parts of the public model have the same.
+        "norm_num_groups": public.get("vae_temporal", {}).get("num_groups", 32),
+    }
+    return _load(VideoAutoencoder, config_from_hub(public, spatial if levels else None), path, shapes, dtype)
 
 
-def _spatial_sizes(shapes: Shapes, public: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of the 2D part: the public config does not hold them, so they are read off the weights' shapes."""
-    widths: dict[int, int] = {}
-    layers = 0
-    for name, shape in shapes.items():
-        if found := _SPATIAL_BIAS.fullmatch(name):
-            widths[int(found[1])] = shape[0]
-            layers = max(layers, int(found[2]) + 1)
-    if not widths:
-        return {}  # the check of the names says what is missing
-    # No shape shows the number of groups; both parts of the public model have the same.
-    groups = public.get("vae_temporal", {}).get("num_groups", 32)
-    ordered = [widths[level] for level in sorted(widths)]
-    return {"block_out_channels": ordered, "layers_per_block": layers, "norm_num_groups": groups}
+def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments of `VideoAutoencoder` for the `config.json` of a public Open-Sora 1.2 autoencoder.
 
-
-def _file(source: str | Path, name: str) -> Path:
-    """A file of a folder; FileNotFoundError if there is none."""
-    path = Path(source) / name
-    if not path.is_file():
-        present = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
-        raise FileNotFoundError(
-            f"{source} has no {name} (it has {present}): give a folder with the files of the public repository"
+    The public file only names the repository of the 2D part. Its sizes are those of the SDXL autoencoder
+    unless `spatial`, a config of `AutoencoderKL`, says otherwise. Raises ValueError for other models.
+    """
+    kinds = hub.get("vae_2d", {}).get("type"), hub.get("vae_temporal", {}).get("type")
+    if kinds[0] != "VideoAutoencoderKL" or kinds[1] not in ("VAE_Temporal", "VAE_Temporal_SD"):
+        raise ValueError(
+            f"config.json describes an autoencoder of the parts {kinds}, not of Open-Sora 1.2; "
+            "use the files of hpcai-tech/OpenSora-VAE-v1.2"
         )
-    return path
+    temporal = hub["vae_temporal"]
+    if kinds[1] == "VAE_Temporal":  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
+        temporal = {"temporal_downsample": (True, True, False)} | temporal
+    if temporal.get("embed_dim", 4) != temporal.get("latent_embed_dim", 4):
+        raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
+    if lacking := [name for name in ("micro_frame_size", "shift", "scale") if name not in hub]:
+        raise ValueError(f"config.json of the autoencoder has no {', '.join(lacking)}: download it again")
+    config = {
+        "micro_frame_size": hub["micro_frame_size"],
+        "micro_batch_size": hub["vae_2d"].get("micro_batch_size") or 4,
+        "latent_shift": hub["shift"],
+        "latent_scale": hub["scale"],
+    }
+    config |= {ours: temporal[theirs] for theirs, ours in _TEMPORAL_NAMES.items() if theirs in temporal}
+    return config | {f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES}
 
 
-def _config(source: str | Path) -> dict[str, Any]:
-    path = _file(source, CONFIG)
+def _read(source: str | Path) -> tuple[Path, Shapes, dict[str, Any]]:
+    """The file of weights with the shapes in its header, by which a file cut off is found out, and the config."""
+    weights, settings = (Path(source) / name for name in (WEIGHTS, CONFIG))
+    for path in (weights, settings):
+        if not path.is_file():
+            present = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
+            have = f"{source} has no {path.name} (it has {present})"
+            raise FileNotFoundError(f"{have}: give a folder with the files of the public repository")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): download it again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no settings: download it again")
-    return config
-
-
-def _weights(source: str | Path) -> tuple[Path, Shapes]:
-    """The file and the shapes in its header. A file that was cut off is found out here."""
-    path = _file(source, WEIGHTS)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        with safe_open(weights, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read, it is damaged or cut off ({error}): download it again") from error
+        raise ValueError(f"{weights} cannot be read, it is damaged or cut off ({error}): download it again") from error
+    try:
+        config = json.loads(settings.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither JSON nor text
+        raise ValueError(f"{settings} cannot be read ({error}): download it again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{settings} holds no settings: download it again")
+    return weights, shapes, config
 
 
 def _load(model_class: type[Model], config: Mapping[str, Any], path: Path, shapes: Shapes, dtype: torch.dtype) -> Model:
     with init_empty_weights(include_buffers=False):  # names and shapes only
         model = model_class(**config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    misshapen = [name for name in expected.keys() & shapes.keys() if expected[name] != shapes[name]]
+    both = expected.keys() & shapes.keys()
     problems = {
-        "missing": expected.keys() - shapes.keys(),
-        "unexpected": shapes.keys() - expected.keys(),
-        "misshapen": [f"{name} {shapes[name]} instead of {expected[name]}" for name in misshapen],
+        "missing": expected.keys() - both,
+        "unexpected": shapes.keys() - both,
+        "misshapen": {f"{n} {shapes[n]} instead of {expected[n]}" for n in both if expected[n] != shapes[n]},
     }
-    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-    if found:
+    if found := "; ".join(f"{kind}: {first_few(sorted(names))}" for kind, names in problems.items() if names):
         raise ValueError(f"{path} does not fit its {CONFIG} ({found}): download both from the public repository")
     with safe_open(path, framework="pt") as file:  # one tensor at a time, to hold no second copy of them all
         weights = {name: file.get_tensor(name).to(dtype) for name in shapes}
@@ -147,27 +161,13 @@ def _load(model_class: type[Model], config: Mapping[str, Any], path: Path, shape
     return model.eval()
 
 
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    ordered = sorted(names)
-    rest = len(ordered) - most
-    return ", ".join(ordered[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def load_pipeline(
     transformer: str | Path, autoencoder: str | Path, text_encoder: str | Path, *, dtype: torch.dtype = torch.bfloat16
 ) -> OpenSoraPipeline:
-    """Open-Sora 1.2 on the CPU, ready for `enable_model_cpu_offload`.
+    """Open-Sora 1.2 from the folders of the three repositories, on the CPU; errors as of `load_transformer`.
 
-    Gradient checkpointing is on, which counts in training only.
-
-    Args:
-        transformer, autoencoder, text_encoder: folders with the files of the three repositories.
-        dtype: of all weights; latents stay float32. Upstream samples in bfloat16 too, but for T5, which it runs in
-            float32 (19 GB).
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file cannot be read, is of another model or version, or the three do not fit together.
+    Upstream samples in bfloat16 too, but for T5, which it runs in float32 (19 GB). Gradient checkpointing is on, which
+    counts in training only.
     """
     denoiser = load_transformer(transformer, dtype=dtype)
     denoiser.enable_gradient_checkpointing()

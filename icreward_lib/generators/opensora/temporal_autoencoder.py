@@ -34,15 +34,13 @@ class CausalConv3d(nn.Module):
         if x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             # For small inputs torch would choose its own 3D convolution, which is six times slower than oneDNN's.
             return torch.mkldnn_convolution(x, conv.weight, conv.bias, self.padding, conv.stride, conv.dilation, 1)
-        out: Tensor = conv(x)
-        return out
+        return conv(x)
 
 
 class ResBlock3d(nn.Module):
     """Pre-activation residual block of two causal convolutions; ``conv3`` exists where the width changes."""
 
     def __init__(self, channels: int, out_channels: int, num_groups: int) -> None:
-        """Both widths have to be divisible by ``num_groups``."""
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, channels)
         self.conv1 = CausalConv3d(channels, out_channels, 3, bias=False)
@@ -52,10 +50,9 @@ class ResBlock3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, t, h, w) to (b, out_channels, t, h, w)."""
-        residual: Tensor = x if self.conv3 is None else self.conv3(x)
-        hidden: Tensor = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return residual + hidden
+        return hidden + (x if self.conv3 is None else self.conv3(x))
 
 
 def _res_blocks(channels: int, out_channels: int, count: int, num_groups: int) -> nn.Sequential:
@@ -67,13 +64,7 @@ class TemporalEncoder(nn.Module):
     """Levels of residual blocks, with a stride-2 convolution in time after each level marked for it."""
 
     def __init__(
-        self,
-        channels: int,
-        moments: int,
-        widths: Sequence[int],
-        downsample: Sequence[bool],
-        depth: int,
-        groups: int,
+        self, channels: int, moments: int, widths: Sequence[int], downsample: Sequence[bool], depth: int, groups: int
     ) -> None:
         """``widths`` holds one width per level, ``downsample`` one flag per gap between levels."""
         super().__init__()
@@ -96,38 +87,29 @@ class TemporalEncoder(nn.Module):
             x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        moments: Tensor = self.conv2(F.silu(self.norm1(self.res_blocks(x))))
-        return moments
+        return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
 
 
 class DepthToTime(CausalConv3d):
     """Causal convolution to twice the width, whose channel pairs become consecutive frames."""
 
     def __init__(self, channels: int) -> None:
-        """``channels`` is the width before and after."""
         super().__init__(channels, 2 * channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, t, h, w) to (b, c, 2 t, h, w)."""
-        pairs: Tensor = super().forward(x).unflatten(1, (-1, 2))
-        return pairs.transpose(2, 3).flatten(2, 3)
+        return super().forward(x).unflatten(1, (-1, 2)).transpose(2, 3).flatten(2, 3)
 
 
 class TemporalDecoder(nn.Module):
     """Mirror of the encoder. Its lists are stored in level order and run backwards."""
 
     def __init__(
-        self,
-        latent_channels: int,
-        channels: int,
-        widths: Sequence[int],
-        downsample: Sequence[bool],
-        depth: int,
-        groups: int,
+        self, latents: int, channels: int, widths: Sequence[int], downsample: Sequence[bool], depth: int, groups: int
     ) -> None:
         """``widths`` and ``downsample`` are the encoder's."""
         super().__init__()
-        self.conv1 = CausalConv3d(latent_channels, widths[-1], 3)
+        self.conv1 = CausalConv3d(latents, widths[-1], 3)
         self.res_blocks = _res_blocks(widths[-1], widths[-1], depth, groups)
         self.block_res_blocks = nn.ModuleList(
             _res_blocks(b, a, depth, groups) for a, b in pairwise([*widths, widths[-1]])
@@ -139,14 +121,13 @@ class TemporalDecoder(nn.Module):
         self.conv_out = CausalConv3d(widths[0], channels, 3)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(b, latent_channels, t, h, w) to (b, channels, factor * t, h, w)."""
+        """(b, latents, t, h, w) to (b, channels, factor * t, h, w)."""
         x: Tensor = self.res_blocks(self.conv1(z))
         for level in reversed(range(len(self.block_res_blocks))):
             x = self.block_res_blocks[level](x)
             if level > 0:
                 x = self.conv_blocks[level - 1](x)
-        out: Tensor = self.conv_out(F.silu(self.norm1(x)))
-        return out
+        return self.conv_out(F.silu(self.norm1(x)))
 
 
 class TemporalAutoencoder(nn.Module):
@@ -185,8 +166,7 @@ class TemporalAutoencoder(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """(b, channels, t, h, w) to moments (b, 2 * latent_channels, ceil(t / factor), h, w)."""
         x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % self.factor, 0))
-        moments: Tensor = self.quant_conv(self.encoder(x))
-        return moments
+        return self.quant_conv(self.encoder(x))
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
         """(b, latent_channels, t', h, w) to (b, channels, num_frames, h, w); t' = num_latents(num_frames)."""

@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
+import html
+import re
+import unicodedata
 from collections.abc import Sequence
+from urllib.parse import unquote_plus
 
+import ftfy
 import torch
-from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
+from bs4 import BeautifulSoup
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+_LINK = r"\b(?:(?:https?|www):/{1,3}|[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@))"
+_SUFFIX = r"(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
+_QUOTES = str.maketrans("`´«»“”¨‘’", '"' * 7 + "''")
+# What is replaced in a caption, in this order: before its letters are mended, and after.
+_FIRST = (
+    (r"@\w+|[\u31c0-\u9fff]+", ""),  # mentions, CJK
+    (r"-+", "-"),
+    (r"&quot;?|&amp", ""),
+    (r"(?:\d{1,3}\.){3}\d{1,3}", " "),  # IP addresses
+    (r"\d:\d\d\s+$", ""),
+    (r"\\n", " "),
+    (r"#\d{1,3}\b|#\d{5,}\b|\b\d{6,}\b", ""),
+    (rf"\S+\.{_SUFFIX}", ""),  # names of files
+    (r"[\"']{2,}", '"'),
+    (r"\.{2,}", " "),
+    (r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+", " "),
+    (r"\s+\.\s+", " "),
+)
+_THEN = (
+    (r"\b[a-z]{1,3}\d{3,15}\b", ""),  # ids, such as jc6640, jc6640vc and 6640vc231
+    (r"\b[a-z]+\d+[a-z]+\b", ""),
+    (r"\b\d+[a-z]+\d+\b", ""),
+    (r"(?:worldwide\s+)?(?:free\s+)?shipping|(?:free\s)?download(?:\sfree)?|\bclick\b\s(?:for|on)\s\w+", ""),
+    (rf"\b{_SUFFIX}(?:\simages?)?|\bpage\s+\d+\b", ""),
+    (r"\b\d*[a-z]+\d+[a-z]+\d+[a-z\d]*\b", " "),
+    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),  # sizes
+    (r"\b\s+:\s+", ": "),
+    (r"(\D[,./])\b", r"\1 "),
+    (r"\s+", " "),
+    (r"^[\"'](.+)[\"']$", r"\1"),
+    (r"^['_,\-:;]|['_,\-:+]$", ""),
+    (r"^\.\S+$", ""),
+)
 
 
 def clean_caption(caption: str) -> str:
     """Lower-case, without links, markup, mentions, ids, odd punctuation and CJK characters.
 
-    This is diffusers' cleaner for PixArt captions, applied twice as upstream does. (It also strips blanks
-    within a pass: captions that end in several kinds of punctuation can come out differently.)
+    The rules of the captions that the public model was trained on, which are applied twice. (Blanks are stripped within
+    a pass, too: captions that end in several kinds of punctuation can come out differently.)
     """
     for _ in range(2):
-        # The method reads one class attribute and needs no pipeline object.
-        caption = PixArtAlphaPipeline._clean_caption(PixArtAlphaPipeline, caption)
+        caption = re.sub(_LINK, "", unquote_plus(caption).strip().lower().replace("<person>", "person"))
+        caption = BeautifulSoup(caption, features="html.parser").text.translate(_QUOTES)
+        caption = "".join("-" if unicodedata.category(sign) == "Pd" else sign for sign in caption)
+        for pattern, replacement in _FIRST:
+            caption = re.sub(pattern, replacement, caption)
+        if len(re.findall("[-_]", caption)) > 3:
+            caption = re.sub("[-_]", " ", caption)
+        caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
+        for pattern, replacement in _THEN:
+            caption = re.sub(pattern, replacement, caption)
+        caption = caption.strip()
     return caption
 
 

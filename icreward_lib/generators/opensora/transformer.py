@@ -17,15 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from icreward_lib.generators.opensora.blocks import (
-    CaptionEmbedder,
-    FinalLayer,
-    PatchEmbedder,
-    PositionEmbedding,
-    RotaryEmbedding,
-    ScalarEmbedder,
-    STDiT3Block,
-)
+from icreward_lib.generators.opensora import blocks
 
 
 class STDiT3(ModelMixin, ConfigMixin):
@@ -33,17 +25,12 @@ class STDiT3(ModelMixin, ConfigMixin):
 
     Args:
         input_sq_size: picture side in pixels at which position embeddings are unscaled.
-        in_channels: latent channels.
         patch_size: (1, p, p), latent pixels per token.
-        hidden_size: width; divisible by 4 and by `num_heads`, with an even width per head.
+        hidden_size: divisible by 4 and by twice `num_heads`, else ValueError.
         depth: number of spatial blocks, and of temporal blocks.
         class_dropout_prob: share of captions that `drop_captions` blanks.
         pred_sigma: twice the output channels; the second half is unused by rectified flow.
-        caption_channels: width of the text encoder.
-        model_max_length: caption tokens.
-
-    Raises:
-        ValueError: for sizes that do not divide as stated.
+        caption_channels, model_max_length: width of the text encoder, and its tokens.
     """
 
     _supports_gradient_checkpointing = True
@@ -69,22 +56,22 @@ class STDiT3(ModelMixin, ConfigMixin):
             raise ValueError(f"STDiT3: patch_size must be (1, p, p), not {tuple(patch_size)}")
         if hidden_size % 4 or hidden_size % (2 * num_heads):
             raise ValueError(
-                f"STDiT3: hidden_size {hidden_size} must be divisible by 4 and by twice num_heads {num_heads}"
+                f"STDiT3: hidden_size {hidden_size} must be divisible by 4 and by 2 * num_heads {num_heads}"
             )
         patch_size = (1, patch_size[1], patch_size[2])  # a list when it comes from JSON
         self.patch = patch_size[1]
         self.out_channels = in_channels * (2 if pred_sigma else 1)
-        self.rope = RotaryEmbedding(hidden_size // num_heads)
-        self.pos_embed = PositionEmbedding(hidden_size)
-        self.x_embedder = PatchEmbedder(in_channels, hidden_size, patch_size)
-        self.t_embedder = ScalarEmbedder(hidden_size)
-        self.fps_embedder = ScalarEmbedder(hidden_size)
+        self.rope = blocks.RotaryEmbedding(hidden_size // num_heads)
+        self.pos_embed = blocks.PositionEmbedding(hidden_size)
+        self.x_embedder = blocks.PatchEmbedder(in_channels, hidden_size, patch_size)
+        self.t_embedder = blocks.ScalarEmbedder(hidden_size)
+        self.fps_embedder = blocks.ScalarEmbedder(hidden_size)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
-        self.y_embedder = CaptionEmbedder(caption_channels, hidden_size, model_max_length)
-        block = partial(STDiT3Block, hidden_size, num_heads, mlp_ratio)
+        self.y_embedder = blocks.CaptionEmbedder(caption_channels, hidden_size, model_max_length)
+        block = partial(blocks.STDiT3Block, hidden_size, num_heads, mlp_ratio)
         self.spatial_blocks = nn.ModuleList(block() for _ in range(depth))
         self.temporal_blocks = nn.ModuleList(block() for _ in range(depth))
-        self.final_layer = FinalLayer(hidden_size, self.patch**2 * self.out_channels)
+        self.final_layer = blocks.FinalLayer(hidden_size, self.patch**2 * self.out_channels)
         self.gradient_checkpointing = False
         self.init_weights()
 
@@ -97,7 +84,7 @@ class STDiT3(ModelMixin, ConfigMixin):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, (STDiT3Block, FinalLayer)):
+            elif isinstance(module, (blocks.STDiT3Block, blocks.FinalLayer)):
                 table = module.scale_shift_table
                 nn.init.normal_(table, std=table.shape[1] ** -0.5, generator=generator)
         patch = self.x_embedder.proj
@@ -181,5 +168,4 @@ class STDiT3(ModelMixin, ConfigMixin):
 
     def _run(self, block: nn.Module, *args: Any) -> Tensor:
         checkpoint = self.gradient_checkpointing and torch.is_grad_enabled()
-        out: Tensor = self._gradient_checkpointing_func(block, *args) if checkpoint else block(*args)
-        return out
+        return self._gradient_checkpointing_func(block, *args) if checkpoint else block(*args)
