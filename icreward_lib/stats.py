@@ -1,12 +1,11 @@
 """Intervals and tests: cluster bootstrap, Wilson, exact binomial, rank correlation, clustered win rates.
 
-Rows that share a cluster (the videos of one image, the votes of one rater) are not independent: clusters
-are resampled whole. Every function that draws takes a seed and uses no other source of randomness.
+Rows of one cluster (the videos of an image, the votes of a rater) are not independent: clusters are resampled whole.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,9 +45,8 @@ def bootstrap_mean(
     """Percentile bootstrap of the mean of values (n,); rows of one cluster (n,) are drawn together."""
     values = _finite(values, "values")
     codes, counts = cluster_draws(_labels(values, clusters), seed=seed, draws=draws)
-    sums, sizes = np.bincount(codes, values), np.bincount(codes)
-    drawn = (counts @ sums) / (counts @ sizes)
-    return percentile_interval(drawn, estimate=float(values.mean()), level=level, n=len(sizes))
+    drawn = (counts @ np.bincount(codes, values)) / (counts @ np.bincount(codes))
+    return percentile_interval(drawn, estimate=float(values.mean()), level=level, n=counts.shape[1])
 
 
 def bootstrap_share(shares: ArrayLike, *, seed: int, draws: int = 2000, level: float = 0.95) -> Interval:
@@ -63,13 +61,7 @@ def bootstrap_share(shares: ArrayLike, *, seed: int, draws: int = 2000, level: f
 
 
 def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    seed: int,
-    draws: int = 2000,
-    level: float = 0.95,
+    a: ArrayLike, b: ArrayLike, *, clusters: ArrayLike | None = None, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
     """Bootstrap the mean of a - b, both (n,) and in the same order."""
     a, b = _finite(a, "a"), _finite(b, "b")
@@ -89,8 +81,7 @@ def bootstrap(
 ) -> Interval:
     """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows.
 
-    `biased`, and draws in which the statistic is undefined (nan: the correlation of a constant), are as of
-    `percentile_interval`.
+    As of `percentile_interval`, also where the statistic is undefined in some draws (the correlation of a constant).
     """
     codes, counts = cluster_draws(np.asarray(clusters), seed=seed, draws=draws)
     rows = np.arange(len(codes))
@@ -140,13 +131,7 @@ def binomial_test(k: int, n: int, *, p: float = 0.5) -> float:
 
 
 def spearman(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    seed: int,
-    draws: int = 2000,
-    level: float = 0.95,
+    x: ArrayLike, y: ArrayLike, *, clusters: ArrayLike | None = None, seed: int, draws: int = 2000, level: float = 0.95
 ) -> Interval:
     """Spearman's rank correlation over all rows, in [-1, 1], with a (cluster) bootstrap interval."""
     x, y = _finite(x, "x"), _finite(y, "y")
@@ -158,8 +143,7 @@ def spearman_within(
 ) -> Interval:
     """Mean over groups of Spearman's correlation inside the group, bootstrapped over groups.
 
-    Groups in which x or y is constant (one row among them) have no correlation and are left out; n counts
-    the rest.
+    Groups in which x or y is constant have no correlation and are left out; n counts the rest.
     """
     x, y, groups = _finite(x, "x"), _finite(y, "y"), np.asarray(groups)
     inside = np.array([_rank_correlation(x[groups == g], y[groups == g]) for g in np.unique(groups)])
@@ -172,9 +156,8 @@ def spearman_within(
 def two_way_clustered(wins: ArrayLike, raters: ArrayLike, clips: ArrayLike, *, level: float = 0.95) -> Interval:
     """Win rate of votes (n,) with 1 = win, 0 = loss, 0.5 = tie that share raters and clips; n counts votes.
 
-    Variance V = V_rater + V_clip - V_vote (Cameron, Gelbach & Miller 2011), each with the factor G / (G -
-    1); Student t with min(raters, clips) - 1 degrees of freedom. Unanimous votes have no variance: they get
-    Wilson's interval for as many trials as there are raters or clips, whichever are fewer.
+    Variance V = V_rater + V_clip - V_vote (Cameron, Gelbach & Miller 2011), each with the factor G / (G - 1); Student t
+    with min(raters, clips) - 1 degrees of freedom. Unanimous votes get Wilson's interval for as many trials.
     """
     wins = _finite(wins, "wins")
     if not np.isin(wins, (0.0, 0.5, 1.0)).all():
@@ -191,8 +174,7 @@ def two_way_clustered(wins: ArrayLike, raters: ArrayLike, clips: ArrayLike, *, l
     by_rater, by_clip, by_vote = variances
     if by_vote == 0:
         few = min(sizes)
-        unanimous = wilson(round(mean * few), few, level=level)
-        return Interval(mean, unanimous.low, unanimous.high, total)
+        return replace(wilson(round(mean * few), few, level=level), mean=mean, n=total)
     variance = by_rater + by_clip - by_vote
     if variance <= 0:  # possible in balanced tables; the largest part is the safe choice
         variance = max(variances)

@@ -16,6 +16,7 @@ import decord
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from icreward_lib.run.files import atomic
 from icreward_lib.run.profile import GenerationSettings
 
 _BT601 = 6  # SMPTE 170M, the matrix swscale uses for RGB -> YUV; tagged so that players do not guess by size
@@ -57,9 +58,8 @@ class Video:
 def read_video(path: str | os.PathLike[str]) -> Video:
     """Decode every frame of a video file.
 
-    Raises FileNotFoundError for a missing file and ValueError for anything that is not a whole video.
-    Containers that declare their frame count (mp4, mov, avi) are held to it, so a truncated file is an
-    error and never a shorter clip.
+    Raises FileNotFoundError, and ValueError for anything but a whole video: containers that declare their frame count
+    (mp4, mov, avi) are held to it, so a truncated file is never a shorter clip.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,14 +109,8 @@ def write_video(path: str | os.PathLike[str], video: Video, *, lossless: bool = 
     if not lossless and (video.height % 2 or video.width % 2):
         size = f"{video.height}x{video.width}"
         raise ValueError(f"yuv420p needs an even height and width, not {size}: resize it or use lossless=True.")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".mp4", dir=path.parent)
-    os.close(handle)
-    try:
-        _encode(temporary, video, lossless)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic(path) as temporary:
+        _encode(str(temporary), video, lossless)
 
 
 def _encode(path: str, video: Video, lossless: bool) -> None:
@@ -138,8 +132,7 @@ def _encode(path: str, video: Video, lossless: bool) -> None:
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a picture of any mode as uint8 RGB (H, W, 3).
 
-    EXIF rotation is applied, transparency is laid on white and 16-bit grey is scaled to 8 bits. Raises
-    FileNotFoundError or ValueError.
+    EXIF rotation is applied, transparency laid on white, 16-bit grey scaled. Raises FileNotFoundError or ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -153,11 +146,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
                 rgba = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
             return np.array(picture.convert("RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:  # PIL raises SyntaxError on broken PNGs
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError on broken PNGs
         raise ValueError(f"{path} is not a readable picture ({error}).") from error
 
 
@@ -169,10 +158,10 @@ def contact_sheet(
     columns: int = 5,
     width: int = 128,
 ) -> np.ndarray:
-    """Lay clips out as one picture: per video a row of the reference and `columns` evenly spaced frames.
+    """Lay clips out as one picture, uint8 (H, W, 3): per video the reference and `columns` frames, `width` pixels wide.
 
-    `scores` (title -> (T,) in [0, 1]) adds each shown frame's score, a strip with one bar per frame of the
-    clip, and a box around the worst shown frame. Cells are `width` pixels wide. Returns uint8 (H, W, 3).
+    `scores` (title -> (T,) in [0, 1]) adds those of the shown frames, a box around the worst of them, and a strip of
+    bars for all frames.
     """
     if not videos:
         raise ValueError("contact_sheet needs at least one video.")
@@ -196,9 +185,9 @@ def contact_sheet(
         worst = int(np.argmin(values[times]))
         box = (cells[worst], y + line, cells[worst] + width - 1, y + line + height - 1)
         draw.rectangle(box, outline="#d55e00", width=3)
-        for x, time in zip(cells, times, strict=True):
-            label = f"{values[time]:.2f}"
-            draw.text((x + width - 4, y + line + 2), label, "white", font, "ra", stroke_width=2, stroke_fill="black")
+        for x, value in zip(cells, values[times], strict=True):
+            place, label = (x + width - 4, y + line + 2), f"{value:.2f}"
+            draw.text(place, label, "white", font, "ra", stroke_width=2, stroke_fill="black")
         edges = np.linspace(cells[0], cells[-1] + width, video.num_frames + 1)
         for left, right, value in zip(edges, edges[1:], np.clip(values, 0, 1), strict=False):
             bottom = y + line + height + strip
@@ -209,9 +198,8 @@ def contact_sheet(
 def video_html(videos: Mapping[str, Video], *, width: int = 192, columns: int = 5) -> str:
     """Make a self-contained HTML table of looping players, `columns` to a row, each under its title.
 
-    `src` stands on <video>, since JupyterLab strips it from <source> in untrusted notebooks; a still strip
-    of the clip stands inside for pages that cannot play H.264. Clips wider than `width` pixels are embedded
-    shrunk to it.
+    `src` stands on <video>, since JupyterLab strips it from <source> in untrusted notebooks; three stills stand inside
+    for pages that cannot play H.264. Wider clips are shrunk to `width` pixels.
     """
     cells = [_player(title, video, width) for title, video in videos.items()]
     rows = ["".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
@@ -219,24 +207,20 @@ def video_html(videos: Mapping[str, Video], *, width: int = 192, columns: int = 
 
 
 def _player(title: str, video: Video, width: int) -> str:
-    height = round(width * video.height / video.width)
+    height, frames = round(width * video.height / video.width), video.frames
     if video.width > width:
-        even = width // 2 * 2, height // 2 * 2
-        video = Video(np.stack([np.asarray(_fit(frame, *even)) for frame in video.frames]), video.fps)
-    elif video.width % 2 or video.height % 2:
-        video = Video(video.frames[:, : video.height // 2 * 2, : video.width // 2 * 2], video.fps)
+        frames = np.stack([np.asarray(_fit(frame, width, height)) for frame in frames])
+    video = Video(frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2], video.fps)
     with tempfile.TemporaryDirectory() as folder:
         write_video(Path(folder, "clip.mp4"), video)
         clip = base64.b64encode(Path(folder, "clip.mp4").read_bytes()).decode()
     shown = video.frames[np.linspace(0, video.num_frames - 1, 3).round().astype(int)]
     still, poster = _jpeg(np.concatenate(list(shown), axis=1)), _jpeg(shown[0])
     size, name = f'width="{width}" height="{height}"', html.escape(title)
-    return (
-        f'<td align="center"><b>{name}</b><br>'
-        f'<video src="data:video/mp4;base64,{clip}" controls loop muted preload="metadata" '
-        f'poster="{poster}" {size}>'
-        f'<img src="{still}" alt="{name}: first, middle and last frame" width="{width}"></video></td>'
-    )
+    source = f'src="data:video/mp4;base64,{clip}" poster="{poster}" {size}'
+    image = f'<img src="{still}" alt="{name}: first, middle and last frame" width="{width}">'
+    player = f'<video {source} controls loop muted preload="metadata">{image}</video>'
+    return f'<td align="center"><b>{name}</b><br>{player}</td>'
 
 
 def _jpeg(picture: np.ndarray) -> str:
@@ -246,17 +230,15 @@ def _jpeg(picture: np.ndarray) -> str:
 
 
 def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
-    enlarge = width >= picture.shape[1]  # nearest when enlarging: show the pixels the metrics saw
-    return Image.fromarray(picture).resize(
-        (width, height), Image.Resampling.NEAREST if enlarge else Image.Resampling.BICUBIC
-    )
+    # Nearest when enlarging: show the pixels that the metrics saw.
+    how = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.BICUBIC
+    return Image.fromarray(picture).resize((width, height), how)
 
 
 def fit_clip(video: Video, shape: GenerationSettings) -> Video:
     """The middle of a video in another shape: the frames nearest in time, cropped about their centre, resized.
 
-    Raises:
-        ValueError: if the video is too short.
+    Raises ValueError if it is too short.
     """
     times = np.round(np.arange(shape.num_frames) * video.fps / shape.fps).astype(int)
     spare = video.num_frames - 1 - int(times[-1])
@@ -265,9 +247,6 @@ def fit_clip(video: Video, shape: GenerationSettings) -> Video:
             f"a real clip must last {shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} "
             f"fps); this one has {video.num_frames} frames at {video.fps:g} fps"
         )
-    size = (shape.width, shape.height)
-    frames = [
-        np.asarray(ImageOps.fit(Image.fromarray(frame), size, Image.Resampling.LANCZOS))
-        for frame in video.frames[times + spare // 2]
-    ]
-    return Video(np.stack(frames), shape.fps)
+    size, how = (shape.width, shape.height), Image.Resampling.LANCZOS
+    pictures = [Image.fromarray(frame) for frame in video.frames[times + spare // 2]]
+    return Video(np.stack([np.asarray(ImageOps.fit(picture, size, how)) for picture in pictures]), shape.fps)

@@ -63,7 +63,7 @@ TITLES = {
     ROBUST: "+ a gate for what does not move",
     "robust": "robust: the last, cautious",
 }
-STILL = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
+STILL_QUANTILE = 0.01  # the quantile of true clips' movement below which a frame group counts as not moving
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,13 +201,14 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
         for name in RECIPES
     }
-    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, least_movement(*found["train"]))}
+    moving = movement_threshold(*found["train"])
+    return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, moving)}
 
 
-def least_movement(departed: ClipDataset, about: pd.DataFrame) -> float:
-    """How little a frame group of a true clip moves: the quantile `STILL`, of clips of moving scenes."""
+def movement_threshold(departed: ClipDataset, about: pd.DataFrame) -> float:
+    """How little a frame group of a true clip moves: the quantile `STILL_QUANTILE`, of clips of moving scenes."""
     true = departed.video[torch.from_numpy(np.flatnonzero(about["kind"] == TRUE))]
-    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL))
+    return float(movement(true.flatten(2, 3))[:, 1:].quantile(STILL_QUANTILE))
 
 
 def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, moving: float) -> Trained:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from icreward_lib.cli import score, study
 from icreward_lib.cli.reproduce import reproduce
-from icreward_lib.cli.score import add_command
-from icreward_lib.cli.study import add_commands
 from icreward_lib.run.files import DiskFullError
 from icreward_lib.run.models import ROOT
 from icreward_lib.run.profile import load_profile
@@ -24,11 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A command may give a code of its own: `score` 3, if some of its files could not be scored.
     """
     chosen = _parser().parse_args(arguments)
+    if getattr(chosen, "models", None):
+        os.environ[ROOT] = str(chosen.models)  # kernels inherit it
     try:
-        if models := getattr(chosen, "models", None):
-            if not models.is_dir():
-                raise FileNotFoundError(f"--models: there is no folder {models}")
-            os.environ[ROOT] = str(models.resolve())  # kernels inherit it
         code: int | None = chosen.command(chosen)
     except (ValueError, DiskFullError, FileNotFoundError, MemoryError) as error:
         print(f"icreward: {error}", file=sys.stderr)
@@ -48,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
-        "--models", type=Path, metavar="DIR",
+        "--models", type=_folder, metavar="DIR",
         help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
     )  # fmt: skip
 
@@ -67,12 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--save-notebooks", action="store_true", help="replace notebooks/ by the executed copies")
 
     ahead = commands.add_parser(
-        "prepare",
-        parents=[profile, models],
-        help="make what takes long, on several GPUs",
+        "prepare", parents=[profile, models], help="make what takes long, on several GPUs",
         description="Makes all stages of the notebooks, which then find them finished. On several GPUs: "
         "accelerate launch -m icreward_lib prepare --profile paper",
-    )
+    )  # fmt: skip
     ahead.set_defaults(command=_prepare)
     ahead.add_argument(
         "--changes", type=_changes, default={}, metavar="{name: value}",
@@ -83,9 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         "costs", parents=[profile], help="expected GPU memory, disk and GPU-hours of every stage of the public models"
     )
     costs.set_defaults(command=_costs)
-
-    add_commands(commands)
-    add_command(commands, models)
+    study.add_commands(commands)
+    score.add_command(commands, models)
     return parser
 
 
@@ -113,6 +107,12 @@ def _costs(chosen: argparse.Namespace) -> None:
     print(costs.to_markdown(costs.costs(load_profile(chosen.profile))))
 
 
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return Path(text).resolve()
+
+
 def _changes(text: str) -> dict[str, object]:
     changes = yaml.safe_load(text)
     if not isinstance(changes, dict):
@@ -125,7 +125,3 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form name=value")
     return name, value
-
-
-if __name__ == "__main__":
-    sys.exit(main())

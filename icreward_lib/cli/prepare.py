@@ -1,7 +1,4 @@
-"""`icreward prepare`: all that takes long, on as many processes as `accelerate launch` starts.
-
-What it makes are the stages that the notebooks ask for, so that `icreward reproduce` then finds them finished.
-"""
+"""`icreward prepare`: the stages of the notebooks that take long, on the processes of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -17,13 +14,8 @@ from icreward_lib.run.processes import rank
 def prepare(profile: str, changes: Mapping[str, object]) -> None:
     """Make every stage of notebooks 01 to 06 that is not finished; one that was interrupted goes on.
 
-    Args:
-        profile: name or path.
-        changes: settings by their dotted names, as the notebooks' parameter of that name.
-
-    Raises:
-        ProfileError, NotebookError: for a profile that cannot be used, or is at work already.
-        FileNotFoundError, DamagedFileError, GpuMemoryError: with what to do.
+    `changes` are settings by their dotted names. Raises `ProfileError`, `NotebookError` while the profile is at work,
+    `FileNotFoundError`, `DamagedFileError` or `GpuMemoryError`.
     """
     run = start("prepare", profile, **changes)
     with only_run(run.cache) if rank() == 0 else nullcontext():

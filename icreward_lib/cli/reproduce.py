@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from icreward_lib.run.code import notebook_code_hash
-from icreward_lib.run.files import content_hash, digest, make_folder, only_one, output_root, write_json
+from icreward_lib.run.files import content_hash, digest, make_folder, only_one, output_root, read_state, write_json
 from icreward_lib.run.matmul import measure_gflops
 from icreward_lib.run.models import CHECKOUT, ROOT, find
 from icreward_lib.run.notebooks import LiveLine, Notebook, NotebookError, execute, save_executed
-from icreward_lib.run.profile import Profile, load_profile
+from icreward_lib.run.profile import Profile, load_profile, suggestion
 from icreward_lib.run.run import Run, installed_versions
 
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -47,8 +46,7 @@ def reproduce(
 
     One whose code, with all that it reaches in the library, parameters, profile, models and predecessors are as they
     were when it last ran, and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the
-    executed notebooks replace those in the folder. Raises `NotebookError`, `ProfileError`, or what `files.atomic`
-    raises.
+    executed notebooks replace those in the folder. Raises `NotebookError`, `ProfileError`, or as of `files.atomic`.
     """
     profile = load_profile(profile_name)
     if profile_name.endswith((".yaml", ".yml")):
@@ -63,12 +61,11 @@ def reproduce(
         raise NotebookError("--save-notebooks goes with the notebooks' own parameters and profile only")
 
     cache = output_root() / ".cache" / profile.name
-    state_file = cache / "reproduce.json"
     # A profile chosen here goes before one set outside, and the kernel is this Python.
     chosen = {"ICREWARD_PROFILE": profile_name, "JUPYTER_PREFER_ENV_PATH": "1"}
     os.environ |= {**KERNELS, **os.environ, **chosen}
     with only_run(cache):
-        state = _read_state(state_file)
+        state = read_state(cache / "reproduce.json")
         keys = _keys(every, profile, raw)
         ran = False
         for position, book in enumerate(selected, start=1):
@@ -80,17 +77,19 @@ def reproduce(
             resume += ["--only" if only else "--from", book.name[:2]]
             resume += [word for name, text in raw.items() for word in ("-p", f"{name}={text}")]
             live = LiveLine(f"[{position}/{len(selected)}] {book.name}")
-            chosen = {"profile": profile_name, **book.parse(raw)}
             state.pop(book.name, None)
-            account = execute(book, chosen, cache, live=live, resume=shlex.join(resume))
+            parameters = {"profile": profile_name, **book.parse(raw)}
+            account = execute(book, parameters, cache, live=live, resume=shlex.join(resume))
             state[book.name] = {"key": keys[book.name], **account}
-            write_json(state_file, state)
+            write_json(cache / "reproduce.json", state)
             if save_notebooks:
                 save_executed(cache / "notebooks" / book.path.name, book.path)
             ran = True
         if ran and not raw:
             _write_timing(profile, every, state, keys)
-    _print_table(selected, state)
+    print("\nnotebook                  seconds")
+    for book in selected:
+        print(f"{book.name:<25}{state[book.name]['seconds']:>8.1f}")
 
 
 def _select(every: Sequence[Notebook], first: str | None, only: str | None) -> list[Notebook]:
@@ -109,8 +108,7 @@ def _check_parameters(selected: Sequence[Notebook], raw: Mapping[str, str]) -> N
         if name == "profile":
             raise NotebookError("-p profile=...: choose the profile with --profile")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known) or 'none'}"
+            hint = suggestion(name, known)
             if "." in name and "changes" in known:
                 hint = f"for a setting of the profile write -p 'changes={{{name}: {raw[name]}}}'"
             raise NotebookError(f"-p {name}: no selected notebook has this parameter ({hint})")
@@ -126,15 +124,6 @@ def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -
         if book.name[:2] != "00":  # it makes checkpoints, whose content counts already
             previous = keys[book.name]
     return keys
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """What earlier runs left; nothing counts as done if that cannot be read."""
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return state
 
 
 def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
@@ -160,19 +149,15 @@ def _write_timing(
     books = [book.name for book in every if book.name[:2] != "00"]
     if any(name not in state or state[name]["key"] != keys[name] for name in books):
         return
-    notebooks, stages, peaks = dict[str, float](), dict[str, float](), [0.0]
+    notebooks, stages, peaks = dict[str, float](), Counter[str](), [0.0]
     for name in books:
-        own = dict[str, dict[str, Any]]()
-        for stage in state[name]["stages"]:
-            if stage["notebook"] == name:
-                # A notebook may open a stage several times; only the first tells whether it was found finished.
-                own.setdefault(stage["key"], stage)
-        earlier = sum(stage["seconds"] for stage in own.values() if stage["reused"])
+        # A notebook may open a stage several times; only the first tells whether it was found finished.
+        made = {stage["key"]: stage for stage in reversed(state[name]["stages"]) if stage["notebook"] == name}.values()
+        earlier = sum(stage["seconds"] for stage in made if stage["reused"])
         notebooks[name] = round(state[name]["seconds"] + earlier, 2)
-        peaks += [made.get("peak_rss_gb", 0.0) for made in (state[name], *own.values())]
-        for stage in own.values():
-            label = f"{name}/{stage['stage']}"
-            stages[label] = round(stages.get(label, 0.0) + stage["seconds"], 2)
+        peaks += [each.get("peak_rss_gb", 0.0) for each in (state[name], *made)]
+        for stage in made:
+            stages[f"{name}/{stage['stage']}"] += stage["seconds"]
     gflops = {"fp32": measure_gflops("float32"), "bf16": measure_gflops("bfloat16")}
     timing = {
         "total_seconds": round(sum(notebooks.values()), 2),
@@ -180,12 +165,6 @@ def _write_timing(
         "matmul_gflops": {name: speed for name, (speed, _) in gflops.items()},
         "matmul_missing": {name: why for name, (_, why) in gflops.items() if why},
         "notebooks": notebooks,
-        "stages": stages,
+        "stages": {name: round(seconds, 2) for name, seconds in stages.items()},
     }
     Run("reproduce", profile, {}).record("timing.json", timing)
-
-
-def _print_table(selected: Sequence[Notebook], state: Mapping[str, Any]) -> None:
-    print("\nnotebook                  seconds")
-    for book in selected:
-        print(f"{book.name:<25}{state[book.name]['seconds']:>8.1f}")

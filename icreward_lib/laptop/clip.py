@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from open_clip import ClipLoss
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from safetensors.torch import save_file
@@ -19,58 +20,51 @@ from icreward_lib.laptop.tokenizer import EOS, PAD, build_tokenizer, tokenize
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
 
+SIZE = 64
 CONTEXT = 20  # tokens; the longest caption has 16 with its end
 PHASES = 5  # frames rendered of each scene, of which a step sees one
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of the model and of its training."""
+    """The model, and sizes of its training."""
 
-    embed_dim: int = 128
-    vision_width: int = 192
-    vision_layers: int = 4
-    vision_head_width: int = 32
-    patch_size: int = 8
-    text_width: int = 128
-    text_layers: int = 3
-    image_size: int = 64
+    model: dict[str, Any]
     batch_size: int = 64
     trials: int = 5  # retrievals among 100 scenes behind each final figure
     loop: LoopConfig = LoopConfig(steps=400, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
 
 
-def model_config(config: ClipConfig) -> dict[str, object]:
-    """The `model_cfg` of open_clip's config file."""
+def model_config(
+    *,
+    embed_dim: int = 128,
+    vision_width: int = 192,
+    vision_layers: int = 4,
+    text_width: int = 128,
+    text_layers: int = 3,
+) -> dict[str, Any]:
+    """The `model_cfg` of open_clip's config file, for frames of 64x64 pixels."""
     ids = build_tokenizer().get_vocab()
-    return {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": {
-            "image_size": config.image_size,
-            "layers": config.vision_layers,
-            "width": config.vision_width,
-            "head_width": config.vision_head_width,
-            "patch_size": config.patch_size,
-        },
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": len(ids),
-            "hf_tokenizer_name": "local",  # open_clip then loads the tokenizer from the model's own folder
-            "width": config.text_width,
-            "heads": config.text_width // 32,
-            "layers": config.text_layers,
-            "pool_type": "eos",
-            "eos_id": ids[EOS],
-            "pad_id": ids[PAD],
-        },
+    vision = {"image_size": SIZE, "layers": vision_layers, "width": vision_width, "head_width": 32, "patch_size": 8}
+    text = {
+        "context_length": CONTEXT,
+        "vocab_size": len(ids),
+        "hf_tokenizer_name": "local",  # open_clip then loads the tokenizer from the model's own folder
+        "width": text_width,
+        "heads": text_width // 32,
+        "layers": text_layers,
+        "pool_type": "eos",
+        "eos_id": ids[EOS],
+        "pad_id": ids[PAD],
     }
+    return {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
 
 
 def build(config: ClipConfig) -> CLIP:
     """A CLIP with new weights, drawn from the loop's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return CLIP(**model_config(config))
+        return CLIP(**config.model)
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -87,26 +81,24 @@ def embed_captions(model: CLIP, scenes: list[Scene]) -> Tensor:
 
 def contrastive_loss(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tensor]]:
     """The loss of a step: symmetric cross-entropy over a batch's frames and captions (CLIP, Radford 2021)."""
-    targets = torch.arange(config.batch_size)
 
     def loss(step: int) -> dict[str, Tensor]:
         seed = config.loop.seed * 1_000_003 + step
         rng = np.random.default_rng([seed, 1])
         scenes = sample_scenes(config.batch_size, seed=seed)
-        clips = render(scenes, num_frames=PHASES, size=config.image_size).frames
-        frames = clips[targets.numpy(), rng.integers(PHASES, size=len(clips))]
+        clips = render(scenes, num_frames=PHASES, size=SIZE).frames
+        frames = clips[np.arange(len(clips)), rng.integers(PHASES, size=len(clips))]
         pixels = to_pixels(degrade(frames[:, None], rng)[:, 0])
         images = model.encode_image(pixels, normalize=True)
         # The temperature's floor of 1/100 is the original's.
-        logits = model.logit_scale.exp().clamp(max=100) * images @ embed_captions(model, scenes).T
-        total = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-        return {"loss": total, "accuracy": (logits.argmax(0) == targets).float().mean()}
+        scale = model.logit_scale.exp().clamp(max=100)
+        return {"loss": ClipLoss()(images, embed_captions(model, scenes), scale)}
 
     return loss
 
 
 @torch.no_grad()
-def evaluate(model: CLIP, config: ClipConfig, *, split: Split = "seen", trials: int = 1) -> dict[str, float]:
+def evaluate(model: CLIP, *, split: Split = "seen", trials: int = 1) -> dict[str, float]:
     """Retrieval top-1 among 100 new scenes, averaged over `trials` draws of them.
 
     `text_to_image` looks up a scene's middle frame by its caption, `last_to_first` its first frame by its
@@ -116,7 +108,7 @@ def evaluate(model: CLIP, config: ClipConfig, *, split: Split = "seen", trials: 
     for trial in range(trials):
         seed = EVALUATION_SEED + trial
         scenes = sample_scenes(100, seed=seed, split=split)
-        clips = render(scenes, num_frames=3, size=config.image_size).frames
+        clips = render(scenes, num_frames=3, size=SIZE).frames
         blurred = degrade(clips[:, 1:2], np.random.default_rng(seed), share=1.0)[:, 0]
         first, middle, last, soft = (
             model.encode_image(to_pixels(frames), normalize=True) for frames in (*clips.swapaxes(0, 1), blurred)
@@ -131,19 +123,20 @@ def evaluate(model: CLIP, config: ClipConfig, *, split: Split = "seen", trials: 
 def save(model: CLIP, config: ClipConfig, folder: Path) -> None:
     """Write what `open_clip.create_model_and_transforms("local-dir:...")` and `get_tokenizer` read."""
     preprocess = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
-    settings = {"model_cfg": model_config(config), "preprocess_cfg": preprocess}
+    settings = {"model_cfg": config.model, "preprocess_cfg": preprocess}
     with atomic(folder) as new:
         write_json(new / "open_clip_config.json", settings)
         save_file(half_weights(model), new / "open_clip_model.safetensors")
         build_tokenizer().save_pretrained(new)
 
 
-def train(run_folder: Path, out: Path, config: ClipConfig = ClipConfig()) -> dict[str, float]:  # noqa: B008
+def train(run_folder: Path, out: Path, config: ClipConfig | None = None) -> dict[str, float]:
     """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
+    config = config or ClipConfig(model_config())
     model = build(config)
-    log = fit(model, contrastive_loss(model, config), config.loop, run_folder, lambda: evaluate(model, config))
+    log = fit(model, contrastive_loss(model, config), config.loop, run_folder, lambda: evaluate(model))
     save(model, config, out)
     figures = {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
     for split in SPLITS:
-        figures |= evaluate(model, config, split=split, trials=config.trials)
+        figures |= evaluate(model, split=split, trials=config.trials)
     return figures

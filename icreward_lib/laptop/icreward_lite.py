@@ -14,7 +14,7 @@ from torch import Tensor
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit
 from icreward_lib.rewards.lite import ICRewardLite, LiteConfig
-from icreward_lib.world.content import PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, photograph
+from icreward_lib.world.content import PHOTOGRAPHS, UNSEEN_PHOTOGRAPHS, photograph, turned_colours
 from icreward_lib.world.damage import KINDS, REGIONS, depart, ellipse
 from icreward_lib.world.scenes import SPLITS, Split
 
@@ -83,22 +83,18 @@ def _shot(name: str, frames: int, size: int, rng: np.random.Generator) -> np.nda
         whole = whole.flip(2)
     sides = rng.uniform(0.4, 0.9) * SHORT_SIDE * np.linspace(1, rng.uniform(0.7, 1.4), frames)
     sides = sides.clip(size / 2, SHORT_SIDE)
-    places = [np.linspace(*(_near(rng.random(), rng)), frames) for _ in range(2)]
+    start = rng.random(2)
+    places = np.linspace(start, (start + rng.uniform(-0.8, 0.8, 2)).clip(0, 1), frames)
     shown = []
-    for side, down, right in zip(sides.round().astype(int), *places, strict=True):
-        top, left = (int(place * (length - side)) for place, length in zip((down, right), whole.shape[1:], strict=True))
+    for side, place in zip(sides.round().astype(int), places, strict=True):
+        top, left = (place * (np.array(whole.shape[1:]) - side)).astype(int)
         part = whole[None, :, top : top + side, left : left + side]
         shown.append(F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0])
     pixels = torch.stack(shown)
     if rng.random() < 0.4:
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
-        pixels = torch.einsum("dc,tchw->tdhw", turn, pixels - 0.5) + 0.5
+        pixels = turned_colours(pixels, rng)
     pixels = (pixels - 0.5) * rng.uniform(0.7, 1.2) + 0.5 + rng.uniform(-0.1, 0.1)
     return (255 * pixels.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _near(place: float, rng: np.random.Generator) -> tuple[float, float]:
-    return place, float(np.clip(place + rng.uniform(-0.8, 0.8), 0, 1))
 
 
 def _pasted(clip: np.ndarray, subject: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from icreward_lib.laptop.changes import Examples, examples, out_of_vocabulary
+from icreward_lib.laptop.changes import examples, out_of_vocabulary
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
 from icreward_lib.laptop.tokenizer import (
@@ -92,11 +92,6 @@ class VlmConfig:
         indices: list[int] = np.linspace(0, FRAMES - 1, self.num_frames).round().astype(int).tolist()
         return indices
 
-    @property
-    def groups(self) -> list[list[int]]:
-        """The frames read, in the pairs that share tokens."""
-        return [self.frames[first : first + 2] for first in range(0, self.num_frames, 2)]
-
 
 def build_processor(config: VlmConfig) -> Qwen2VLProcessor:
     """Qwen2-VL's processor with the small tokenizer; pictures are brought to an area of `image_size`^2."""
@@ -114,6 +109,7 @@ def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL with new weights, drawn from the loop's seed."""
     ids = build_tokenizer(chat=True).get_vocab()
     half = config.width // config.heads // 2
+    spatial = 3 * half // 8
     settings = Qwen2VLConfig(
         text_config={
             "vocab_size": len(ids),
@@ -126,7 +122,7 @@ def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8],
+                "mrope_section": [half - 2 * spatial, spatial, spatial],
             },
             "bos_token_id": None,
             "eos_token_id": ids[TURN_END],
@@ -155,14 +151,6 @@ def save(vlm: Qwen2VLForConditionalGeneration, config: VlmConfig, folder: Path) 
     with atomic(folder) as new:
         vlm.save_pretrained(new, state_dict=half_weights(vlm))
         build_processor(config).save_pretrained(new)
-
-
-def draw(
-    count: int, seed: int, config: VlmConfig, *, split: Split = "seen", drifting: int = 0, nameless: float = 0.0
-) -> Examples:
-    """Examples of the frames that `config` reads."""
-    shape = config.frames, config.image_size
-    return examples(count, *shape, seed=seed, split=split, drifting=drifting, nameless=nameless)
 
 
 class Pretraining(nn.Module):
@@ -227,23 +215,16 @@ class Pretraining(nn.Module):
     ) -> Tensor:
         """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
 
-        A token answers for the subject by how much of it is covered, and for the background by the rest. What
-        has no name is known by its looks alone.
-
-        Args:
-            tokens: of the frames in `groups`.
-            scenes: n of them.
-            clips: whole clips of the scenes, uint8 "n t h w c".
-            masks: the subject's, "n t h w".
-            groups: indices of the frames that share tokens.
+        A token answers for the subject by how much of it is covered, and for the background by the rest. What has no
+        name is known by its looks alone. `groups` are indices of the frames, of whole clips "n t h w c" and masks
+        "n t h w" of the subject, that share tokens.
         """
         phases = [float(np.mean(group)) / (masks.shape[1] - 1) - 0.5 for group in groups]
         coverage = patch_masks(masks, groups, self.config.grid)
-        movement = 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)
         cover = coverage.flatten(1)
         flow, covered, thumbs, *classes = self.probe(tokens).split(self.sizes, dim=-1)
         errors = [
-            F.mse_loss(flow, movement),
+            F.mse_loss(flow, 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)),
             F.binary_cross_entropy_with_logits(covered[..., 0], cover),
             4 * F.mse_loss(thumbs, _thumbs(clips, groups, self.config.grid)),  # 4: to the scale of the others
         ]
@@ -276,7 +257,8 @@ class Pretraining(nn.Module):
         """Words of captions and of what changed. What drifts (a quarter) or has no name (a third) has no caption."""
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
-        shown = draw(config.batch_size, seed, config, drifting=config.batch_size // 4, nameless=NAMELESS)
+        count = config.batch_size
+        shown = examples(count, config.frames, config.image_size, seed=seed, drifting=count // 4, nameless=NAMELESS)
         clips = degrade(shown.clips, np.random.default_rng([seed, 1]), share=0.3)
         videos, pictures = self.encode(clips, shown.pictures)
         told = np.flatnonzero(shown.named & ~shown.drifting)
@@ -313,7 +295,8 @@ def evaluate(
     task = Pretraining(vlm, config)
     hits: dict[str, list[bool]] = {}
     for start in range(0, count, 32):
-        shown = draw(min(32, count - start), EVALUATION_SEED + start, config, split=split)
+        seed, some = EVALUATION_SEED + start, min(32, count - start)
+        shown = examples(some, config.frames, config.image_size, seed=seed, split=split)
         videos, pictures = task.encode(shown.clips, shown.pictures)
         said = _answer(vlm, task, task.embed(CAPTION_CHAT, [""] * len(videos), videos)[0])
         for scene, words in zip(shown.scenes, said, strict=True):

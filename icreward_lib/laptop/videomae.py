@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
 from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
 from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
+from icreward_lib.metrics.video_features import videomae_pixels
 from icreward_lib.run.files import atomic
+from icreward_lib.video import Video
 from icreward_lib.world.content import CAMERAS, MOTIONS
 from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
 
@@ -24,48 +27,44 @@ LABELS = (
     "no subject",
 )
 FRAMES = 17  # of the world's clips; the model sees the last 16, as the Fréchet distance does
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as public VideoMAE models have
 
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """Sizes of the model and of its training."""
+    """The model, and sizes of its training."""
 
-    image_size: int = 64
-    patch_size: int = 8
-    tubelet_size: int = 4
-    width: int = 160
-    layers: int = 3
-    heads: int = 4
+    model: VideoMAEConfig
     batch_size: int = 24
     judged: int = 512  # new clips of each split behind the final figures
     loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
+
+
+def model_config(*, width: int = 160, layers: int = 3, heads: int = 4, patch_size: int = 8) -> VideoMAEConfig:
+    """Of a small classifier of 16 frames of 64x64 pixels."""
+    return VideoMAEConfig(
+        image_size=64,
+        patch_size=patch_size,
+        num_frames=FRAMES - 1,
+        tubelet_size=4,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+    )
 
 
 def build(config: MotionConfig) -> VideoMAEForVideoClassification:
     """A classifier with new weights, drawn from the loop's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return VideoMAEForVideoClassification(
-            VideoMAEConfig(
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                num_frames=FRAMES - 1,
-                tubelet_size=config.tubelet_size,
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                intermediate_size=4 * config.width,
-                id2label=dict(enumerate(LABELS)),
-                label2id={name: index for index, name in enumerate(LABELS)},
-            )
-        )
+        return VideoMAEForVideoClassification(config.model)
 
 
 def to_pixels(clips: np.ndarray) -> Tensor:
     """uint8 "n 17 h w c" to the model's normalised "n 16 c h w", without the first frame."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (torch.from_numpy(clips[:, 1:]).permute(0, 1, 4, 2, 3).float() / 255 - mean) / std
+    return videomae_pixels([Video(frames, 8.0) for frames in clips], num_frames=FRAMES - 1, size=clips.shape[2])
 
 
 def to_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
@@ -85,7 +84,7 @@ class Pretraining(nn.Module):
         """Train `model`."""
         super().__init__()
         self.model, self.config = model, config
-        self.flow = nn.Linear(config.width, 2)
+        self.flow = nn.Linear(config.model.hidden_size, 2)
         nn.init.zeros_(self.flow.weight)
 
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -93,7 +92,7 @@ class Pretraining(nn.Module):
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
         scenes = sample_scenes(config.batch_size, seed=seed)
-        clips = render(scenes, num_frames=FRAMES, size=config.image_size)
+        clips = render(scenes, num_frames=FRAMES, size=config.model.image_size)
         pixels = to_pixels(degrade(clips.frames, np.random.default_rng([seed, 1]), share=0.3))
         states = self.model.videomae(pixels).last_hidden_state
         logits = self.model.classifier(self.model.fc_norm(states.mean(1)))
@@ -103,10 +102,11 @@ class Pretraining(nn.Module):
 
     def _movements(self, scenes: list[Scene], masks: np.ndarray) -> Tensor:
         """Truth "n tokens 2", in the order of the model's tokens."""
-        tubelet = self.config.tubelet_size
+        model = self.config.model
+        tubelet = model.tubelet_size
         groups = [list(range(first, first + tubelet)) for first in range(1, FRAMES, tubelet)]
         phases = [float(np.mean(group)) / (FRAMES - 1) - 0.5 for group in groups]
-        coverage = patch_masks(masks, groups, self.config.image_size // self.config.patch_size)
+        coverage = patch_masks(masks, groups, model.image_size // model.patch_size)
         return patch_flow(scenes, coverage, phases).flatten(1, 3)
 
 
@@ -124,7 +124,7 @@ def evaluate(
     scenes = sample_scenes(count, seed=EVALUATION_SEED, split=split)
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
-        logits = model(to_pixels(render(part, num_frames=FRAMES, size=config.image_size).frames)).logits
+        logits = model(to_pixels(render(part, num_frames=FRAMES, size=config.model.image_size).frames)).logits
         for name, answer, label in zip(hits, split_logits(logits), to_labels(part), strict=True):
             hits[name].append(answer.argmax(1) == label)
     return {f"{split}_{name}": float(torch.cat(values).float().mean()) for name, values in hits.items()}
@@ -133,18 +133,19 @@ def evaluate(
 def save(model: VideoMAEForVideoClassification, config: MotionConfig, folder: Path) -> None:
     """Write what `from_pretrained` of the classifier and of `VideoMAEImageProcessor` read."""
     processor = VideoMAEImageProcessor(
-        size={"height": config.image_size, "width": config.image_size},
+        size={"height": config.model.image_size, "width": config.model.image_size},
         do_center_crop=False,
-        image_mean=list(MEAN),
-        image_std=list(STD),
+        image_mean=list(IMAGENET_DEFAULT_MEAN),
+        image_std=list(IMAGENET_DEFAULT_STD),
     )
     with atomic(folder) as new:
         model.save_pretrained(new, state_dict=half_weights(model))
         processor.save_pretrained(new)
 
 
-def train(run_folder: Path, out: Path, config: MotionConfig = MotionConfig()) -> dict[str, float]:  # noqa: B008
+def train(run_folder: Path, out: Path, config: MotionConfig | None = None) -> dict[str, float]:
     """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
+    config = config or MotionConfig(model_config())
     model = build(config)
     task = Pretraining(model, config)
     log = fit(task, task.loss, config.loop, run_folder, lambda: evaluate(model, config, count=config.judged // 4))

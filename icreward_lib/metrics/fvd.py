@@ -73,15 +73,8 @@ def real_vs_real(
     """Distance between two disjoint random sets of n real clips each: a scale for other values at this n, not a floor.
 
     The two sets show different scenes. A generator whose clips are compared with the true clips of the *same* images
-    can come closer than that, a perfect one to 0.
-
-    Args:
-        real: features (N, d) with N >= 2n, one clip per image.
-        n: clips a side.
-        seed: of the splits.
-        draws: repeated splits, whose quantiles are the limits.
-        level: coverage of the limits.
-        distance: of two sets.
+    can come closer than that, a perfect one to 0. `real` (N, d) with N >= 2n, one clip per image; the limits are
+    quantiles over `draws` repeated splits.
     """
     real = _features(real)
     if len(real) < 2 * n:
@@ -124,18 +117,9 @@ def distance_columns(
 ) -> dict[str, float]:
     """All that has to stand beside one value of FVD: a row's columns.
 
-    Args:
-        real: features (m, d) of real clips, one of a scene.
-        fake: features (n, d) of a generator's clips.
-        images: (n,) the image of each of these.
-        seed: of resamples and splits.
-        draws: resamples of the images behind an interval.
-        level: coverage of intervals.
-
-    Returns:
-        `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-        `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where fewer
-        are real, m / 2, at which FVD is larger; `fvd_infinity`.
+    `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
+    `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where fewer are
+    real, m / 2, at which FVD is larger; `fvd_infinity`.
     """
     half = min(len(fake), len(real) // 2)
     row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}

@@ -21,14 +21,14 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from PIL import Image
 from safetensors import SafetensorError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 SIDE, SHORTER_SIDE = 224, 256  # pixels: what the networks see, and what DINO's view is cut from
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+IMAGENET, CLIP = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 KINDS = ("dino", "clip", "open_clip")  # DreamSim's networks, in the order of its embedding
 DINO_FILE = "dino_vitbase16_pretrain.pth"
 CLIP_FILES = ("clip_vitb16_pretrain.pth.tar", "open_clip_vitb16_pretrain.pth.tar")

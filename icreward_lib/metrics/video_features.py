@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 from transformers import VideoMAEModel
 
 from icreward_lib.video import Video
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as public VideoMAE models expect
 I3D_FILE = "i3d_torchscript.pt"
 I3D_SIDE, I3D_FRAMES, I3D_SIZE = 224, 9, 400  # pixels, the fewest frames it takes, logits
 
@@ -76,8 +77,7 @@ def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> t
             raise ValueError(f"These video features need {num_frames} frames; a clip has {video.num_frames}.")
         frames = torch.tensor(video.frames[-num_frames:]).permute(0, 3, 1, 2).float() / 255
         clips.append(F.interpolate(frames, (size, size), mode="bilinear", antialias=True))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
-    return (torch.stack(clips) - mean) / std
+    return normalize(torch.stack(clips), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 class I3DFeatures:

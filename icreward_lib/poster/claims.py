@@ -30,11 +30,17 @@ class Claim:
     why: str
 
 
-class _Results:
-    """What notebooks recorded, read by the keys that lead to a value; a mapping chooses a row of a table."""
+class _Claims:
+    """Claims, and what notebooks recorded: values are read by the keys that lead to them, a mapping chooses a row."""
 
-    def __init__(self, run: Run) -> None:
-        self._folder = run.results
+    def __init__(self, run: Run, yes: str, no: str) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._folder, self._yes, self._no = run.results, yes, no
+
+    def add(self, name: str, claim: str, poster: str, ours: Interval, verdict: bool | str, why: str) -> None:
+        if isinstance(verdict, bool):
+            verdict = self._yes if verdict else self._no
+        self.found.append(asdict(Claim(name, claim, poster, ours.mean, ours.low, ours.high, verdict, why)))
 
     def value(self, file: str, *keys: str | dict[str, object]) -> Any:
         path = self._folder / f"{file}.json"
@@ -64,13 +70,8 @@ def collect(run: Run) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: if a notebook has not recorded what a claim needs.
     """
-    results = _Results(run)
-    found: list[Claim] = []
-
-    def add(name: str, claim: str, poster: str, ours: Interval, verdict: bool | str, why: str) -> None:
-        if isinstance(verdict, bool):
-            verdict = REPRODUCED if verdict else NOT_REPRODUCED
-        found.append(Claim(name, claim, poster, ours.mean, ours.low, ours.high, verdict, why))
+    results = _Claims(run, REPRODUCED, NOT_REPRODUCED)
+    add = results.add
 
     val, test = (results.interval("reward_models", "icreward_minus_mlp", split) for split in ("val", "test"))
     claim = "ICReward has a lower validation MSE than the MLP (ICReward minus MLP)"
@@ -114,25 +115,21 @@ def collect(run: Run) -> list[dict[str, Any]]:
     claim = "The tuned generator's new clips stay nearer to the image than the base's (CLIPSim, tuned minus base)"
     why = f"{row['tuned']:.3f} against {row['base']:.3f}"
     if change.high < 0:
-        why += "; they leave it: tuning raised what ICReward sees, and lost what CLIP sees"
+        why += ": tuned clips leave the image"
     add("dpo_clipsim", claim, "better consistency, no number", change, change.low > 0, why)
 
     claim = "The MLP, which the pairs are against, prefers the tuned generator's new clips too (share)"
     add("dpo_mlp", claim, "not measured", wins["mlp"], wins["mlp"].low > 0.5, f"{wins['mlp'].n} images, ties as half")
-    return [asdict(each) for each in found]
+    return results.found
 
 
 def collect_beyond(run: Run) -> list[dict[str, Any]]:
-    """Read what notebooks 07 and 08 recorded: claims of our own, `poster` being what they aim at.
+    """Read what notebooks 07 to 10 recorded: claims of our own, `poster` being what they aim at.
 
     A claim holds where its whole interval lies on its side; errors as of `collect`.
     """
-    results = _Results(run)
-    found: list[Claim] = []
-
-    def add(name: str, claim: str, aim: str, ours: Interval, holds: bool, why: str) -> None:
-        verdict = HOLDS if holds else DOES_NOT_HOLD
-        found.append(Claim(name, claim, aim, ours.mean, ours.low, ours.high, verdict, why))
+    results = _Claims(run, HOLDS, DOES_NOT_HOLD)
+    add = results.add
 
     frozen = {name: results.interval("probes", "frozen_preference", name) for name in ("icreward", "label", "clipsim")}
     claim = "The poster's ICReward prefers the true clip to its frozen first frame (share of frozen ones preferred)"
@@ -170,7 +167,7 @@ def collect_beyond(run: Run) -> list[dict[str, Any]]:
         )
         claim = f"Flow-DPO by {_REWARDS[rule]}'s pairs makes clips follow the true motion better (faithfulness, change)"
         add(f"dpo_{rule}", claim, "above 0", ours, ours.low > 0, f"dynamic degree {motion}; label {label}")
-    return [asdict(each) for each in found]
+    return results.found
 
 
 def _about(run: Run) -> str:

@@ -130,8 +130,7 @@ def low_scores(
                 if first == second:
                     continue
                 sample, other = train[first], train[second]
-                own = videos.of(sample.id)
-                clip = _departure(own[0], videos.first(other.id), rng)
+                clip = _departure(videos.first(sample.id), videos.first(other.id), rng)
                 scored = scorer.score(compared_with(run, sample, videos), [clip])
                 found = {name: scored[name] for name in CONSISTENCY} | sample.fidelity([clip], scored)
                 row = {"sample": sample.id, "video": data.videos_per_sample, "dynamic_degree": dynamic_degree(clip)}
@@ -146,8 +145,8 @@ def low_scores(
     if not rows:
         return pd.DataFrame(), []
     table = add_labels(run, pd.DataFrame(rows), limits)
-    known = {sample.id: sample for sample in samples}
-    table = table.assign(split="train", unseen=False, prompt=[known[i].prompt for i in table["sample"]])
+    prompts = {sample.id: sample.prompt for sample in samples}
+    table = table.assign(split="train", unseen=False, prompt=table["sample"].map(prompts))
     clips = [Video(frames, run.profile.generation.fps) for frames in stage.load_npz("clips.npz")["frames"]]
     return table, clips
 

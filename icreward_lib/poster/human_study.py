@@ -70,14 +70,14 @@ def of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.asarray(values[np.arange(len(values)), columns])
 
 
-def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray], split: str = "test") -> Iterator[Shown]:
-    """The image of each sample with the video that every picker chose, for `study.pairs.write_pairs`.
+def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray]) -> Iterator[Shown]:
+    """The image of each test sample with the video that every picker chose, for `study.pairs.write_pairs`.
 
     Args:
-        chosen: picker -> video per sample of the split, (S,), as `best_of_k.picks` and `random_picks` give.
+        chosen: picker -> video per test sample, (S,), as `best_of_k.picks` and `random_picks` give.
     """
     shape = run.profile.generation
-    for position, sample in enumerate(curated.of(split)):
+    for position, sample in enumerate(curated.of("test")):
         videos = curated.videos.of(sample.id)
         picked = {name: videos[int(columns[position])] for name, columns in chosen.items()}
         yield Shown(str(sample.id), sample.image(shape.height, shape.width), picked)

@@ -48,15 +48,11 @@ def new_mlp(run: Run, seed: int) -> MLPReward:
     return MLPReward(config, features, base=str(run.model("clip")), seed=seed).to(run.device)
 
 
-def new_icreward(run: Run, seed: int, config: ICRewardConfig | None = None) -> ICRewardModel:
-    """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`.
-
-    `config` is `icreward_config` unless given.
-    """
+def new_icreward(run: Run, seed: int) -> ICRewardModel:
+    """ICReward before its training, from VideoReward if the profile says so, with head and LoRA drawn from `seed`."""
     start = run.model("videoreward") if run.profile.models.videoreward else None
-    reward = ICRewardModel.create(
-        str(run.model("vlm")), config or icreward_config(run), seed=seed, videoreward=start, device=run.device
-    )
+    vlm, config = str(run.model("vlm")), icreward_config(run)
+    reward = ICRewardModel.create(vlm, config, seed=seed, videoreward=start, device=run.device)
     if start:
         reward.checkpoint_gradients()
     return reward

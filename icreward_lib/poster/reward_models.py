@@ -156,7 +156,7 @@ class Trained:
         label = pd.DataFrame(self.label_matrix(split)).rank(axis=1)
         scores = [pd.DataFrame(values).rank(axis=1) for values in self.matrices(split)]
         found = np.stack([ranks.corrwith(label, axis=1).to_numpy() for ranks in scores])
-        return _over_trainings(found, np.nanmean, seed=seed, draws=draws, level=level)
+        return _over_trainings(found, lambda r: float(pd.Series(r).mean()), seed=seed, draws=draws, level=level)
 
 
 def _over_trainings(
@@ -258,12 +258,12 @@ def save_trained(
     stage.save_npz(f"{item}.npz", scores=scores, epochs=epochs, best=np.array(history.best))
 
 
-def published(trained: Mapping[str, Trained]) -> dict[str, dict[str, str]]:
-    """What a notebook records as `rewards`: the stage that holds each reward, by the name of `icreward score`.
+def published(trained: Trained) -> dict[str, str]:
+    """Where a reward is kept. Under its name in an entry `rewards` of a notebook's results, `icreward score` finds it.
 
-    The names are `icreward`, `mlp` and `robust`; `icreward score --with icreward=laptop` finds the reward by it.
+    The names are `icreward`, `mlp` and `robust`, as in `--with icreward=laptop`.
     """
-    return {name: {"stage": model.stage.name, "key": model.stage.key} for name, model in trained.items()}
+    return {"stage": trained.stage.name, "key": trained.stage.key}
 
 
 def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:

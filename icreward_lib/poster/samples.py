@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from icreward_lib.poster.suite import SuiteImage, crop_folder, curate_images, image_files, read_suite
+from icreward_lib.poster.suite import crop_folder, curate_images, image_files, read_suite
 from icreward_lib.run import Run
 from icreward_lib.run.files import content_hash
 from icreward_lib.run.models import locate
@@ -85,34 +85,17 @@ class SuiteSample:
 
     id: int
     split: str
-    entry: SuiteImage
+    prompt: str  # the image's own
+    kind: str  # its category in the suite
+    dimension: str
     path: Path
-    real: Path | None  # a real video
-
-    @property
-    def prompt(self) -> str:
-        """The image's own prompt."""
-        return self.entry.prompt
+    real: Path | None  # a real video, of whatever content; samples of the test split have one each
+    is_unseen: bool = False  # nobody knows what the public models have seen
 
     @property
     def title(self) -> str:
         """The beginning of the prompt."""
-        return self.entry.prompt if len(self.entry.prompt) <= 24 else self.entry.prompt[:23].rstrip() + "…"
-
-    @property
-    def kind(self) -> str:
-        """Its category in the suite."""
-        return self.entry.kind
-
-    @property
-    def dimension(self) -> str:
-        """As the suite's index has it."""
-        return self.entry.dimension
-
-    @property
-    def is_unseen(self) -> bool:
-        """False: nobody knows what the public models have seen."""
-        return False
+        return self.prompt if len(self.prompt) <= 24 else self.prompt[:23].rstrip() + "…"
 
     def image(self, height: int, width: int) -> np.ndarray:
         """The cropped picture, resized."""
@@ -120,16 +103,14 @@ class SuiteSample:
         return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
     def real_clip(self, shape: GenerationSettings) -> Video:
-        """A real video, of whatever content; samples of the test split have one each."""
+        """Its real video."""
         if self.real is None:
-            raise ValueError(
-                f"Sample {self.id} of the split {self.split} has no real clip: only those of the test split."
-            )
+            raise ValueError(f"Sample {self.id} of the split {self.split} has no real clip: only test samples have.")
         return fit_clip(read_video(self.real), shape)
 
     def account(self) -> dict[str, object]:
         """Likewise: prompt, and the picture's content."""
-        return {"prompt": self.entry.prompt, "image": content_hash(self.path)}
+        return {"prompt": self.prompt, "image": content_hash(self.path)}
 
     def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """No truth is known: the mean likeness of the frames to the image, which is no part of the label."""
@@ -169,11 +150,11 @@ def _suite_samples(run: Run) -> list[SuiteSample]:
     crops = crop_folder(folder / CROPS, settings.height, settings.width)
     files = image_files([image for _, image in parts], crops)
     real = _real_files(folder, data.test)
-    samples = []
-    for i, ((split, image), path) in enumerate(zip(parts, files, strict=True)):
-        clip = real[i - data.train - data.val] if split == "test" else None
-        samples.append(SuiteSample(i, split, image, path, clip))
-    return samples
+    clips = [*[None] * (len(parts) - data.test), *real[: data.test]]  # the test split comes last
+    return [
+        SuiteSample(i, split, image.prompt, image.kind, image.dimension, path, clip)
+        for i, ((split, image), path, clip) in enumerate(zip(parts, files, clips, strict=True))
+    ]
 
 
 def other_real_clips(run: Run) -> list[Video]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,14 @@ def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames
     )
     names = (*DIMENSIONS, MOTION)[: parts.shape[-1]]
     return Scores(overall.mean(1), dict(zip(names, np.moveaxis(dimensions.mean(1), 1, 0), strict=True)), overall)
+
+
+def read_config(folder: Path, what: str) -> dict[str, Any]:
+    """The config.json of a saved reward, lists as tuples. FileNotFoundError if `folder` holds no `what`."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no {what}: config.json is missing")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def model_reference(model: str, folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icreward_lib.rewards.base import Array, Image, Scores
+from icreward_lib.rewards.base import Array, Image, Scores, read_config
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
@@ -39,12 +38,11 @@ class Ensemble:
             raise ValueError(f"an ensemble needs two members or more and a caution >= 0, not {len(members)}, {caution}")
         self.members, self.caution = list(members), caution
 
-    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
-        """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `ICReward.score`."""
+    def score(self, image: Image, videos: Sequence[Video]) -> Scores:
+        """Scores of K videos of one length and size against `image` (H,W,3)."""
         first = self.members[0]  # the vision tower is frozen: all members see the same
         tokens, reference = first.encode_videos(videos), first.encode_images([image])[0]
-        count = videos[0].num_frames
-        found = [each.score_tokens(tokens, reference, num_frames=count, weights=weights) for each in self.members]
+        found = [each.score_tokens(tokens, reference, num_frames=videos[0].num_frames) for each in self.members]
         overall = cautious(np.stack([scores.overall for scores in found]), self.caution)
         dimensions = {
             name: cautious(np.stack([scores.dimensions[name] for scores in found]), self.caution)
@@ -58,8 +56,7 @@ class Ensemble:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and one folder a member."""
-        folder = Path(folder)
-        with atomic(folder) as new:
+        with atomic(Path(folder)) as new:
             new.mkdir()
             write_json(new / "config.json", {"caution": self.caution, "members": len(self.members)})
             for number, member in enumerate(self.members):
@@ -68,11 +65,7 @@ class Ensemble:
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Ensemble:
         """Load what `save_pretrained` wrote. FileNotFoundError if any of it, or the base, is missing."""
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no ensemble of ICRewards: config.json is missing")
-        settings = json.loads((folder / "config.json").read_text())
-        members = [
-            ICRewardModel.from_pretrained(folder / str(number), device=device) for number in range(settings["members"])
-        ]
+        settings = read_config(Path(folder), "ensemble of ICRewards")
+        folders = [Path(folder, str(number)) for number in range(settings["members"])]
+        members = [ICRewardModel.from_pretrained(each, device=device) for each in folders]
         return cls(members, caution=settings["caution"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +29,7 @@ from icreward_lib.rewards.base import (
     check_weights,
     interpolate_frames,
     model_reference,
+    read_config,
     resolve_model,
     to_scores,
 )
@@ -296,14 +296,11 @@ class ICRewardModel(nn.Module):
     ) -> ICRewardModel:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no ICReward: config.json is missing")
-        settings = json.loads((folder / "config.json").read_text())
+        settings = read_config(folder, "ICReward")
         base = resolve_model(settings.pop("base"), folder)
         videoreward = settings.pop("videoreward")
         start = None if videoreward is None else read_checkpoint(resolve_model(videoreward, folder))
-        pairs = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
-        config = ICRewardConfig(**settings | pairs)
+        config = ICRewardConfig(**settings)
         kind = dtype or default_dtype(device)
         backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
         processor = Qwen2VLProcessor.from_pretrained(folder)

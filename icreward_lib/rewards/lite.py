@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.rewards.base import Array, Image, Scores, check_weights, interpolate_frames, to_scores
+from icreward_lib.rewards.base import Array, Image, Scores, check_weights, interpolate_frames, read_config, to_scores
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.video import Video
@@ -92,42 +91,22 @@ class ICRewardLite(nn.Module):
         frames = np.concatenate([video.frames[wanted] for video in videos])
         return self.encode(frames).unflatten(0, (len(videos), len(wanted))), wanted.astype(float).tolist()
 
-    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
-        """Scores of K videos of one length and size against `image` (H,W,3).
-
-        `weights` replaces the dimensions' shares of the overall score.
-        """
-        video, times = self._read(videos)
-        return self.score_tokens(
-            video, self.encode(image[None])[0], times=times, num_frames=videos[0].num_frames, weights=weights
-        )
-
     @torch.no_grad()
-    def score_tokens(
-        self,
-        video: Tensor,
-        reference: Tensor,
-        *,
-        times: Sequence[float],
-        num_frames: int,
-        weights: Sequence[float] | None = None,
-    ) -> Scores:
-        """Scores of K clips of `num_frames` frames from tokens (K,T',h,w,D) of the frames `times` and (h,w,D)."""
-        shares = self.weights
-        if weights is not None:
-            check_weights(weights)
-            shares = torch.tensor(weights).to(self.weights)
+    def score(self, image: Image, videos: Sequence[Video]) -> Scores:
+        """Scores of K videos of one length and size against `image` (H,W,3)."""
+        clips, times = self._read(videos)
+        reference = self.encode(image[None])
         # One clip at a time: a score must not depend on who else is in the batch.
-        parts = torch.cat([self(clip[None], reference[None]) for clip in video])
-        return to_scores(parts, shares, times, num_frames)
+        parts = torch.cat([self(clip[None], reference) for clip in clips])
+        return to_scores(parts, self.weights, times, videos[0].num_frames)
 
     @torch.no_grad()
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
         """Where each video keeps `image`: (K,T,h,w) in [0,1] on the tokens' grid, 1 = kept."""
-        video, times = self._read(videos)
+        clips, times = self._read(videos)
         reference = self.encode(image[None])
-        found = torch.cat([self.compare(clip[None], reference).tokens for clip in video]) @ self.weights
-        maps = interpolate_frames(found.unflatten(2, video.shape[2:4]), times, videos[0].num_frames)
+        found = torch.cat([self.compare(clip[None], reference).tokens for clip in clips]) @ self.weights
+        maps = interpolate_frames(found.unflatten(2, clips.shape[2:4]), times, videos[0].num_frames)
         result: Array = maps.clamp(0, 1).numpy()
         return result
 
@@ -140,11 +119,8 @@ class ICRewardLite(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ICRewardLite:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` holds none."""
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no ICReward lite: config.json is missing")
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_config(Path(folder), "ICReward lite")
         del settings["model_type"]
-        reward = cls(LiteConfig(**settings | {"weights": tuple(settings["weights"])}), seed=0)
-        load_model(reward.head, str(folder / "model.safetensors"))
+        reward = cls(LiteConfig(**settings), seed=0)
+        load_model(reward.head, str(Path(folder, "model.safetensors")))
         return reward.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from icreward_lib.rewards.base import (
     Scores,
     check_weights,
     model_reference,
+    read_config,
     resolve_model,
     to_scores,
 )
@@ -97,11 +97,8 @@ class MLPReward(nn.Module):
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> MLPReward:
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its CLIP model is missing."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no MLP reward: config.json is missing")
-        settings = json.loads((folder / "config.json").read_text())
+        settings = read_config(folder, "MLP reward")
         base = resolve_model(settings.pop("base"), folder)
-        settings["weights"] = tuple(settings["weights"])
         reward = cls(MLPRewardConfig(**settings), ClipSim(base, device=device), base=base, seed=0)
         load_model(reward.mlp, str(folder / "model.safetensors"))
         return reward.to(device)

@@ -147,6 +147,13 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, text + "\n")
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What earlier processes noted as JSON; nothing counts as noted if that cannot be read."""
+    with suppress(FileNotFoundError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
 def _plain(value: object) -> Any:
     """For JSON: rows of a table, fields of a dataclass or pydantic model, NumPy values, a path by what it holds."""
     if hasattr(value, "to_dict"):  # a table; pandas is not imported for those who have none
@@ -189,18 +196,12 @@ def _remembered_hash(path: Path, size: int, modified: int) -> str:
     if size < LARGE:
         return _hash(path)
     memory = output_root() / ".cache" / "hashes.json"
-    if (known := _read_hashes(memory).get(str(path))) and known[:2] == [size, modified]:
+    if (known := read_state(memory).get(str(path))) and known[:2] == [size, modified]:
         return str(known[2])
     found = _hash(path)
     with suppress(ReadOnlyError, DiskFullError):  # then it is hashed again next time
-        write_json(memory, _read_hashes(memory) | {str(path): [size, modified, found]})
+        write_json(memory, read_state(memory) | {str(path): [size, modified, found]})
     return found
-
-
-def _read_hashes(memory: Path) -> dict[str, Any]:
-    with suppress(FileNotFoundError, ValueError):
-        return dict(json.loads(memory.read_text(encoding="utf-8")))
-    return {}
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROFILES = Path(__file__).parent / "profiles"
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -143,7 +145,7 @@ class ICRewardSettings(Group):
 class DpoSettings(Group):
     """Flow-DPO: the generator learns to prefer ICReward's pick over the baseline's."""
 
-    subset: Annotated[int, Field(ge=2)] = Field(
+    subset: Several = Field(
         description="videos that both rewards pick from; every such subset of a sample's videos is tried"
     )
     beta: Positive = Field(description="strength of the pull towards the reference model, constant over time")
@@ -152,7 +154,7 @@ class DpoSettings(Group):
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
     micro_batch: Count = Field(description="pairs in one pass through the network: memory, not results")
-    held_out_pairs: Annotated[int, Field(ge=2)] = Field(
+    held_out_pairs: Several = Field(
         description="pairs of validation and test images that the accuracy is measured on, at most"
     )
     eval_every: Count = Field(description="steps between two points of the accuracy curve")
@@ -162,25 +164,19 @@ class DpoSettings(Group):
         description="test images from which tuned and base generator each make a new clip, same seeds"
     )
 
-    @model_validator(mode="after")
-    def _evaluated(self) -> DpoSettings:
-        if self.eval_every > self.steps:
-            raise ValueError(f"eval_every ({self.eval_every}) must be at most steps ({self.steps})")
-        return self
-
 
 class ProbesSettings(Group):
     """True clips and their departures, of known kind and degree."""
 
-    scenes: Annotated[int, Field(ge=2)] = Field(description="scenes that are probed, with about forty clips each")
-    frozen_scenes: Annotated[int, Field(ge=2)] = Field(description="further scenes, for their frozen first frame alone")
+    scenes: Several = Field(description="scenes that are probed, with about forty clips each")
+    frozen_scenes: Several = Field(description="further scenes, for their frozen first frame alone")
 
 
 class PoolSettings(Group):
     """Many videos of a few images, to see what picking ever harder by a reward does."""
 
-    images: Annotated[int, Field(ge=2)] = Field(description="test images")
-    videos: Annotated[int, Field(ge=2)] = Field(description="videos of each, the curated ones among them")
+    images: Several = Field(description="test images")
+    videos: Several = Field(description="videos of each, the curated ones among them")
 
 
 class RobustSettings(Group):
@@ -198,7 +194,7 @@ class RulesSettings(Group):
 
     steps: Count = Field(description="optimizer steps")
     eval_timesteps: Count = Field(description="noise levels at which a held-out pair is compared")
-    held_out_pairs: Annotated[int, Field(ge=2)] = Field(description="pairs that a rule's accuracy is measured on")
+    held_out_pairs: Several = Field(description="pairs that a rule's accuracy is measured on")
     seeds: Count = Field(description="independent trainings under each rule")
     new_samples: Count = Field(description="images from which each generator makes a new clip; two at least")
 
@@ -238,16 +234,17 @@ class Profile(Group):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:
-        limits = [
-            ("study.showcase", "data.test"),
-            ("dpo.new_samples", "data.test"),
-            ("pool.images", "data.test"),
-            ("data.videos_per_sample", "pool.videos"),
-            ("rules.new_samples", "data.test"),
-            ("dpo.subset", "data.videos_per_sample"),
-            ("icreward.num_frames", "generation.num_frames"),
-        ]
-        for key, limiting in limits:
+        limits = {
+            "study.showcase": "data.test",
+            "dpo.new_samples": "data.test",
+            "pool.images": "data.test",
+            "data.videos_per_sample": "pool.videos",
+            "rules.new_samples": "data.test",
+            "dpo.subset": "data.videos_per_sample",
+            "dpo.eval_every": "dpo.steps",
+            "icreward.num_frames": "generation.num_frames",
+        }
+        for key, limiting in limits.items():
             value, limit = (attrgetter(name)(self) for name in (key, limiting))
             if value > limit:
                 raise ValueError(f"{key} ({value}) must be at most {limiting} ({limit})")
@@ -285,15 +282,14 @@ def load_profile(name_or_path: str | Path, changes: Mapping[str, Any] | None = N
 
 
 def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ProfileError(f"there is no profile file {name}")
-        return path
-    path = PROFILES / f"{name}.yaml"
-    if name not in profile_names():
-        known = ", ".join(profile_names())
-        raise ProfileError(f"there is no profile '{name}'; there are {known}, or give a .yaml file")
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser() if own else PROFILES / f"{name}.yaml"
+    if own and not path.is_file():
+        raise ProfileError(f"there is no profile file {name}")
+    if not own and name not in profile_names():
+        raise ProfileError(
+            f"there is no profile '{name}'; there are {', '.join(profile_names())}, or give a .yaml file"
+        )
     return path
 
 
@@ -309,23 +305,25 @@ def _change(settings: dict[str, Any], key: str, value: object) -> None:
 
 def _explain(problem: Any) -> str:
     """One pydantic error as one clause of a sentence."""
-    where = ".".join(str(part) for part in problem["loc"])
-    value = problem["input"]
+    where, value, why = ".".join(map(str, problem["loc"])), problem["input"], problem["msg"]
     if problem["type"] == "extra_forbidden":
-        known = _keys(problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
-        return f"unknown key '{where}' ({hint})"
+        return f"unknown key '{where}' ({suggestion(str(problem['loc'][-1]), _keys(problem['loc'][:-1]))})"
     if problem["type"] == "missing":
         return f"the key '{where}' is missing"
     if problem["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{problem['ctx']['error']}"
+        return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
     if problem["type"] == "model_type":
-        return f"'{where}' is {value!r} but should be a group of {', '.join(_keys(problem['loc']))}"
-    why = problem["msg"].replace("Input should be", "should be")
-    if isinstance(value, str) and problem["type"] == "float_type" and _is_number(value):
-        why += f" (YAML reads {value} as text: write {float(value):.1e})"
-    return f"'{where}' is {value!r} but {why}"
+        why = f"should be a group of {', '.join(_keys(problem['loc']))}"
+    if problem["type"] == "float_type":  # YAML takes 1e-4 for text
+        with suppress(TypeError, ValueError):
+            why += f"; write {float(value):.1e}"
+    return f"'{where}' is {value!r}: {why}"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to write in the place of an unknown name: the known one that is like it, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known) or 'none'}"
 
 
 def _keys(location: tuple[str, ...]) -> list[str]:
@@ -334,11 +332,3 @@ def _keys(location: tuple[str, ...]) -> list[str]:
     for part in location:
         group = group.model_fields[part].annotation
     return [key for key in group.model_fields if (group, key) != (Profile, "name")]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

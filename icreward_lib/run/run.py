@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def bootstrap(self) -> dict[str, Any]:
-        """The profile's settings of a bootstrap, by the names that `stats` takes them by: draws and level."""
+        """The arguments draws and level of `stats`' functions, as the profile sets them."""
         return {"draws": self.profile.stats.bootstrap_draws, "level": self.profile.stats.level}
 
     def seed(self, *names: str | int) -> int:
@@ -92,14 +92,11 @@ class Run:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
     def model(self, role: str) -> Path:
-        """The folder of a model of the profile, its files verified: a field of `profile.Models` but `labels`.
-
-        Raises `FileNotFoundError` or `DamagedFileError` with what to do; both as of `models.locate`.
-        """
+        """The folder of a model by its field of `profile.models`, its files verified. Raises as `models.locate`."""
         return self.weights(role, getattr(self.profile.models, role))
 
     def weights(self, role: str, name: str) -> Path:
-        """The folder of a model by hub id or name, likewise; `role` is what the provenance calls it."""
+        """Likewise, by hub id or name; `role` is what the provenance calls it."""
         try:
             folder = locate(name)
         except FileNotFoundError as error:
@@ -115,12 +112,11 @@ class Run:
     def stage(
         self, stage: str, *, code: Callable[..., Any] | Sequence[Callable[..., Any]], **inputs: object
     ) -> Iterator[Stage]:
-        """Open a stage; leaving the block without an error marks it as finished.
+        """Open a stage, one at a time; leaving the block without an error marks it as finished.
 
-        `inputs` is all that its content depends on: settings, seeds, other stages, paths (by their content),
-        and `code` the library's functions that make it, with all that they reach (`run.code`). Another value gives
-        another folder. Inside, make what is `missing`; if the stage is `done` there is nothing to do. Do not open one
-        inside another.
+        Its content depends on `inputs` (settings, seeds, other stages, paths by their content) and on `code`, the
+        library's functions that make it, with all that they reach (`run.code`): another value gives another folder.
+        Inside, make what is `missing`; if the stage is `done` there is nothing to do.
         """
         inputs = {name: value.key if isinstance(value, Stage) else value for name, value in inputs.items()}
         key = digest({"stage": stage, "code": code_hash(code), "inputs": inputs})
@@ -155,8 +151,7 @@ class Run:
 
         In a JSON list every entry carries the provenance; beside a CSV it lies in `<name>.provenance.json`.
         """
-        path = self.results / name
-        provenance = self.provenance()
+        path, provenance = self.results / name, self.provenance()
         if isinstance(payload, str):
             write_text(path, payload)
         elif isinstance(payload, Mapping):
@@ -165,9 +160,8 @@ class Run:
             write_json(path, [{**entry, "provenance": provenance} for entry in payload])
         else:
             write_text(path, payload.to_csv(index=False, lineterminator="\n"))
-            beside = path.with_suffix(".provenance.json")
-            write_json(beside, provenance)
-            self._wrote(beside)
+            write_json(path.with_suffix(".provenance.json"), provenance)
+            self._wrote(path.with_suffix(".provenance.json"))
         self._wrote(path)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
@@ -178,9 +172,8 @@ class Run:
         for suffix, options in formats.items():
             with atomic(path.with_name(name + suffix)) as temporary:
                 figure.savefig(temporary, dpi=150, bbox_inches="tight", **options)
-            self._wrote(path.with_name(name + suffix))
         write_text(path.with_name(name + ".csv"), data.to_csv(index=False, lineterminator="\n"))
-        self._wrote(path.with_name(name + ".csv"))
+        self._wrote(*(path.with_name(name + suffix) for suffix in (*formats, ".csv")))
 
     @cached_property
     def _code(self) -> dict[str, object]:
@@ -209,10 +202,9 @@ class Run:
             "end": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
-    def _wrote(self, path: Path) -> None:
-        name = Path(os.path.relpath(path, self.root)).as_posix()
-        if name not in self._outputs:
-            self._outputs.append(name)
+    def _wrote(self, *paths: Path) -> None:
+        names = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
+        self._outputs = list(dict.fromkeys([*self._outputs, *names]))
         self._write_log()
 
     def _write_log(self) -> None:
@@ -224,9 +216,8 @@ class Run:
 def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:
     """Begin a run of `notebooks/<notebook>.ipynb` under a profile (a name, or the path of a YAML file).
 
-    `changes` replaces settings of the profile by their dotted names: `start("03_icreward", "laptop",
-    **{"icreward.epochs": 3})`. The environment variable `ICREWARD_PROFILE` goes before `profile`, so that the
-    committed notebooks, which say `laptop`, can be tested under `smoke`. Raises `ProfileError`.
+    `changes` replaces settings of the profile by their dotted names: `**{"icreward.epochs": 3}`. The environment
+    variable `ICREWARD_PROFILE` goes before `profile`, which is `laptop` in the notebooks. Raises `ProfileError`.
     """
     name = os.environ.get("ICREWARD_PROFILE") or profile
     wanted = load_profile(name, changes)
@@ -242,7 +233,7 @@ def installed_versions() -> dict[str, str]:
     try:
         needed = metadata.requires("icreward") or []
     except metadata.PackageNotFoundError as error:
-        raise RuntimeError("icreward is not installed: run 'pip install -c constraints.txt -e .'") from error
+        raise FileNotFoundError("icreward is not installed: run 'pip install -c constraints.txt -e .'") from error
     names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in needed if "extra ==" not in line]
     return {name: metadata.version(name) for name in sorted(names)}
 
@@ -250,13 +241,12 @@ def installed_versions() -> dict[str, str]:
 def _git() -> dict[str, object]:
     """The commit that ran, and whether any source differed from it; nulls outside a git checkout."""
 
-    def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", "-C", CHECKOUT, *arguments], capture_output=True, text=True)
-        except FileNotFoundError:
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
+    def ask(*arguments: str) -> str:
+        return subprocess.check_output(
+            ["git", "-C", CHECKOUT, *arguments], stderr=subprocess.DEVNULL, text=True
+        ).strip()
 
-    if ask("rev-parse", "--show-toplevel") != str(CHECKOUT):
-        return {"commit": None, "dirty": None}
-    return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", *SOURCES))}
+    with suppress(FileNotFoundError, subprocess.CalledProcessError):
+        if ask("rev-parse", "--show-toplevel") == str(CHECKOUT):
+            return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--", *SOURCES))}
+    return {"commit": None, "dirty": None}

@@ -77,15 +77,17 @@ class ICReward:
         else:
             picture = read_picture(Path(image), limits)
             image, shared = picture.image, tuple(f"reference: {text}" for text in picture.warnings)
-        clips: list[Video] = []
-        warnings: list[tuple[str, ...]] = []
-        for video in videos:
-            if isinstance(video, Video | np.ndarray):
-                clips.append(video if isinstance(video, Video) else Video(video, _RATE))
-                warnings.append(shared)
-            else:
-                read = read_clip(Path(video), limits)
-                clips.append(read.video)
-                warnings.append((*shared, *read.warnings))
-        found = self.opened.score_clips(image, clips)
-        return [replace(s, warnings=(*texts, *s.warnings)) for s, texts in zip(found, warnings, strict=True)]
+        clips = [_clip(video, limits) for video in videos]
+        found = self.opened.score_clips(image, [video for video, _ in clips])
+        return [
+            replace(scores, warnings=(*shared, *own, *scores.warnings))
+            for scores, (_, own) in zip(found, clips, strict=True)
+        ]
+
+
+def _clip(video: str | PathLike[str] | Video | np.ndarray, limits: Limits) -> tuple[Video, tuple[str, ...]]:
+    """A video in memory, and the warnings about its file."""
+    if isinstance(video, Video | np.ndarray):
+        return video if isinstance(video, Video) else Video(video, _RATE), ()
+    clip = read_clip(Path(video), limits)
+    return clip.video, clip.warnings

@@ -167,15 +167,13 @@ def _line(row: Row, entry: Entry, judges: Sequence[OpenedReward], limits: Limits
 
 def _key(row: Row, judges: Sequence[OpenedReward], limits: Limits) -> str:
     """Of all that the result of a row follows from."""
-    contents = [_content(row.folder / name) for name in (row.image, row.video)]
+    contents: list[str | None] = []
+    for path in (row.folder / row.image, row.folder / row.video):
+        try:
+            contents.append(content_hash(path) if path.is_file() else None)
+        except (OSError, ValueError):  # no file can be called so, or this one may not be read
+            contents.append(None)
     return digest([row.names, row.lacking, contents, [[j.name, j.identity] for j in judges], asdict(limits)])
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return content_hash(path) if path.is_file() else None
-    except (OSError, ValueError):  # no file can be called so, or this one may not be read
-        return None
 
 
 @contextmanager
@@ -226,34 +224,28 @@ def _text(line: Line) -> str:
 def to_text(ranking: Mapping[str, Any]) -> str:
     """A ranking, as of `Ranking.to_json`, as aligned columns, and below them every warning once with its files."""
     scored = [video for video in ranking["videos"] if "error" not in video]
-    columns: dict[str, list[float | None]] = {
-        name: [video[name] for video in scored] for name in ("overall", "subject", "background")
-    }
-    for video in scored:
-        for judge in video.get("scores", {}):
-            if judge != ranking["reward"]:
-                columns.setdefault(judge, [each["scores"][judge]["overall"] for each in scored])
-    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    rows = [{name: video[name] for name in ("overall", "subject", "background")} for video in scored]
+    for row, video in zip(rows, scored, strict=True):
+        others = {judge: found["overall"] for judge, found in video.get("scores", {}).items()}
+        row |= {judge: score for judge, score in others.items() if judge != ranking["reward"]}
+    columns = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
     lines = [["rank", *columns, "video"]]
-    for place, video in enumerate(scored):
-        values = ["" if (value := column[place]) is None else f"{value:.3f}" for column in columns.values()]
+    for row, video in zip(rows, scored, strict=True):
+        values = ["" if row[name] is None else f"{row[name]:.3f}" for name in columns]
         lines.append([str(video["rank"]), *values, printable(video["path"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines] if scored else []
     group = f" ({ranking['group']})" if ranking.get("group") else ""
     title = f"{printable(ranking['reference'])}{printable(group)}, ranked by {printable(ranking['reward'])}"
-    return "\n".join([title, *table, *_warnings(scored)])
-
-
-def _warnings(videos: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: dict[str, list[str]] = {}
-    for video in videos:
+    warned: dict[str, list[str]] = {}
+    for video in scored:
         for text in video["warnings"]:
-            found.setdefault(text, []).append(printable(video["path"]))
-    return [
-        f"! {text}" + (f" ({', '.join(paths)})" if len(paths) < len(videos) or len(videos) == 1 else " (all videos)")
-        for text, paths in found.items()
+            warned.setdefault(text, []).append(printable(video["path"]))
+    everywhere = len(scored) if len(scored) > 1 else None
+    warnings = [
+        f"! {text} ({'all videos' if len(paths) == everywhere else ', '.join(paths)})" for text, paths in warned.items()
     ]
+    return "\n".join([title, *table, *warnings])
 
 
 def printable(text: str) -> str:

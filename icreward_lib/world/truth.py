@@ -1,7 +1,6 @@
 """What a clip should have looked like: fidelity of a generated clip to the scene it was asked for.
 
-No reward and no label sees this. It is known because the sticker world made the reference image: the scene behind the
-image can be rendered on.
+No reward and no label sees this. It is known because the scene behind the reference image can be rendered on.
 """
 
 from __future__ import annotations
@@ -18,17 +17,12 @@ _SCALE = 0.15  # mean absolute colour error, of 1, at which fidelity has fallen 
 
 
 def fidelity(scene: Scene, videos: Sequence[Video]) -> dict[str, np.ndarray]:
-    """How well each of K clips keeps what the scene shows and moves as its caption says.
+    """How well each of K clips, of one size and length, keeps what the scene shows and moves as its caption says.
 
-    Args:
-        scene: the truth behind the reference image.
-        videos: K clips of one size and length.
-
-    Returns:
-        (K,) in [0, 1] each, higher is better. `subject_fidelity` and `background_fidelity`: exp(-e / 0.15) of the mean
-        absolute colour error e (of 1) where the true clip has the sticker, or has not; a scene without a sticker has
-        the background's value for both. `motion_faithfulness`: the share of the squared error of a frozen first frame
-        that the clip avoids, 0 for a frozen clip and below.
+    (K,) in [0, 1] each, higher is better. `subject_fidelity` and `background_fidelity`: exp(-e / 0.15) of the mean
+    absolute colour error e (of 1) where the true clip has the sticker, or has not; a scene without a sticker has the
+    background's value for both. `motion_faithfulness`: the share of the squared error of a frozen first frame that the
+    clip avoids, 0 for a frozen clip and below.
     """
     first = videos[0]
     truth = render([scene], num_frames=first.num_frames, size=first.height)

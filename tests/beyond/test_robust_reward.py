@@ -55,7 +55,7 @@ def test_a_group_stands_still_that_moves_less_than_nearly_all_of_true_clips() ->
         video, torch.ones(1, 2, 2, 3), torch.zeros(100, dtype=torch.long), torch.ones(100), torch.ones(100, 2)
     )
     about = pd.DataFrame({"kind": ["true"] * 90 + ["freeze"] * 10})
-    least = robust_reward.least_movement(clips, about)
+    least = robust_reward.movement_threshold(clips, about)
     found = movement(video[:90].flatten(2, 3))[:, 1:]
     assert 0 < least < 0.1 and float((found < least).float().mean()) == pytest.approx(0.01, abs=0.005)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -19,6 +22,7 @@ from support import ROOT
 import icreward_lib.cli.main as command_line
 from icreward_lib.cli import reproduce as reproduce_module
 from icreward_lib.cli.reproduce import reproduce
+from icreward_lib.run import start
 from icreward_lib.run.files import content_hash
 from icreward_lib.run.notebooks import Notebook, NotebookError, save_executed
 
@@ -264,6 +268,46 @@ def test_two_runs_of_one_profile_do_not_mix(write_notebook: Writer, output: Path
     reproduce("smoke", notebooks=path.parent)
 
 
+def begin(notebooks: Path, **options: Any) -> subprocess.Popen[str]:
+    """Start the command on a folder of notebooks in a process of its own."""
+    code = (
+        "import sys; from functools import partial; from pathlib import Path\n"
+        "from icreward_lib.cli import main, reproduce as r\n"
+        "r.measure_gflops = lambda dtype: (1.0, None)\n"
+        "main.reproduce = partial(r.reproduce, notebooks=Path(sys.argv[1]))\n"
+        "sys.exit(main.main(['reproduce', '--profile', 'smoke']))"
+    )
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    return subprocess.Popen([sys.executable, "-c", code, str(notebooks)], cwd=ROOT, text=True, **options)
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_the_live_line_counts_items_and_an_interruption_is_one_sentence(write_notebook: Writer, output: Path) -> None:
+    import pty
+
+    loop = (
+        "import time\n"
+        "with run.stage('numbers', code=start) as stage:\n"
+        "    for item in stage.missing(f'{i}.json' for i in range(300)):\n"
+        "        stage.save_json(item, item)\n"
+        "        time.sleep(0.1)"
+    )
+    path = write_notebook("01_a", START.format(name="01_a"), loop, parameters=PARAMETERS)
+    terminal, inside = pty.openpty()
+    process = begin(path.parent, stdout=inside, stderr=subprocess.PIPE)
+    shown, deadline = "", time.monotonic() + 60
+    while not (found := re.search(r"\[1/1\] 01_a  cell 4/4  00:\d\d  numbers: item \d+ of 300", shown)):
+        assert time.monotonic() < deadline, shown
+        shown += os.read(terminal, 1000).decode()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    os.close(terminal)
+    os.close(inside)
+    assert found and process.returncode == 130
+    assert said == "\nicreward: interrupted; the same command goes on from what has been written\n"
+
+
 @pytest.mark.fault
 def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, output: Path) -> None:
     """The kernel ends with its runner, and what it had made is not made again."""
@@ -277,13 +321,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
         "run.record('sum.json', {'items': [stage.load_json(f'{i}.json') for i in range(4)]})"
     )
     path = write_notebook("01_a", START.format(name="01_a"), loop, parameters=PARAMETERS)
-    code = (
-        "import sys; from pathlib import Path; from icreward_lib.cli import reproduce\n"
-        "reproduce.measure_gflops = lambda dtype: (1.0, None)\n"
-        "reproduce.reproduce('smoke', notebooks=Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, str(path.parent)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = begin(path.parent)
     made = output / "made"
     deadline = time.monotonic() + 60
     while not made.exists() or made.read_text().count("\n") < 2:
@@ -293,7 +331,7 @@ def test_kill_and_run_again_goes_on_inside_the_stage(write_notebook: Writer, out
     process.wait()
     assert not (output / "results" / "smoke" / "sum.json").exists()
     (output / "second").touch()
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert begin(path.parent).wait() == 0
     assert made.read_text().split() == [f"{i}.json" for i in range(4)]
     result = json.loads((output / "results" / "smoke" / "sum.json").read_text())
     assert result["items"] == [f"{i}.json" for i in range(4)]
@@ -317,6 +355,36 @@ def test_executed_copies_go_back_without_times_and_injected_cells(write_notebook
     assert path.read_text() == first
 
 
+def test_saved_notebooks_have_no_progress_bars(write_notebook: Writer, output: Path) -> None:
+    bars = "from transformers.utils import logging\nlist(logging.tqdm(range(2), desc='Loading weights'))\n"
+    bars += "from diffusers.utils import logging\nlist(logging.tqdm(range(2), desc='Loading pipeline'))"
+    path = write_notebook("01_a", bars, parameters='profile: str = "smoke"')
+    reproduce("smoke", notebooks=path.parent, save_notebooks=True)
+    assert "Loading" not in str([cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells])
+
+
+def test_widgets_stay_in_saved_notebooks_and_progress_bars_go(write_notebook: Writer, tmp_path: Path) -> None:
+    view = "application/vnd.jupyter.widget-view+json"
+
+    def saved(*texts: str) -> dict[str, Any]:
+        copy = write_notebook("01_a", "1")
+        content = json.loads(copy.read_text())
+        content["metadata"]["widgets"] = {"state": {}}
+        outputs = [
+            {"output_type": "display_data", "metadata": {}, "data": {"text/plain": text, view: {"model_id": "1"}}}
+            for text in texts
+        ]
+        content["cells"][-1]["outputs"] = outputs
+        copy.write_text(json.dumps(content))
+        save_executed(copy, tmp_path / "saved.ipynb")
+        return json.loads((tmp_path / "saved.ipynb").read_text())
+
+    assert view not in str(bars := saved("Loading weights:   0%|          | 0/12 [00:00<?, ?it/s]"))
+    assert "widgets" not in bars["metadata"]
+    explorer = saved("VBox(children=(...))", "100%|####| 3/3")
+    assert len(explorer["cells"][-1]["outputs"]) == 1 and "widgets" in explorer["metadata"]
+
+
 def test_defaults_are_read_from_the_parameters_cell(write_notebook: Writer) -> None:
     path = write_notebook("01_a", "1", parameters="a: int = -1  # help\nb: dict = {'x': 1}\nc: list = []")
     book = Notebook.read(path)
@@ -329,6 +397,7 @@ def test_defaults_are_read_from_the_parameters_cell(write_notebook: Writer) -> N
         (["reproduce", "--profile", "nope"], 1, "icreward: there is no profile 'nope'"),
         (["reproduce", "-p", "nonsense"], 2, "not of the form name=value"),
         (["reproduce", "--from", "1", "--only", "2"], 2, "not allowed with"),
+        (["reproduce", "--models", "nowhere"], 2, "there is no folder nowhere"),
         (["nope"], 2, "invalid choice"),
         ([], 2, "required"),
     ],
@@ -358,3 +427,24 @@ def test_command_line_passes_its_choices_on(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(command_line, "reproduce", interrupted)
     assert command_line.main(["reproduce"]) == 130
+
+
+def documented_commands() -> list[list[str]]:
+    """Every `icreward reproduce` with a parameter that the documentation tells a reader to type."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    typed = [re.search(r"icreward (reproduce [^`#]*-p [^`#]*)", line) for line in lines]
+    return [shlex.split(found[1]) for found in typed if found]
+
+
+def test_what_the_documentation_tries_out_never_touches_the_published_results(output: Path) -> None:
+    commands = documented_commands()
+    assert any("changes=" in word for command in commands for word in command)
+    books = [Notebook.read(path) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    for command in commands:
+        chosen = command_line._parser().parse_args(command)
+        raw, selected = dict(chosen.parameters), reproduce_module._select(books, chosen.first, chosen.only)
+        reproduce_module._check_parameters(selected, raw)
+        parsed = [book.parse(raw) for book in selected]
+        if changes := next((each["changes"] for each in parsed if "changes" in each), None):
+            assert start("03_icreward", chosen.profile, **changes).name == f"{chosen.profile}-changed", command

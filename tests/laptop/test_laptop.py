@@ -30,21 +30,15 @@ from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
 CLIP = clip.ClipConfig(
-    embed_dim=16,
-    vision_width=32,
-    vision_layers=1,
-    text_width=32,
-    text_layers=1,
-    batch_size=4,
-    trials=1,
-    loop=LOOP,
+    clip.model_config(embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1), 4, 1, LOOP
 )
-MOTION = videomae.MotionConfig(patch_size=16, width=16, layers=1, heads=2, batch_size=2, judged=4, loop=LOOP)
+MOTION = videomae.MotionConfig(videomae.model_config(patch_size=16, width=16, layers=1, heads=2), 2, 4, LOOP)
 VLM = qwen2_vl.VlmConfig(
     image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
     width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
     tower_batch_size=3, tower=LOOP, loop=LOOP,
 )  # fmt: skip
+GROUPS = [VLM.frames[:2], VLM.frames[2:]]  # that share tokens
 
 
 def scenes_of_both_splits(n: int) -> list[Scene]:
@@ -138,7 +132,7 @@ def test_degrade_is_fixed_by_its_generator_and_share() -> None:
 
 class TestChanges:
     def test_clips_show_what_is_said(self) -> None:
-        shown = examples(60, seed=2, frames=[0, 16], size=32)
+        shown = examples(60, [0, 16], 32, seed=2)
         before = sample_scenes(60, seed=2)
         assert set(CHANGES) == set(shown.changes)
         for index, (old, new, change) in enumerate(zip(before, shown.scenes, shown.changes, strict=True)):
@@ -151,7 +145,7 @@ class TestChanges:
             assert not new.is_unseen
 
     def test_nameless_clips_show_what_has_no_name_and_change_like_the_others(self) -> None:
-        shown = examples(60, seed=2, frames=[0, 16], size=32, nameless=0.5)
+        shown = examples(60, [0, 16], 32, seed=2, nameless=0.5)
         assert 15 < shown.named.sum() < 45
         for index, (scene, change) in enumerate(zip(shown.scenes, shown.changes, strict=True)):
             assert (scene.photograph in content.PHOTOGRAPHS) == shown.named[index]
@@ -160,7 +154,7 @@ class TestChanges:
         assert set(CHANGES) == {change for change, named in zip(shown.changes, shown.named, strict=True) if not named}
 
     def test_drifting_clips_begin_like_their_picture(self) -> None:
-        shown = examples(8, seed=2, frames=[0, 8, 16], size=32, drifting=4)
+        shown = examples(8, [0, 8, 16], 32, seed=2, drifting=4)
         assert shown.drifting.tolist() == [False] * 4 + [True] * 4
         np.testing.assert_array_equal(shown.clips[4:, 0], shown.pictures[4:])
         np.testing.assert_array_equal(shown.clips[4:, 2], render(shown.scenes[4:], size=32).frames[:, 16])
@@ -238,7 +232,7 @@ class TestMotion:
     def test_movements_follow_the_models_token_order(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
                         position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
-        config = replace(MOTION, patch_size=8, tubelet_size=4)
+        config = replace(MOTION, model=videomae.model_config(width=16, layers=1, heads=2))
         task = videomae.Pretraining(videomae.build(config), config)
         flow = task._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
         moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
@@ -266,7 +260,7 @@ class TestVlm:
     def test_the_processor_and_the_whole_model_agree_with_the_training(self, folder: Path) -> None:
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
         processor = Qwen2VLProcessor.from_pretrained(folder)
-        shown = qwen2_vl.draw(1, 3, VLM)
+        shown = examples(1, VLM.frames, VLM.image_size, seed=3)
         text = processor.apply_chat_template(qwen2_vl.CHANGE_CHAT, add_generation_prompt=True)
         video = torch.from_numpy(shown.clips[0]).permute(0, 3, 1, 2)
         picture = torch.from_numpy(shown.pictures[0]).permute(2, 0, 1)
@@ -286,7 +280,7 @@ class TestVlm:
 
     def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:
         task = qwen2_vl.Pretraining(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
-        shown = qwen2_vl.draw(2, 5, VLM)
+        shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         answers = ["yes<|im_end|>", "no, the subject is recoloured<|im_end|>"]
         with torch.no_grad():
             videos, pictures = task.encode(shown.clips, shown.pictures)
@@ -308,12 +302,12 @@ class TestVlm:
 
     def test_the_probe_is_asked_where_the_subject_is(self) -> None:
         task = qwen2_vl.Pretraining(qwen2_vl.build(VLM), VLM)
-        shown = qwen2_vl.draw(2, 5, VLM)
+        shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             task.probe.weight.normal_(generator=torch.Generator().manual_seed(1))
             clips = render(shown.scenes, size=32).frames
-            bare = task.probe_loss(tokens, shown.scenes, clips, np.zeros_like(shown.masks), VLM.groups)
-            covered = task.probe_loss(tokens, shown.scenes, clips, np.ones_like(shown.masks), VLM.groups)
-            dark = task.probe_loss(tokens, shown.scenes, np.zeros_like(clips), np.ones_like(shown.masks), VLM.groups)
+            bare = task.probe_loss(tokens, shown.scenes, clips, np.zeros_like(shown.masks), GROUPS)
+            covered = task.probe_loss(tokens, shown.scenes, clips, np.ones_like(shown.masks), GROUPS)
+            dark = task.probe_loss(tokens, shown.scenes, np.zeros_like(clips), np.ones_like(shown.masks), GROUPS)
         assert bare != covered != dark

@@ -185,7 +185,7 @@ def finished_stage(output: Path, name: str, key: str, models: dict[str, Path]) -
 def record(output: Path, results: str, name: str, stage: Stage) -> None:
     """What a notebook records of a reward."""
     rows = pd.DataFrame({"sample": [0], "video": [0], "split": ["test"], "unseen": [False], "label": [0.5]})
-    rewards = reward_models.published({name: Trained(name, [], [], np.zeros((1, 1)), rows, stage)})
+    rewards = {name: reward_models.published(Trained(name, [], [], np.zeros((1, 1)), rows, stage))}
     write_json(output / "results" / results / f"{stage.name}.json", {"rewards": rewards, "provenance": {}})
 
 
