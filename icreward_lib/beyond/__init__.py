@@ -1,1 +1,1 @@
-"""What the poster did not ask: notebooks 07 to 11 call these modules."""
+"""What the poster did not ask: notebooks 07 to 12 call these modules."""

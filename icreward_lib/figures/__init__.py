@@ -3,7 +3,7 @@
 `tables` shows intervals in tables.
 """
 
-from icreward_lib.figures.appearance import COLOURS, JUDGE_NAMES, METRIC_NAMES, NAMES, style
+from icreward_lib.figures.appearance import COLOURS, METRIC_NAMES, NAMES, style
 from icreward_lib.figures.beyond import over_optimisation, probes, rules, shares_noticed, weight_trade_off
 from icreward_lib.figures.poster import (
     consistency_overlay,
@@ -20,7 +20,6 @@ from icreward_lib.figures.tables import join_intervals, pivot_intervals
 
 __all__ = [
     "COLOURS",
-    "JUDGE_NAMES",
     "METRIC_NAMES",
     "NAMES",
     "consistency_overlay",

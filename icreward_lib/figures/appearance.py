@@ -36,22 +36,6 @@ NAMES = {
     "label": "IC label",
     "robust": "robust ICReward",
 }
-JUDGE_NAMES = {
-    "itself": "the score itself (standard deviations)",
-    "subject_fidelity": "subject fidelity",
-    "background_fidelity": "background fidelity",
-    "motion_faithfulness": "motion faithfulness",
-    "label": "IC label",
-    "dynamic_degree": "dynamic degree",
-    "icreward": "ICReward",
-    "mlp": "MLP on CLIP",
-    "robust": "robust ICReward",
-    "preference_accuracy": "held-out preference accuracy",
-    "winner_error": "winner's error",
-    "loser_error": "loser's error",
-    "fvd": "FVD",
-}
-
 METRIC_NAMES = {
     "clipsim": "CLIPSim",
     "clipsim_no_first": "CLIPSim, first frame left out",
@@ -67,6 +51,15 @@ METRIC_NAMES = {
     "icreward": "ICReward",
     "icreward_seeds": "ICReward, mean of its trainings",
     "dynamic_degree": "dynamic degree",
+    "fvd": "FVD",
+    "itself": "the score itself (standard deviations)",
+    "subject_fidelity": "subject fidelity",
+    "background_fidelity": "background fidelity",
+    "motion_faithfulness": "motion faithfulness",
+    "robust": "robust ICReward",
+    "preference_accuracy": "held-out preference accuracy",
+    "winner_error": "winner's error",
+    "loser_error": "loser's error",
 }
 
 

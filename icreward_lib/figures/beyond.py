@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from icreward_lib.figures.appearance import (
     COLOURS,
-    JUDGE_NAMES,
     METRIC_NAMES,
     NAMES,
     errors,
@@ -73,7 +72,7 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame, *, level: flo
                 places = np.log2(part["n"]) + 0.12 * (number - (len(picks) - 1) / 2)
                 _points(above, places, part, COLOURS[pick], MARKERS[number], NAMES[pick])
             above.set_xticks(np.log2(counts), [str(n) for n in counts])
-            above.set_title(JUDGE_NAMES[judge])
+            above.set_title(METRIC_NAMES[judge])
             above.set_xlabel("picked from n clips")
             part = trained[trained["judge"] == judge]
             _points(below, part["step"], part, COLOURS["tuned"], "o", "after Flow-DPO by the poster's rule")
@@ -151,7 +150,7 @@ def rules(table: pd.DataFrame, titles: Mapping[str, str], *, level: float) -> Fi
             axis.axvline(0.5 if measure == "preference_accuracy" else 0, color="#bbbbbb", lw=0.8)
             axis.set_yticks(places, list(titles.values()))
             axis.invert_yaxis() if axis is axes[0, 0] else None
-            name = JUDGE_NAMES[measure]
+            name = METRIC_NAMES[measure]
             what = "" if measure == "preference_accuracy" else "change, "
             axis.set_title(f"{name}\n({what}n = {part['n'].max()})")
         for axis in list(axes.flat)[len(measures) :]:

@@ -133,7 +133,7 @@ def showcase_clipsim(table: pd.DataFrame) -> Figure:
         pad = 0.15 * max(high - low, 0.02)
         axis.set_ylim(low - pad, high + 2 * pad)
         axis.set_ylabel("CLIPSim (image-image cosine)")
-        axis.set_title("Best of 5 videos by each picker; single clips; the axis does not start at 0")
+        axis.set_title("The best video by each picker; single clips; the axis does not start at 0")
         axis.legend(ncols=len(picks), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return figure
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icreward_lib.beyond.dimension_weights import detection_sweep, weight_sweep, weighted
+from icreward_lib.beyond.dimension_weights import detection_sweep, dimension_scores, weight_sweep, weighted
 
 
 def test_the_weight_of_the_subject_decides_what_is_kept() -> None:
@@ -37,3 +37,10 @@ def test_the_weight_of_the_subject_decides_what_is_noticed() -> None:
     assert found["subject"].tolist() == [0.5, 1, 1] and found["background"].tolist() == [1, 1, 0.5]
     gated = weighted(parts | {"motion": np.full(12, 0.25)}, 1.0)
     assert gated == pytest.approx(parts["subject"] / 4)
+
+
+def test_dimensions_of_several_trainings_are_their_mean_or_the_cautious_score() -> None:
+    scores = np.array([[[0.5, 0.2, 0.4]], [[0.5, 0.4, 0.4]]])  # two trainings, one clip: overall, subject, background
+    mean, careful = (dimension_scores(scores, caution) for caution in (None, 1.0))
+    assert list(mean) == ["subject", "background"] and mean["subject"].tolist() == pytest.approx([0.3])
+    assert careful["subject"] < mean["subject"] and careful["background"] == pytest.approx(mean["background"])
