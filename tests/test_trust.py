@@ -138,7 +138,7 @@ def test_torchscript_that_nobody_vouches_for_is_refused(tmp_path: Path, monkeypa
     (tmp_path / "SHA256SUMS").write_text("0" * 64 + f"  {I3D_FILE}\n")
     with pytest.raises(DamagedFileError, match="sha256sum"):
         networks.video_features(run)
-    assert networks.I3D_SHA256 in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert networks.I3D_SHA256 in (ROOT / "docs" / "paper_scale.md").read_text(encoding="utf-8")
     monkeypatch.setattr(networks, "I3D_SHA256", networks.content_hash(tmp_path / I3D_FILE))
     assert isinstance(networks.video_features(run), I3DFeatures)  # the published file needs no voucher
 
