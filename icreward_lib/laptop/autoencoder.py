@@ -145,8 +145,8 @@ def train_clips(model: VideoAutoencoder, folder: Path) -> None:
         with torch.no_grad():
             z2 = model.spatial_vae.encode(x).mean * model.spatial_vae.scaling_factor
         # As in sampling, the first latent is that of the image alone: the norms see a chunk of one frame there.
-        posterior = Posterior.from_moments(torch.cat([temporal.encode(z2[:, :, :1]), temporal.encode(z2)[:, :, 1:]], 2))
-        output = temporal.decode(posterior.sample(torch.randn_like(posterior.mean)), x.shape[2])
+        posterior = Posterior(torch.cat([temporal.encode(z2[:, :, :1]), temporal.encode(z2)[:, :, 1:]], 2))
+        output = temporal.decode(posterior.draw(torch.randn_like(posterior.mean)), x.shape[2])
         chosen = torch.randperm(x.shape[2])[:DECODED_FRAMES]
         pixels = model.spatial_vae.decode(output[:, :, chosen]).transpose(1, 2).flatten(0, 1)
         target = x[:, :, chosen].transpose(1, 2).flatten(0, 1)

@@ -21,9 +21,7 @@ _STAGES = [1, 2, 3, 4]  # timm's feature levels at 1/4, 1/8, 1/16 and 1/32 of th
 class FrameFeatures(Protocol):
     """Turns frames into the two feature vectors that VBench++ compares by their cosine."""
 
-    @property
-    def name(self) -> str:
-        """Backbone and preprocessing, for provenance: two names, two incomparable scores."""
+    name: str  # backbone and preprocessing, for provenance: two names, two incomparable scores
 
     def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map uint8 RGB (N, H, W, 3) to subject (N, Ds) and background (N, Db) float32, row by row."""
@@ -51,12 +49,8 @@ class EfficientNetLite0Features:
         if input_size < 32:
             raise ValueError(f"EfficientNet-Lite0 needs input_size >= 32, as it shrinks it 32-fold, not {input_size}.")
         self.input_size, self.device = input_size, device
+        self.name = f"efficientnet-lite0 squash-{input_size} bicubic antialias"
         self.model = load_efficientnet_lite0().to(device)
-
-    @property
-    def name(self) -> str:
-        """Backbone and preprocessing."""
-        return f"efficientnet-lite0 squash-{self.input_size} bicubic antialias"
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,6 +67,8 @@ class VBenchFeatures:
     def __init__(self, dino: VisionTransformer, dreamsim: DreamSim, *, antialias: bool, device: str = "cpu") -> None:
         self.dino, self.dreamsim = dino.to(device), dreamsim.to(device)
         self.antialias, self.device = antialias, device
+        kinds = f"dino-vit-{dino.embed_dim} crop-{SIDE}, dreamsim-ensemble squash-{SIDE}"
+        self.name = f"{kinds}, bicubic{' antialias' if antialias else ''}"
 
     @classmethod
     def from_pretrained(
@@ -95,12 +97,6 @@ class VBenchFeatures:
         # DreamSim's DINO is tuned in place, so the subject's needs a copy of its own.
         subject = deepcopy(branches[0])
         return cls(subject, _tuned(DreamSim(branches, projections), adapter), antialias=antialias, device=device)
-
-    @property
-    def name(self) -> str:
-        """Backbones and preprocessing."""
-        kinds = f"dino-vit-{self.dino.embed_dim} crop-{SIDE}, dreamsim-ensemble squash-{SIDE}"
-        return f"{kinds}, bicubic{' antialias' if self.antialias else ''}"
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,7 @@ I3D_SIDE, I3D_FRAMES, I3D_SIZE = 224, 9, 400  # pixels, the fewest frames it tak
 class VideoFeatures(Protocol):
     """Turns videos into one feature vector each."""
 
-    @property
-    def name(self) -> str:
-        """Network and preprocessing, for provenance: two names, two incomparable distances."""
+    name: str  # network and preprocessing, for provenance: two names, two incomparable distances
 
     def features(self, videos: Sequence[Video]) -> np.ndarray:
         """Map N videos to float32 (N, D), each row on its own."""
@@ -44,13 +42,8 @@ class VideoMAEFeatures:
         if report["missing_keys"] or report["mismatched_keys"]:
             raise ValueError(f"The weights in {folder} do not fit its config.json.")
         self.model.eval().requires_grad_(False).to(device)
-        self.batch_size, self.device = batch_size, device
-
-    @property
-    def name(self) -> str:
-        """See `VideoFeatures`."""
-        config = self.model.config
-        return f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
+        self.batch_size, self.device, config = batch_size, device, self.model.config
+        self.name = f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
 
     @torch.inference_mode()
     def features(self, videos: Sequence[Video]) -> np.ndarray:
@@ -80,6 +73,8 @@ def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> t
 class I3DFeatures:
     """The 400 logits of I3D (Carreira and Zisserman, arXiv 1705.07750), which published FVD values are made of."""
 
+    name = f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
+
     def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 8, device: str = "cpu") -> None:
         """Load the TorchScript port of DeepMind's network, `i3d_torchscript.pt` in a folder (StyleGAN-V's).
 
@@ -92,11 +87,6 @@ class I3DFeatures:
             self.model = torch.jit.load(str(self.file), map_location=device).eval()
         except RuntimeError as error:
             raise ValueError(f"{self.file} is not a TorchScript network, or damaged: download it again.") from error
-
-    @property
-    def name(self) -> str:
-        """See `VideoFeatures`."""
-        return f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
 
     @torch.inference_mode()
     def features(self, videos: Sequence[Video]) -> np.ndarray:

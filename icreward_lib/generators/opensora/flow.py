@@ -1,7 +1,7 @@
 """Rectified flow as Open-Sora 1.2 uses it: noise levels, training loss and the Euler sampler.
 
-Noise level t runs from 0 (clean) to 1000 (noise): x_t = (1 - t/1000) x0 + (t/1000) noise. The model predicts x0 - noise,
-opposite in sign to diffusers (Liu et al., "Flow Straight and Fast", 2022). Frame masks (b, t): 1 generate, 0 keep clean.
+Noise level t runs from 0 (clean) to 1000 (noise): x_t = (1 - t/1000) x0 + (t/1000) noise. The model predicts
+x0 - noise, opposite in sign to diffusers (Liu et al., 2022). Frame masks (b, t): 1 = generate, 0 = keep clean.
 """
 
 from collections.abc import Callable
@@ -82,25 +82,18 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None
     return noisy if x_mask is None else torch.where(x_mask[:, None, :, None, None], noisy, x0)
 
 
-def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor | None = None) -> Tensor:
-    """Mean squared error of a predicted velocity per sample, (b,), over the frames that are denoised.
-
-    Channels beyond the latents' (the unused sigma) do not count. ValueError if a sample has no frame to denoise.
-    """
-    per_frame = (prediction[:, : x0.shape[1]].float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
-    if x_mask is None:
-        return per_frame.mean(1)
-    if not x_mask.any(1).all():
-        raise ValueError("a sample of the batch has no frame to denoise: its mask is all False")
-    return (per_frame * x_mask).sum(1) / x_mask.sum(1)
-
-
 def flow_losses(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
     """Rectified-flow training losses (b,) of clean latents x0 (b, c, t, h, w), noise like them and levels t (b,).
 
     x_mask (b, t) bool: False = frame of the *image*, given clean and not counted. `velocity` may return more channels.
     """
-    return velocity_error(velocity(add_noise(x0, noise, t, x_mask), t, x_mask), x0, noise, x_mask)
+    prediction = velocity(add_noise(x0, noise, t, x_mask), t, x_mask)[:, : x0.shape[1]]
+    per_frame = (prediction.float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
+    if x_mask is None:
+        return per_frame.mean(1)
+    if not x_mask.any(1).all():
+        raise ValueError("a sample of the batch has no frame to denoise: its mask is all False")
+    return (per_frame * x_mask).sum(1) / x_mask.sum(1)
 
 
 def guided(velocity_of: Callable[..., Tensor], y: Tensor, y_null: Tensor, guidance_scale: float) -> Velocity:

@@ -39,12 +39,9 @@ _SPATIAL_BIAS = re.compile(r"spatial_vae\.module\.encoder\.down_blocks\.(\d+)\.r
 _TEMPORAL_NAMES = {
     "embed_dim": "latent_channels",
     "in_out_channels": "spatial_latent_channels",
-    "filters": "temporal_filters",
-    "num_res_blocks": "temporal_num_res_blocks",
-    "channel_multipliers": "temporal_channel_multipliers",
     "temporal_downsample": "temporal_downsample",
     "num_groups": "temporal_norm_num_groups",
-}
+} | {name: f"temporal_{name}" for name in ("filters", "num_res_blocks", "channel_multipliers")}
 _SPATIAL_NAMES = ("block_out_channels", "layers_per_block", "norm_num_groups", "mid_block_add_attention")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -89,7 +86,7 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
     """
     kinds = hub.get("vae_2d", {}).get("type"), hub.get("vae_temporal", {}).get("type")
     if kinds[0] != "VideoAutoencoderKL" or kinds[1] not in ("VAE_Temporal", "VAE_Temporal_SD"):
-        raise ValueError(f"config.json describes an autoencoder of {kinds}: use that of hpcai-tech/OpenSora-VAE-v1.2")
+        raise ValueError(f"{kinds} are not of Open-Sora 1.2: take the config.json of hpcai-tech/OpenSora-VAE-v1.2")
     temporal = hub["vae_temporal"]
     if kinds[1] == "VAE_Temporal":  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
         temporal = {"temporal_downsample": (True, True, False)} | temporal
@@ -97,12 +94,8 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
         raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
     if lacking := [name for name in ("micro_frame_size", "shift", "scale") if name not in hub]:
         raise ValueError(f"config.json of the autoencoder has no {', '.join(lacking)}: download it again")
-    config = {
-        "micro_frame_size": hub["micro_frame_size"],
-        "micro_batch_size": hub["vae_2d"].get("micro_batch_size") or 4,
-        "latent_shift": hub["shift"],
-        "latent_scale": hub["scale"],
-    }
+    config = {"micro_frame_size": hub["micro_frame_size"], "latent_shift": hub["shift"], "latent_scale": hub["scale"]}
+    config["micro_batch_size"] = hub["vae_2d"].get("micro_batch_size") or 4
     config |= {ours: temporal[theirs] for theirs, ours in _TEMPORAL_NAMES.items() if theirs in temporal}
     return config | {f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES}
 

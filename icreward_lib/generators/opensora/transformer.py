@@ -91,27 +91,17 @@ class STDiT3(ModelMixin, ConfigMixin):
 
     def forward(
         self,
-        x: Tensor,
-        timestep: Tensor,
-        y: Tensor,
-        mask: Tensor | None = None,
-        x_mask: Tensor | None = None,
+        x: Tensor,  # latents (b, in_channels, t, h, w), any h and w
+        timestep: Tensor,  # (b,), 0 (clean) to 1000 (noise)
+        y: Tensor,  # caption features (b, 1, tokens, caption_channels)
+        mask: Tensor | None = None,  # (b', tokens), 1 = caption token, 0 = padding; b' divides b and is repeated
+        x_mask: Tensor | None = None,  # (b, t) bool, False = clean frame. None: all are denoised
         *,
-        fps: Tensor,
-        height: Tensor,
+        fps: Tensor,  # (b'',) of the video, repeated to b; 120 for single images
+        height: Tensor,  # (b,) nominal size in pixels; the first entry counts for the whole batch
         width: Tensor,
     ) -> Tensor:
-        """Predict the velocity `x0 - noise` (and an unused sigma), float32 (b, out_channels, t, h, w).
-
-        Args:
-            x: latents (b, in_channels, t, h, w), any h and w.
-            timestep: (b,), 0 (clean) to 1000 (noise).
-            y: caption features (b, 1, tokens, caption_channels).
-            mask: (b', tokens), 1 = caption token, 0 = padding; b' divides b and is repeated. None: all count.
-            x_mask: (b, t) bool, True = frame to denoise, False = clean frame. None: all are denoised.
-            fps: (b'',) frames per second of the video, repeated to b; 120 for single images.
-            height, width: (b,) nominal size in pixels; the first entry counts for the whole batch.
-        """
+        """Predict the velocity `x0 - noise` (and an unused sigma), float32 (b, out_channels, t, h, w)."""
         batch, _, _, h, w = x.shape
         dtype = self.x_embedder.proj.weight.dtype
         timestep, y = timestep.to(dtype), y.to(dtype)
