@@ -16,53 +16,34 @@ from PIL import Image
 from icreward_lib.run.files import first_few
 from icreward_lib.video import Video, read_video
 
-# What pipelines call a setting of `Sampling`: they have one of the names, or none.
-NAMES = {
-    **{name: (name,) for name in ("num_frames", "height", "width")},
-    "steps": ("num_inference_steps",),
-    "guidance": ("guidance_scale", "max_guidance_scale"),
-}
+# What pipelines call their frame rate, if they take one.
 FPS_NAMES = ("fps", "target_fps", "frame_rate")
 SUFFIXES = ("mp4", "mov", "webm", "avi", "gif")
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What a pipeline is asked for. None leaves its own default, as VBench++ wants; scores depend on `fps`."""
-
-    fps: float  # of the clips; given to the pipeline, rounded, if it takes one
-    num_frames: int | None = None
-    height: int | None = None  # pixels
-    width: int | None = None  # pixels
-    steps: int | None = None
-    guidance: float | None = None
-
-
 class DiffusersGenerator:
-    """A diffusers pipeline whose call takes an `image`, and a `prompt` if it reads one (SVD does not)."""
+    """A diffusers pipeline whose call takes an `image`, and a `prompt` if it reads one (SVD does not).
 
-    def __init__(self, pipeline: DiffusionPipeline, sampling: Sampling) -> None:
-        """ValueError if the pipeline takes no image, or has no such setting as `sampling` gives."""
-        self.pipeline, self.sampling, kind = pipeline, sampling, type(pipeline).__name__
+    `fps` is that of the clips, on which scores depend; the pipeline's other `settings` are its own, as VBench++ wants.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, fps: float, **settings: Any) -> None:
+        """ValueError if the pipeline takes no image."""
+        self.pipeline, self.fps, kind = pipeline, fps, type(pipeline).__name__
         self._accepted = set(inspect.signature(pipeline.__call__).parameters)
         if "image" not in self._accepted:
             raise ValueError(f"{kind} takes no image: name an image-to-video pipeline, as THUDM/CogVideoX-5b-I2V.")
-        self._settings: dict[str, Any] = {name: round(sampling.fps) for name in FPS_NAMES if name in self._accepted}
-        for ours, theirs in NAMES.items():
-            if (value := getattr(sampling, ours)) is not None:
-                if not (known := [name for name in theirs if name in self._accepted]):
-                    raise ValueError(f"{kind} has no setting for {ours} ({' or '.join(theirs)}): leave it out.")
-                self._settings |= dict.fromkeys(known, value)
+        self._settings = settings | {name: round(fps) for name in FPS_NAMES if name in self._accepted}
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, sampling: Sampling, *, device: str = "cpu") -> Self:
+    def from_pretrained(cls, model: str | Path, fps: float, *, device: str = "cpu") -> Self:
         """Load a pipeline by hub id or folder: float32 on the CPU; bfloat16, part by part, on a GPU."""
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         pipeline = DiffusionPipeline.from_pretrained(str(model), torch_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         if device != "cpu":
             pipeline.enable_model_cpu_offload(device=device)
-        return cls(pipeline, sampling)
+        return cls(pipeline, fps)
 
     def generate(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> list[Video]:
         """As of a `Generator`; ValueError if a video is not finite, as happens in half precision."""
@@ -77,7 +58,7 @@ class DiffusersGenerator:
             if not np.isfinite(frames).all():
                 name = type(self.pipeline).__name__
                 raise ValueError(f"{name} gave nan in video {k} of {prompt!r}: load it as float32.")
-            videos.append(Video((frames * 255).round().clip(0, 255).astype(np.uint8), self.sampling.fps))
+            videos.append(Video((frames * 255).round().clip(0, 255).astype(np.uint8), self.fps))
         return videos
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.generators.open_sora import Generator
-from icreward_lib.generators.others import DiffusersGenerator, FinishedVideos, Sampling
+from icreward_lib.generators.others import DiffusersGenerator, FinishedVideos
 from icreward_lib.metrics.fvd import distance_columns
 from icreward_lib.metrics.motion import dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS
@@ -103,7 +103,7 @@ def open_generator(source: str, *, fps: float, device: str) -> Generator:
     if finished := _finished(source):
         return finished
     folder = Path(source) if Path(source).is_dir() else locate(source)
-    return DiffusersGenerator.from_pretrained(folder, Sampling(fps), device=device)
+    return DiffusersGenerator.from_pretrained(folder, fps, device=device)
 
 
 def _finished(source: str) -> FinishedVideos | None:

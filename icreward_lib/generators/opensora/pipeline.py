@@ -83,7 +83,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         self,
         image: np.ndarray | None,  # uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video
         prompt: str,  # cleaned before use
-        *,
+        *,  # defaults are upstream's 240p, two seconds
         aesthetic: float | None = None,  # this and `motion` are added to the prompt, see `text.add_scores`
         motion: float | None = None,
         num_videos: int = 1,
@@ -95,10 +95,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         guidance_scale: float = 7.0,  # 1 is none and halves the work
         generator: torch.Generator | Sequence[torch.Generator],  # on the CPU; one a video, or one that seeds them
     ) -> Tensor:
-        """Latents of videos that start with an image, float32 (num_videos, c, t', h', w') on the pipeline's device.
-
-        Defaults are upstream's 240p, two seconds. ValueError for sizes and generators that do not fit.
-        """
+        """Latents of videos, float32 (num_videos, c, t', h', w'); ValueError for sizes that do not fit."""
         device = self._execution_device
         generators = one_per_video(generator, num_videos)
         timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)

@@ -89,12 +89,8 @@ def encode_captions(
 
     Captions are cleaned, then padded or cut to `max_length` tokens. Padding rows are not zeroed, as upstream.
     """
-    tokens = tokenizer(
-        [clean_caption(caption) for caption in captions],
-        max_length=max_length,
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    ).to(text_encoder.device)
+    cleaned = [clean_caption(caption) for caption in captions]
+    tokens = tokenizer(cleaned, max_length=max_length, padding="max_length", truncation=True, return_tensors="pt")
+    tokens = tokens.to(text_encoder.device)
     hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     return hidden[:, None], tokens.attention_mask
