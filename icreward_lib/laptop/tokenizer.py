@@ -45,8 +45,7 @@ def vocabulary() -> tuple[str, ...]:
 def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer, built from the captions' grammar; words outside of it become `<unk>`.
 
-    With `chat`, for Qwen2-VL, nothing is appended, and `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, every text
-    ends with `</s>`. Ids are the same.
+    With `chat`, for Qwen2-VL, `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, `</s>` is appended to every text.
     """
     ids = {token: index for index, token in enumerate(vocabulary())}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
@@ -74,9 +73,6 @@ def tokenize(captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def factors(caption: str) -> dict[str, str | None]:
-    """What a caption says: first and second colour, subject, motion, photograph, camera.
-
-    A scenery's first four are None; no caption at all gives an empty dict.
-    """
+    """What a caption says, by name in `_CAPTION`; the subject's are None for a scenery; nothing if it is no caption."""
     match = _CAPTION.fullmatch(caption)
     return match.groupdict() if match else {}
