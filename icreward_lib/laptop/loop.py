@@ -111,7 +111,7 @@ class Muon(torch.optim.Optimizer):
     all dimensions but the first are one) and works in bfloat16, which some CPUs advertise and then crash on.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ UNSEEN_MOVES = frozenset({
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph that comes with a package: how to load it, and who is to be credited."""
+    """A photograph that comes with a package, and who is to be credited."""
 
     load: Callable[[], np.ndarray]  # -> uint8, "h w" or "h w c"
     credit: str
@@ -104,9 +104,9 @@ def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
 
 @lru_cache(maxsize=COLLAGES)
 def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
-    """A background that no photograph shows: parts of two seen ones, turned, in other colours, torn and joined.
+    """Parts of two seen photographs, turned, in other colours, torn and joined; drawn by number alone.
 
-    `number` fixes every draw; "3 short_side short_side" float32 in [0, 1].
+    "3 short_side short_side" float32 in [0, 1].
     """
     rng = np.random.default_rng([number, 8])
     names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
@@ -131,10 +131,9 @@ def turned_colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tens
 
 @cache
 def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """A photograph, shrunk and slightly out of focus: "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
+    """A photograph "3 h w" float32 in [0, 1], shrunk and blurred (standard deviation `defocus` in its pixels).
 
-    Sampled from full size, a moving camera aliases into flicker that no autoencoder keeps; the defocus (standard
-    deviation in pixels of the shrunk picture) is the shallow depth of field of a lens focused on the subject.
+    Sampled from full size, a moving camera would alias into flicker that no autoencoder keeps.
     """
     picture = Image.fromarray(PHOTOGRAPHS[name].load()).convert("RGB")
     scale = short_side / min(picture.size)
@@ -145,17 +144,15 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 
 @cache
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
-    """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
+    """Ink, body (ink without holes) and cut (body and border) of a subject's sticker, a name in `SUBJECTS` or a letter.
 
-    The subject is a name in `SUBJECTS`, or a letter; "3 size size" float32 coverage in [0, 1]. The cut's bounding box
-    fills the square up to a margin of one pixel.
+    "3 size size" float32 coverage in [0, 1]; the cut fills the square up to a margin of one pixel.
     """
     big = 8 * size
     font = ImageFont.truetype(str(_FONT), big)
     glyph = chr(SUBJECTS[subject]) if subject in SUBJECTS else subject
     left, top, right, bottom = font.getbbox(glyph)
-    longest = max(right - left, bottom - top)
-    font = font.font_variant(size=round(big * 0.80 * big / longest))
+    font = font.font_variant(size=round(big * 0.80 * big / max(right - left, bottom - top)))
     left, top, right, bottom = font.getbbox(glyph)
     canvas = Image.new("L", (big, big), 0)
     ImageDraw.Draw(canvas).text((big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font)
