@@ -83,18 +83,6 @@ class VlmConfig:
         return indices
 
 
-def build_processor(config: VlmConfig) -> Qwen2VLProcessor:
-    """Qwen2-VL's processor with the small tokenizer; pictures are brought to an area of `image_size`^2."""
-    pixels = {"shortest_edge": config.image_size**2, "longest_edge": config.image_size**2}
-    shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=build_tokenizer(chat=True),
-        video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
 def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL with new weights, drawn from the loop's seed."""
     ids = build_tokenizer(chat=True).get_vocab()
@@ -132,7 +120,14 @@ class VlmPretraining(nn.Module):
     def __init__(self, vlm: Qwen2VLForConditionalGeneration, config: VlmConfig) -> None:
         super().__init__()
         self.model, self.config = vlm.model, config
-        self.processor = build_processor(config)
+        area = dict.fromkeys(("shortest_edge", "longest_edge"), config.image_size**2)
+        shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": area}
+        self.processor = Qwen2VLProcessor(
+            image_processor=Qwen2VLImageProcessor(**shape),
+            tokenizer=build_tokenizer(chat=True),
+            video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
+            chat_template=CHAT_TEMPLATE,
+        )
         self.sizes = [2, 1, 3 * THUMB**2, *map(len, FACTORS)]
         self.probe = nn.Linear(config.width, sum(self.sizes))
         nn.init.zeros_(self.probe.weight)

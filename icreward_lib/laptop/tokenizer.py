@@ -67,8 +67,7 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 def tokenize(captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask of captions, (n, length), padded or cut, as for T5 and CLIP."""
-    settings = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    batch = build_tokenizer()(captions, **settings)
+    batch = build_tokenizer()(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return batch.input_ids, batch.attention_mask
 
 

@@ -23,6 +23,7 @@ from icreward_lib.world.scenes import Scene, Split, render, sample_scenes
 #: The head's outputs: logits of the camera's movements, then of the subject's, or that there is none.
 LABELS = (*(f"the camera {name}" for name in CAMERAS), *(f"the subject {name}" for name in MOTIONS), "no subject")
 SIZE, TUBELET = 64, 4  # pixels along a side, and frames of a patch
+OUTPUTS = (len(CAMERAS), len(MOTIONS) + 1)  # how many of `LABELS` are the camera's and the subject's
 FRAMES = 17  # of the world's clips; the model sees the last 16, as the Fréchet distance does
 
 
@@ -71,10 +72,7 @@ def to_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
 
 class MotionPretraining(nn.Module):
-    """The classifier and, while it trains, a head that reads each patch's movement off the last states.
-
-    Labels of whole clips alone teach such a small model nothing for hundreds of steps.
-    """
+    """The classifier and a head that reads off each patch's movement: whole clips' labels alone teach too slowly."""
 
     def __init__(self, model: VideoMAEForVideoClassification, config: MotionConfig) -> None:
         super().__init__()
@@ -91,7 +89,9 @@ class MotionPretraining(nn.Module):
         pixels = to_pixels(degrade(clips.frames, np.random.default_rng([seed, 1]), share=0.3))
         states = self.model.videomae(pixels).last_hidden_state
         logits = self.model.classifier(self.model.fc_norm(states.mean(1)))
-        camera, motion = (F.cross_entropy(*pair) for pair in zip(split_logits(logits), to_labels(scenes), strict=True))
+        camera, motion = (
+            F.cross_entropy(*pair) for pair in zip(logits.split(OUTPUTS, -1), to_labels(scenes), strict=True)
+        )
         flow = F.mse_loss(self.flow(states), 4 * movements(scenes, clips.masks, SIZE // config.patch_size))
         return {"loss": camera + motion + flow, "camera": camera, "motion": motion, "flow": flow}
 
@@ -102,11 +102,6 @@ def movements(scenes: list[Scene], masks: np.ndarray, grid: int) -> Tensor:
     return patch_targets(scenes, masks, groups, grid)[1]
 
 
-def split_logits(logits: Tensor) -> tuple[Tensor, ...]:
-    """The head's outputs as logits of the camera's movements and of the subject's."""
-    return logits.split((len(CAMERAS), len(MOTIONS) + 1), dim=-1)
-
-
 @torch.no_grad()
 def evaluate(model: VideoMAEForVideoClassification, *, split: Split = "seen", count: int) -> dict[str, float]:
     """Accuracy of both labels on `count` new scenes."""
@@ -115,7 +110,7 @@ def evaluate(model: VideoMAEForVideoClassification, *, split: Split = "seen", co
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
         logits = model(to_pixels(render(part, num_frames=FRAMES, size=SIZE).frames)).logits
-        for name, answer, label in zip(hits, split_logits(logits), to_labels(part), strict=True):
+        for name, answer, label in zip(hits, logits.split(OUTPUTS, -1), to_labels(part), strict=True):
             hits[name].append(answer.argmax(1) == label)
     return {f"{split}_{name}": float(torch.cat(values).float().mean()) for name, values in hits.items()}
 
