@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights, reached
+from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, Loss, degrade, fit, half_weights, reached
 from icreward_lib.laptop.tokenizer import EOS, PAD, build_tokenizer, tokenize
 from icreward_lib.run.files import atomic, write_json
 from icreward_lib.world.scenes import Scene, Split, render, sample_scenes
@@ -69,7 +68,7 @@ def _embed_captions(model: CLIP, scenes: list[Scene]) -> Tensor:
     return texts
 
 
-def contrastive_loss(model: CLIP, config: ClipConfig) -> Callable[[int], dict[str, Tensor]]:
+def contrastive_loss(model: CLIP, config: ClipConfig) -> Loss:
     """The loss of a step: symmetric cross-entropy over a batch's frames and captions (CLIP, Radford 2021)."""
 
     def loss(step: int) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from icreward_lib.world.scenes import SPLITS, Split
 
 #: Training steps seed their draws with numbers below this one, evaluations from it upwards.
 EVALUATION_SEED = 1_000_000_000
+Loss = Callable[[int], dict[str, Tensor]]  # step -> named terms
 MOMENTUM = 0.95  # of Muon
 
 
@@ -34,22 +35,17 @@ class LoopConfig:
     warmup: int = 100
     weight_decay: float = 0.0
     muon_lr: float = 0.0  # peak rate of Muon, for all matrices and convolutions; 0: AdamW for them too
-    clip: float = 1.0  # gradient norm
     ema: float = 0.0  # decay of the weights' exponential moving average; 0: none
     seed: int = 0
     save_every: int = 200  # steps between resumable checkpoints (and evaluations)
 
 
 def fit(
-    model: nn.Module,
-    loss: Callable[[int], dict[str, Tensor]],
-    config: LoopConfig,
-    folder: Path,
-    evaluate: Callable[[], Row] = dict,
+    model: nn.Module, loss: Loss, config: LoopConfig, folder: Path, evaluate: Callable[[], Row] = dict
 ) -> list[Row]:
     """Train `model` in place, from where an earlier call stopped; return the log, which `folder` keeps too.
 
-    `loss` gives named terms of a step, of which "loss" is minimised; all they see must depend on the step alone (the
+    Of the terms of `loss` "loss" is minimised; all they see must depend on the step alone (the
     global generator is seeded from it). `evaluate` sees the averaged weights, which the model has in the end.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -88,7 +84,7 @@ def fit(
         clock = time.monotonic()
 
     model.train()
-    schedule = Schedule(config.steps, config.save_every, warmup=config.warmup, least=0.05, clip=config.clip)
+    schedule = Schedule(config.steps, config.save_every, warmup=config.warmup, least=0.05)
     training.run(schedule, descend, look)
     average.copy_to(parameters)
     model.eval()

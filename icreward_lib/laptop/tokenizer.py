@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -32,14 +31,12 @@ _CAPTION = re.compile(
 )
 
 
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """All tokens in the order of their ids: special ones, then words of captions (all names), questions, answers."""
-    grammar = ("a and over the camera is ,", *content.CAMERAS, *content.MOTIONS)
-    talk = ("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values())
-    words = re.findall(r"\w+|,", " ".join((*grammar, *talk)))
-    names = (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS)
-    return (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS, *dict.fromkeys((*names, *words)))
+_GRAMMAR = ("a and over the camera is ,", *content.CAMERAS, *content.MOTIONS)
+_TALK = ("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values())
+_WORDS = re.findall(r"\w+|,", " ".join((*_GRAMMAR, *_TALK)))
+_NAMES = (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS)
+#: All tokens in the order of their ids: special ones, then words of captions (all names), questions, answers.
+VOCABULARY = (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS, *dict.fromkeys((*_NAMES, *_WORDS)))
 
 
 def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
@@ -47,7 +44,7 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
     With `chat`, for Qwen2-VL, `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, `</s>` is appended to every text.
     """
-    ids = {token: index for index, token in enumerate(vocabulary())}
+    ids = {token: index for index, token in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Whitespace()

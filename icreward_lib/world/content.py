@@ -85,7 +85,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     ),
 }
 UNSEEN_PHOTOGRAPHS = frozenset(("dahlia", "retina", "gravel", "admiral"))
-#: What the names of `COLLAGES` pictures begin with that `collage` makes of seen photographs.
+#: What the names of `COLLAGES` pictures begin with that `background` makes of seen photographs.
 COLLAGE, COLLAGES = "collage ", 512
 
 
@@ -95,24 +95,19 @@ def letters() -> tuple[str, ...]:
     return tuple(sorted(chr(code) for code in FT2Font(str(_FONT)).get_charmap() if chr(code).isalpha()))
 
 
-def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """The `photograph` of that name, or `collage N`."""
-    if name.startswith(COLLAGE):
-        return collage(int(name.removeprefix(COLLAGE)), short_side, defocus)
-    return photograph(name, short_side, defocus)
-
-
 @lru_cache(maxsize=COLLAGES)
-def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
-    """Parts of two seen photographs, turned, in other colours, torn and joined; drawn by number alone.
+def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
+    """The `photograph` of that name, or "collage N": two seen ones, turned, in other colours, torn and joined.
 
-    "3 short_side short_side" float32 in [0, 1].
+    "3 h w" float32 in [0, 1], a collage square. Its number fixes every draw.
     """
-    rng = np.random.default_rng([number, 8])
+    if name in PHOTOGRAPHS:
+        return photograph(name, short_side, defocus)
+    rng = np.random.default_rng([int(name.removeprefix(COLLAGE)), 8])
     names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
     parts = []
-    for name in names:
-        whole = photograph(str(name), 2 * short_side, defocus)
+    for each in names:
+        whole = photograph(str(each), 2 * short_side, defocus)
         side = int(rng.integers(short_side, 2 * short_side + 1))
         top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
         part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))

@@ -20,7 +20,6 @@ from icreward_lib.world.content import COLOURS, DIRECTIONS
 from icreward_lib.world.scenes import Clips, Scene, Split, another_background, another_subject, recoloured, render
 
 SEVERITIES = (0.33, 0.67, 1.0)
-Breaks = Literal["subject", "background", "time", "motion"]
 
 
 class Layers(NamedTuple):
@@ -90,7 +89,7 @@ class Probe:
     """One kind of departure."""
 
     title: str
-    breaks: tuple[Breaks, ...]
+    breaks: tuple[Literal["subject", "background", "time", "motion"], ...]
     needs: Literal["anything", "a subject", "movement"]  # of a scene; in others it would make no sense
     depart: Callable[[Case], Layers]
 
