@@ -13,7 +13,6 @@ from icreward_lib.generators.others import FinishedVideos
 from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.poster import samples
 from icreward_lib.poster.generator_table import (
-    SCORES,
     MeasuredGenerator,
     generator_table,
     measure_generator,
@@ -106,7 +105,3 @@ def test_missing_videos_and_unknown_generators_are_one_sentence(run, tmp_path) -
         measure_generator(run, str(folder), test)
     with pytest.raises(FileNotFoundError, match="hf download some/pipeline --local-dir"):
         open_generator("some/pipeline", fps=8.0, device="cpu")
-
-
-def test_the_code_that_makes_a_stage_exists() -> None:
-    assert SCORES[-1] == "dynamic_degree"
