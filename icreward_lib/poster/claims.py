@@ -95,7 +95,8 @@ def collect(run: Run) -> list[dict[str, Any]]:
     row = results.value("dpo", "changes", {"metric": "clipsim"})
     change = results.interval("dpo", "changes", {"metric": "clipsim"})
     claim = "The tuned generator's new clips stay nearer to the image than the base's (CLIPSim, tuned minus base)"
-    why = f"{row['tuned']:.3f} against {row['base']:.3f}" + ": tuned clips leave the image" * (change.high < 0)
+    why = f"{row['tuned']:.3f} against {row['base']:.3f}"
+    why += ": tuned clips leave the image" if change.high < 0 else ""
     add("dpo_clipsim", claim, "better consistency, no number", change, change.low > 0, why)
 
     claim = "The MLP, which the pairs are against, prefers the tuned generator's new clips too (share)"

@@ -44,8 +44,8 @@ def measure_own(run: Run, curated: Curated, split: str) -> MeasuredGenerator:
 def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> MeasuredGenerator:
     """Another generator's videos of every sample, made or read, and measured; a stage that resumes by sample.
 
-    `source` is what `open_generator` takes. Where labels compare with the image as the generator sees it, a clip is
-    compared with its own first frame: what another generator's autoencoder makes of the image is not known. Raises
+    `source`: finished videos (a CSV, or a folder of them), or a pipeline of diffusers (its folder or hub id). Where
+    labels compare with the image as the generator sees it, a clip is compared with its own first frame. Raises
     FileNotFoundError or ValueError, also if finished videos are missing or of several lengths.
     """
     k, prompts = run.profile.data.videos_per_sample, [sample.prompt for sample in samples]
@@ -63,7 +63,7 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
     with run.stage("generator", code=measure_generator, **made, **measured) as stage:
         items = {f"{item_of(sample.id)}.npz": sample for sample in samples}
         if wanted := [item for item in own_share(list(items)) if not stage.done and not stage.has(item)]:
-            generator: Generator = finished or open_generator(source, fps=shape.fps, device=run.device)
+            generator: Generator = finished or _pipeline(source, fps=shape.fps, device=run.device)
             scorer, extractor = networks.consistency_scorer(run), networks.video_features(run)
             for item in wanted:
                 sample = items[item]
@@ -80,10 +80,7 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
     return _measured(samples, found, np.concatenate([values["features"] for values in found]))
 
 
-def open_generator(source: str, *, fps: float, device: str) -> Generator:
-    """Finished videos (a CSV, a folder of videos), or a pipeline of diffusers (its folder or hub id) at `fps`."""
-    if finished := _finished(source):
-        return finished
+def _pipeline(source: str, *, fps: float, device: str) -> DiffusersGenerator:
     folder = Path(source) if Path(source).is_dir() else locate(source)
     return DiffusersGenerator.from_pretrained(folder, Sampling(fps), device=device)
 
