@@ -54,11 +54,8 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
     if finished:
         finished.require(prompts, k)
     # A hub id says what a pipeline is; finished videos count by their content.
-    made: dict[str, object] = {
-        "source": [finished.paths[prompt][:k] for prompt in prompts] if finished else source,
-        "k": k,
-    }
-    made |= {"samples": accounts, "shape": shape, "seed": run.profile.seed}
+    content = [finished.paths[prompt][:k] for prompt in prompts] if finished else source
+    made = {"source": content, "samples": accounts, "shape": shape, "k": k, "seed": run.profile.seed}
     measured = {"backbone": networks.backbone(run), "fvd": run.model("fvd")}
     with run.stage("generator", code=measure_generator, **made, **measured) as stage:
         items = {f"{item_of(sample.id)}.npz": sample for sample in samples}

@@ -26,8 +26,8 @@ from icreward_lib.run.profile import ICRewardSettings, MlpSettings
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import Interval, percentile_interval
 
-Reward = MLPReward | ICRewardModel
-Build = Callable[[Run, int], MLPReward] | Callable[[Run, int], ICRewardModel]  # a reward before its training, of a seed
+RewardModel = MLPReward | ICRewardModel
+Build = Callable[[Run, int], RewardModel]  # a reward before its training, of a seed
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def finished(run: Run, curated: Curated, stage: Stage, name: str, items: Sequenc
     return Trained(name, folders, histories, np.stack([each["scores"] for each in found]), rows, stage)
 
 
-def save_trained(stage: Stage, item: str, model: Reward, history: History, scores: np.ndarray) -> None:
+def save_trained(stage: Stage, item: str, model: RewardModel, history: History, scores: np.ndarray) -> None:
     """Write what `finished` reads."""
     with stage.write(f"model_{item}") as folder:
         model.save_pretrained(folder)
@@ -214,7 +214,7 @@ def published(trained: Trained) -> dict[str, str]:
     return {"stage": trained.stage.name, "key": trained.stage.key}
 
 
-def load(run: Run, trained: Trained, number: int) -> Reward:
+def load(run: Run, trained: Trained, number: int) -> RewardModel:
     """The model of one training of a reward."""
     kind = MLPReward if trained.name == "mlp" else ICRewardModel
     return kind.from_pretrained(trained.folders[number], device=run.device)
