@@ -21,7 +21,7 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated, on_label_scale
 from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
-from icreward_lib.poster.samples import SceneSample
+from icreward_lib.poster.samples import SceneSample, scene_sample
 from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
@@ -93,7 +93,7 @@ def departing_scenes(run: Run, split: str) -> list[SceneSample]:
     """Moving scenes to learn from, or to validate on, beyond the curated set's; none has held-out content."""
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
     scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
-    return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
+    return [scene_sample(number, split, scene) for number, scene in enumerate(scenes)]
 
 
 def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
