@@ -52,7 +52,7 @@ ONCE = {
     *("Reward", "Scores", "ICReward", "ICRewardModel", "ICRewardLite", "MLPReward", "build_pairs", "write_pairs"),
 }
 NOT_YET = {"cli.counting"}  # has a Generator of its own until it is replaced
-SHARED = {"Clip", "Examples", "Pretraining"}  # of two subjects each, until their rooms rename them
+SHARED = {"Examples", "Pretraining"}  # of two subjects each, until their rooms rename them
 
 NAMES = {module_name(path): path for path in MODULES}
 
