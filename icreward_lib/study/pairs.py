@@ -145,10 +145,10 @@ def read_pairs(path: Path) -> list[Pair]:
     table = table[list(COLUMNS)]
     _check_rows(table, path.name)
     folder, pairs = path.resolve().parent, []
-    for number, cells in enumerate(table.to_dict("records"), 1):
+    for number, row in enumerate(table.to_dict("records"), 1):
         where = f"Row {number} of {path.name}"
-        cells |= {column: _media(folder, cells[column], suffixes, where) for column, suffixes in MEDIA.items()}
-        pairs.append(Pair(**cells))
+        media = {column: _media(folder, row[column], suffixes, where) for column, suffixes in MEDIA.items()}
+        pairs.append(Pair(**{str(column): media.get(str(column), cell) for column, cell in row.items()}))
     _check_media(pairs)
     return pairs
 
