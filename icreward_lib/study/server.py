@@ -28,10 +28,9 @@ from starlette.routing import Route
 
 from icreward_lib.run.files import DiskFullError
 from icreward_lib.run.profile import Group
-from icreward_lib.study.export import votes_table
 from icreward_lib.study.pairs import Pair
 from icreward_lib.study.protocol import StudyError, first_problem
-from icreward_lib.study.store import Rater, RefusedError, Store
+from icreward_lib.study.store import Rater, RefusedError, Store, votes_table
 
 PAGE = Path(__file__).parent / "page"
 ADMIN_TOKEN = "ICREWARD_STUDY_ADMIN"  # environment variable; an argument could be read by others in a list of processes

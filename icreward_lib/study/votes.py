@@ -116,10 +116,7 @@ def _times(column: pd.Series) -> pd.Series:
 
 
 def read_votes(path: str | Path, *, samples: Collection[str] | None = None) -> pd.DataFrame:
-    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7.
-
-    Raises `VotesError`, with `samples` also about a vote on any other.
-    """
+    """Read and `validate` a CSV of votes (ids are text); raises `VotesError`, with `samples` also about any other."""
     try:
         votes = validate(pd.read_csv(path, dtype=str, keep_default_na=False))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -236,10 +233,7 @@ def per_rater(votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The votes of the raters whom `rule` keeps, and who is left out, whole: columns rater and why.
-
-    Raises `VotesError` if nobody is left.
-    """
+    """The votes of the raters whom `rule` keeps, and who is left out and why; raises `VotesError` if nobody is left."""
     votes, measured = validate(votes), per_rater(votes)
     limits = {name.removeprefix("min_"): least for name, least in rule.model_dump().items()}
     reasons = {
