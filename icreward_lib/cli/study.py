@@ -83,8 +83,7 @@ def _serve(chosen: argparse.Namespace) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> None:
-    from icreward_lib.study.export import export
-    from icreward_lib.study.store import Store
+    from icreward_lib.study.store import Store, export
 
     with closing(Store(chosen.votes)) as store:
         print(f"{chosen.out}: {export(store, chosen.out)} votes")
