@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:  # not for good: the command line imports this module and has to start quickly
     from accelerate import PartialState
 
-
 Item = TypeVar("Item")
-
+Result = TypeVar("Result")
 PATIENCE = timedelta(days=2)  # that processes wait for the slowest of them
 
 
@@ -68,9 +67,6 @@ def _group() -> PartialState:
 
     # Unless it is told that there is no GPU, it takes every process for one alone, which waits for nobody.
     return PartialState(cpu=device() == "cpu", timeout=PATIENCE)
-
-
-Result = TypeVar("Result")
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:

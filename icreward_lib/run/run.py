@@ -25,7 +25,7 @@ from icreward_lib.run.code import Code, code_hash, notebook_code_hash
 from icreward_lib.run.models import CHECKOUT, locate
 from icreward_lib.run.processes import barrier, device, rank
 from icreward_lib.run.profile import Profile, load_profile
-from icreward_lib.run.stages import Stage
+from icreward_lib.run.stages import ACCOUNT, Stage
 
 if TYPE_CHECKING:  # neither is needed to run the command line, which has to start quickly
     import pandas as pd
@@ -124,10 +124,11 @@ class Run:
             account = {"stage": stage, "key": key, "notebook": self.notebook, "peak_rss_gb": peak_rss_gb()}
             # Of a resumed stage, the seconds are those after the resumption.
             account |= {"seconds": round(time.perf_counter() - begin, 2), "resumed": resumed, "inputs": inputs}
-            opened.finish(account)
+            opened.save_json(ACCOUNT, account)
+            opened.done = True
             self.progress.unlink(missing_ok=True)
         barrier()
-        self._stages.append({**opened.account(), "reused": reused})
+        self._stages.append({**opened.load_json(ACCOUNT), "reused": reused})
         self._write_log()
 
     def _tell(self, stage: str, done: int, wanted: int) -> None:
