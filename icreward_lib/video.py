@@ -29,7 +29,7 @@ class Video:
     frames: np.ndarray
     fps: float
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         frames = self.frames
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
             raise ValueError(f"Video.frames must be a uint8 numpy array, not {getattr(frames, 'dtype', type(frames))}.")
@@ -198,8 +198,7 @@ def contact_sheet(
 def video_html(videos: Mapping[str, Video], *, width: int = 192, columns: int = 5) -> str:
     """Make a self-contained HTML table of looping players, `columns` to a row, each under its title.
 
-    `src` stands on <video>, since JupyterLab strips it from <source> in untrusted notebooks; three stills stand inside
-    for pages that cannot play H.264. Wider clips are shrunk to `width` pixels.
+    Wider clips are shrunk to `width` pixels. Pages that cannot play H.264 show three stills.
     """
     cells = [_player(title, video, width) for title, video in videos.items()]
     rows = ["".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
@@ -217,6 +216,7 @@ def _player(title: str, video: Video, width: int) -> str:
     shown = video.frames[np.linspace(0, video.num_frames - 1, 3).round().astype(int)]
     still, poster = _jpeg(np.concatenate(list(shown), axis=1)), _jpeg(shown[0])
     size, name = f'width="{width}" height="{height}"', html.escape(title)
+    # On <video>, since JupyterLab strips it from <source> in untrusted notebooks.
     source = f'src="data:video/mp4;base64,{clip}" poster="{poster}" {size}'
     image = f'<img src="{still}" alt="{name}: first, middle and last frame" width="{width}">'
     player = f'<video {source} controls loop muted preload="metadata">{image}</video>'
@@ -236,17 +236,13 @@ def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
 
 
 def fit_clip(video: Video, shape: GenerationSettings) -> Video:
-    """The middle of a video in another shape: the frames nearest in time, cropped about their centre, resized.
-
-    Raises ValueError if it is too short.
-    """
+    """The middle of a video: the frames nearest in time, cropped about their centre. ValueError if it is too short."""
     times = np.round(np.arange(shape.num_frames) * video.fps / shape.fps).astype(int)
     spare = video.num_frames - 1 - int(times[-1])
     if spare < 0:
-        raise ValueError(
-            f"a real clip must last {shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} "
-            f"fps); this one has {video.num_frames} frames at {video.fps:g} fps"
-        )
+        wanted = f"{shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} fps)"
+        found = f"{video.num_frames} frames at {video.fps:g} fps"
+        raise ValueError(f"a real clip must last {wanted}; this one has {found}")
     size, how = (shape.width, shape.height), Image.Resampling.LANCZOS
     pictures = [Image.fromarray(frame) for frame in video.frames[times + spare // 2]]
     return Video(np.stack([np.asarray(ImageOps.fit(picture, size, how)) for picture in pictures]), shape.fps)
