@@ -58,8 +58,7 @@ class Video:
 def read_video(path: str | os.PathLike[str]) -> Video:
     """Decode every frame of a video file.
 
-    Raises FileNotFoundError, and ValueError for anything but a whole video: containers that declare their frame count
-    (mp4, mov, avi) are held to it, so a truncated file is never a shorter clip.
+    Raises FileNotFoundError, and ValueError for anything but a whole video: a truncated one is never a shorter clip.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,7 +81,7 @@ def _unpadded(frame: np.ndarray) -> np.ndarray:
 
 
 def _require_whole(path: Path) -> None:
-    """Hold the packets of the video stream to the frame count of the container (0: it declares none)."""
+    """Hold the packets to the frame count of the container (0: it declares none)."""
     again = "it looks truncated: write or download it again"
     try:
         with av.open(str(path)) as container:
@@ -130,10 +129,7 @@ def _encode(path: str, video: Video, lossless: bool) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture of any mode as uint8 RGB (H, W, 3).
-
-    EXIF rotation is applied, transparency laid on white, 16-bit grey scaled. Raises FileNotFoundError or ValueError.
-    """
+    """Read a picture of any mode as uint8 RGB (H, W, 3), as EXIF turns it, on white. FileNotFoundError, ValueError."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No picture at {path}.")

@@ -42,17 +42,14 @@ class _Module:
                 self.imported |= {bound: (module, "") for bound, module in found}
 
     def reached(self, top: str) -> Iterator[Definition]:
-        """What a definition reaches directly."""
         yield from self.named(self.defined[top])
         if any(each.name == top and "Protocol" in map(ast.unparse, each.bases) for each in self.classes):
             yield from ((self.name, each.name) for each in self.classes)
 
     def named(self, nodes: Iterable[ast.AST]) -> Iterator[Definition]:
         """The definitions that some code of this module names."""
-        for outer in nodes:
-            for node in ast.walk(outer):
-                if (found := self._place(node)) and found[1]:
-                    yield found
+        places = (self._place(node) for outer in nodes for node in ast.walk(outer))
+        return (found for found in places if found and found[1])
 
     def _place(self, node: ast.AST) -> Definition | None:
         """What a name, with or without dots, stands for; None for what is not of this library."""
@@ -66,7 +63,6 @@ class _Module:
 
     @cache  # noqa: B019 - modules live as long as the process
     def hash(self, top: str) -> str:
-        """As for `code_hash`, of one definition."""
         return _digest([_plain(statement) for statement in self.defined[top]])
 
 

@@ -145,9 +145,10 @@ class Run:
         elif isinstance(payload, list):
             files.write_json(path, [{**entry, "provenance": provenance} for entry in payload])
         else:
+            beside = path.with_suffix(".provenance.json")
             files.write_text(path, payload.to_csv(index=False, lineterminator="\n"))
-            files.write_json(path.with_suffix(".provenance.json"), provenance)
-            self._wrote(path.with_suffix(".provenance.json"))
+            files.write_json(beside, provenance)
+            self._wrote(beside)
         self._wrote(path)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
@@ -161,8 +162,7 @@ class Run:
         self._wrote(*(path.with_name(name + suffix) for suffix in (".png", ".pdf", ".csv")))
 
     @cached_property
-    def _code(self) -> dict[str, object]:
-        """The code that runs. Asked for once, as what changes later is not what was imported."""
+    def _code(self) -> dict[str, object]:  # once, as what changes later is not what was imported
         notebook = CHECKOUT / "notebooks" / f"{self.notebook}.ipynb"
         source = notebook_code_hash(notebook) if notebook.is_file() else None
         return {"versions": installed_versions(), "git": _git(), "source": source}
@@ -185,7 +185,7 @@ class Run:
         }
 
     def _wrote(self, *paths: Path) -> None:
-        names = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
+        names = [path.relative_to(self.root).as_posix() for path in paths]
         self._outputs = list(dict.fromkeys([*self._outputs, *names]))
         self._write_log()
 
