@@ -9,7 +9,7 @@ from typing import Any
 
 
 def add_command(commands: Any) -> None:
-    """Add `study` and its commands to a parser's sub-commands."""
+    """Add `study` to a parser's sub-commands."""
     study = commands.add_parser("study", help="the human study: pairs of clips, a page to rate them on, votes")
     steps = study.add_subparsers(required=True, metavar="step")
 
