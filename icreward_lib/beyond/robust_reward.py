@@ -1,11 +1,8 @@
 """A better ICReward, step by step, each a new head on the body of the poster's.
 
-The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
-examples; and a gate for what does not move, so that stillness is no virtue. The robust reward is the last one as a
-cautious ensemble.
+The same labels, for comparison; labels that see slow drift; departures from true clips as examples; and a gate for
+what does not move, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,20 +86,15 @@ def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[st
     return labels
 
 
-def departing_scenes(run: Run, split: str) -> list[SceneSample]:
-    """Moving scenes to learn from, or to validate on, beyond the curated set's; none has held-out content."""
+def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
+    """True clips of moving scenes beyond the curated set's, none with held-out content, and departures from each.
+
+    The kinds are random ones of `LEARNED`, as the severities are. As ICReward reads them; and columns sample, kind,
+    severity.
+    """
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
     scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
-    return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
-
-
-def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
-    """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
-
-    Returns:
-        The clips as ICReward reads them; and columns sample, kind, severity.
-    """
-    samples = departing_scenes(run, split)
+    samples = [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
     generated = curated.videos.of(curated.of("train")[0].id)[0]
     # A generator may make videos of another size than the image's; these have to fit beside them.
     size = {"height": generated.height, "width": generated.width}
@@ -173,13 +165,8 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
 
     A body reads all clips once. With them comes `ROBUST`.
     """
-    settings = run.profile.robust
-    config = TrainConfig(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=run.profile.icreward.lr,
-        decay=run.profile.icreward.weight_decay,
-    )
+    own, first = run.profile.robust, run.profile.icreward
+    config = TrainConfig(epochs=own.epochs, batch_size=own.batch_size, lr=first.lr, decay=first.weight_decay)
     generated = dataset(curated, vision_tokens(run, curated))
     found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
     departed = {split: clips for split, (clips, _) in found.items()}
@@ -196,11 +183,10 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
             missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
             if missing:
                 _train_heads(run, curated, folder, generated, departed, config, stage, missing, number)
-    seeds = range(len(poster.folders))
-    trained = {
-        name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
-        for name in RECIPES
-    }
+    trained = {}
+    for name in RECIPES:
+        items = [f"{name}_{number}" for number in range(len(poster.folders))]
+        trained[name] = finished(run, curated, stage, f"icreward_{name}", items)
     moving = movement_threshold(*found["train"])
     return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, moving)}
 
@@ -238,14 +224,12 @@ def _train_heads(
     bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
     first = bodies[missing[0]]
     states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
-
-    heads = {}  # before any training: they are drawn one after the other from the one global generator
-    for name in missing:
-        reward = with_new_head(bodies[name], seed=run.seed("recipe", name, number))
-        heads[name] = HeadOnCachedStates(reward, generated)
+    seeds = {name: run.seed("recipe", name, number) for name in missing}
+    # Before any training: they are drawn one after the other from the one global generator.
+    heads = {name: HeadOnCachedStates(with_new_head(bodies[name], seed=seeds[name]), generated) for name in missing}
 
     def trained(name: str) -> tuple[History, np.ndarray]:
-        head, seed = heads[name], run.seed("recipe", name, number)
+        head, seed = heads[name], seeds[name]
         data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
         working = stage.folder / f"training_{name}_{number}"
         history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
@@ -256,11 +240,20 @@ def _train_heads(
         save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
 
 
-def recipe_scores(
-    run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
+def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
+    """What the robust reward says of the generated videos of a split, "samples videos"."""
+    return cautious(trained.matrices(split), run.profile.robust.caution)
+
+
+def every_score(
+    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
 ) -> dict[str, np.ndarray]:
-    """What `measure.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
-    with run.stage("recipe_scores", code=recipe_scores, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
+    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each.
+
+    The overall score comes first, as of `measure.reward_scores`; for the recipes a body reads the clips once.
+    """
+    scores = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
+    with run.stage("recipe_scores", code=every_score, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
         for number, folder in enumerate(poster.folders):
             missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
             if missing:
@@ -270,22 +263,10 @@ def recipe_scores(
                 found = predict(HeadOnCachedStates(own, measured.tokens), states)
                 values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
                 stage.save_npz(f"{name}_{number}.npz", scores=values)
-    seeds = range(len(poster.folders))
-    return {name: np.stack([stage.load_npz(f"{name}_{number}.npz")["scores"] for number in seeds]) for name in recipes}
-
-
-def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
-    """What the robust reward says of the generated videos of a split, "samples videos"."""
-    members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
-    return cautious(members, run.profile.robust.caution)
-
-
-def every_score(
-    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
-) -> dict[str, np.ndarray]:
-    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each."""
-    two = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
-    return two | recipe_scores(run, measured, poster, recipes)
+    for name in recipes:
+        trainings = [stage.load_npz(f"{name}_{number}.npz")["scores"] for number in range(len(poster.folders))]
+        scores[name] = np.stack(trainings)
+    return scores
 
 
 def add_every_score(run: Run, measured: Measured, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """What all figures share: colours, names, fonts, lines and bars."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures 7 to 11: what rewards measure, how they are exploited, what better ones do, and the judge of real clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Figures 1 to 6, which are the poster's, and those beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
