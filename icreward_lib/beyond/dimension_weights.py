@@ -14,12 +14,11 @@ from icreward_lib.rewards.ensemble import cautious
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.world.departures import PROBES
 
+Arrays = Mapping[str, np.ndarray]  # by dimension, or by judge
+
 
 def weight_sweep(
-    dimensions: Mapping[str, np.ndarray],
-    judges: Mapping[str, np.ndarray],
-    weights: Sequence[float],
-    **bootstrap: Unpack[Bootstrap],
+    dimensions: Arrays, judges: Arrays, weights: Sequence[float], **bootstrap: Unpack[Bootstrap]
 ) -> pd.DataFrame:
     """What the best clips keep as a reward's weight moves from the background to the subject.
 
@@ -37,10 +36,7 @@ def weight_sweep(
 
 
 def detection_sweep(
-    table: pd.DataFrame,
-    dimensions: Mapping[str, np.ndarray],
-    weights: Sequence[float],
-    **bootstrap: Unpack[Bootstrap],
+    table: pd.DataFrame, dimensions: Arrays, weights: Sequence[float], **bootstrap: Unpack[Bootstrap]
 ) -> pd.DataFrame:
     """Which departures of probed clips, a table of `detection`, a reward notices as its weight moves likewise.
 
@@ -67,11 +63,10 @@ def _sweep(weights: Sequence[float], found: Callable[[float], dict[str, Interval
     return pd.DataFrame(rows)
 
 
-def weighted(dimensions: Mapping[str, np.ndarray], weight: float) -> np.ndarray:
+def weighted(dimensions: Arrays, weight: float) -> np.ndarray:
     """The overall score of dimensions' scores at a weight of the subject against the background (`overall_score`)."""
     parts = torch.from_numpy(np.stack(list(dimensions.values()), axis=-1).astype(np.float64))
-    score: np.ndarray = overall_score(parts, torch.tensor([weight, 1 - weight], dtype=torch.float64)).numpy()
-    return score
+    return np.asarray(overall_score(parts, torch.tensor([weight, 1 - weight], dtype=torch.float64)))
 
 
 def dimension_scores(scores: np.ndarray, caution: float | None = None) -> dict[str, np.ndarray]:

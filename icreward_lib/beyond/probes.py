@@ -15,6 +15,7 @@ from icreward_lib.world.content import UNSEEN_MOVES
 from icreward_lib.world.departures import PROBES, SEVERITIES, depart, moving_scenes
 
 TRUE = "true"  # the kind of a clip that does not depart
+Departures = dict[tuple[str, float], Video]  # by kind and severity
 #: What notebook 07 shows: `dynamic_degree` is higher for a clip that moves more, all others for one that is better.
 SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_degree")
 
@@ -47,19 +48,19 @@ def content_of(sample: Sample) -> str:
     return "unseen content and moves" if moves else "unseen content"
 
 
-def departures(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+def departures(run: Run, sample: SceneSample) -> Departures:
     """A sample's true clip (`TRUE`, severity 0) and all departures from it that fit its scene."""
     kinds = [kind for kind, probe in PROBES.items() if probe.fits(sample.scene)]
     return clips_of(run, sample, [(TRUE, 0.0), *((kind, severity) for kind in kinds for severity in SEVERITIES)])
 
 
-def frozen(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+def frozen(run: Run, sample: SceneSample) -> Departures:
     """A sample's true clip, and its first frame in place of all others."""
     return clips_of(run, sample, [(TRUE, 0.0), ("freeze", 1.0)])
 
 
-def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Video]:
-    """The true clip of a sample (kind `TRUE`), or departures from it, by kind and severity; square."""
+def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> Departures:
+    """The true clip of a sample (kind `TRUE`), or departures from it; square."""
     shape = run.profile.generation
 
     def made(kind: str, severity: float) -> Video:
@@ -86,7 +87,7 @@ def _measure(
     name: str,
     curated: Curated,
     samples: Sequence[SceneSample],
-    made: Callable[[Run, SceneSample], Mapping[tuple[str, float], Video]],
+    made: Callable[[Run, SceneSample], Departures],
 ) -> Measured:
     def clips(sample: Sample) -> SampleClips:
         assert isinstance(sample, SceneSample)

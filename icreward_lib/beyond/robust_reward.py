@@ -89,9 +89,9 @@ def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[st
 def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
     """True clips of moving scenes beyond the curated set's, none with held-out content, and departures from each.
 
-    The kinds are random ones of `LEARNED`, as the severities are. As ICReward reads them; and columns sample, kind,
-    severity.
+    The kinds, of `LEARNED`, and severities are random. As ICReward reads them; and columns sample, kind, severity.
     """
+    shape = run.profile.generation
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
     scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
     samples = [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
@@ -102,7 +102,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
         "departed_clips",
         code=departed_clips,
         split=split,
-        generation=run.profile.generation,
+        generation=shape,
         icreward=asdict(networks.icreward_config(run)),
         models=networks.icreward_files(run),
         settings=[run.profile.robust.scenes, run.profile.robust.departures, size],
@@ -118,13 +118,11 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
                 severities = rng.uniform(0.2, 1, len(kinds))
                 chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
                 clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
-                labels = [departure_labels(sample, *key) for key in clips]
-                shape = run.profile.generation
                 videos = [fit_clip(clip, shape.model_copy(update=size)) for clip in clips.values()]
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
-                    "labels": np.array([[each[d] for d in DIMENSIONS] for each in labels], np.float32),
+                    "labels": np.array([list(departure_labels(sample, *key).values()) for key in clips], np.float32),
                     "image_tokens": reward.encode_images([fit_clip(clips[TRUE, 0.0], shape).frames[0]])[0].numpy(),
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
@@ -132,15 +130,12 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
             save_each(stage, samples, read)
     found = load_each(stage, samples)
     place = np.repeat(np.arange(len(samples)), [len(values["kind"]) for values in found])
-    labels = torch.from_numpy(np.concatenate([values["labels"] for values in found]))
-    clips = ClipDataset(
-        torch.from_numpy(np.concatenate([values["video_tokens"] for values in found])),
-        torch.from_numpy(np.stack([values["image_tokens"] for values in found])),
-        torch.from_numpy(place),
-        labels @ torch.tensor(networks.icreward_config(run).weights),
-        labels,
-    )
-    about = pd.DataFrame({key: np.concatenate([values[key] for values in found]) for key in ("kind", "severity")})
+    images = torch.from_numpy(np.stack([values.pop("image_tokens") for values in found]))
+    every = {key: np.concatenate([values[key] for values in found]) for key in found[0]}
+    videos, labels = (torch.from_numpy(every[key]) for key in ("video_tokens", "labels"))
+    overall = labels @ torch.tensor(networks.icreward_config(run).weights)
+    about = pd.DataFrame({key: every[key] for key in ("kind", "severity")})
+    clips = ClipDataset(videos, images, torch.from_numpy(place), overall, labels)
     return clips, about.assign(sample=np.array([sample.id for sample in samples])[place])
 
 
@@ -165,11 +160,32 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
 
     A body reads all clips once. With them comes `ROBUST`.
     """
-    own, first = run.profile.robust, run.profile.icreward
-    config = TrainConfig(epochs=own.epochs, batch_size=own.batch_size, lr=first.lr, decay=first.weight_decay)
+    own, usual = run.profile.robust, run.profile.icreward
+    config = TrainConfig(epochs=own.epochs, batch_size=own.batch_size, lr=usual.lr, decay=usual.weight_decay)
     generated = dataset(curated, vision_tokens(run, curated))
     found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
     departed = {split: clips for split, (clips, _) in found.items()}
+
+    def train_heads(stage: Stage, folder: Path, number: int, missing: Sequence[str]) -> None:
+        """Train and save heads by some recipes on the body in a folder, with scores of all generated clips."""
+        bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
+        first = bodies[missing[0]]
+        states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
+        seeds = {name: run.seed("recipe", name, number) for name in missing}
+        # Before any training: they are drawn one after the other from the one global generator.
+        heads = {name: HeadOnCachedStates(with_new_head(bodies[name], seed=seeds[name]), generated) for name in missing}
+
+        def trained(name: str) -> tuple[History, np.ndarray]:
+            head, seed = heads[name], seeds[name]
+            data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
+            working = stage.folder / f"training_{name}_{number}"
+            history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
+            return history, predict(head, states).overall
+
+        # The longest first, so that all cores are done at one time.
+        for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
+            save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
+
     with run.stage(
         "recipes",
         code=train_recipes,
@@ -182,7 +198,7 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         for number, folder in enumerate(poster.folders):
             missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
             if missing:
-                _train_heads(run, curated, folder, generated, departed, config, stage, missing, number)
+                train_heads(stage, folder, number, missing)
     trained = {}
     for name in RECIPES:
         items = [f"{name}_{number}" for number in range(len(poster.folders))]
@@ -207,37 +223,6 @@ def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, 
                 reward.config = replace(reward.config, moving=moving)
                 save_trained(stage, item, reward, trained.histories[number], predict(reward, generated).overall)
     return finished(run, curated, stage, f"icreward_{ROBUST}", items)
-
-
-def _train_heads(
-    run: Run,
-    curated: Curated,
-    folder: Path,
-    generated: ClipDataset,
-    departed: Mapping[str, ClipDataset],
-    config: TrainConfig,
-    stage: Stage,
-    missing: Sequence[str],
-    number: int,
-) -> None:
-    """Train and save heads by the recipes `missing` on the body in a folder, with scores of all generated clips."""
-    bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
-    first = bodies[missing[0]]
-    states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
-    seeds = {name: run.seed("recipe", name, number) for name in missing}
-    # Before any training: they are drawn one after the other from the one global generator.
-    heads = {name: HeadOnCachedStates(with_new_head(bodies[name], seed=seeds[name]), generated) for name in missing}
-
-    def trained(name: str) -> tuple[History, np.ndarray]:
-        head, seed = heads[name], seeds[name]
-        data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
-        working = stage.folder / f"training_{name}_{number}"
-        history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
-        return history, predict(head, states).overall
-
-    # The longest first, so that all cores are done at one time.
-    for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
-        save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
 
 
 def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
