@@ -28,10 +28,7 @@ class Bootstrap(TypedDict, total=False):
 
 
 def scores_by_severity(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
-    """Scores of the scenes that a kind fits: a row each, a column per severity from 0, the true clip, upwards.
-
-    ValueError if no scene of the table has such clips.
-    """
+    """Scores of the scenes that a kind fits: a row each, a column per severity from 0, the true clip; ValueError if none."""
     departed = table[table["kind"] == kind]
     if departed.empty:
         raise ValueError(f"The table has no clips of the kind {kind!r}.")

@@ -70,9 +70,6 @@ def weighted(dimensions: Arrays, weight: float) -> np.ndarray:
 
 
 def dimension_scores(scores: np.ndarray, caution: float | None = None) -> dict[str, np.ndarray]:
-    """A reward's dimensions, (N,) each, by all its trainings: their mean, or with `caution` the `cautious` score.
-
-    `scores` are those of `measure.reward_scores`, (seeds, N, 1 + D), the overall score first.
-    """
+    """Mean or `cautious` scores (N,) of dimensions, from (seeds, N, 1 + D) of `measure.reward_scores`."""
     parts = scores.mean(0) if caution is None else cautious(scores, caution)
     return dict(zip(("subject", "background", "motion"), parts[:, 1:].T, strict=False))

@@ -32,10 +32,7 @@ JUDGES = (*FIDELITIES, "label", "dynamic_degree")
 
 
 def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *, subset: int, seed: int) -> Pairs:
-    """The pairs of a rule of `RULES`, from scores of mlp, icreward and robust, and dynamic degrees, (S, K) each.
-
-    `subset` is for the poster's rule, as of `build_pairs`, and `seed` for the coin.
-    """
+    """A rule's pairs by scores of mlp, icreward and robust, and dynamic degrees, (S, K) each; `seed` is the coin's."""
     if rule in ("poster", "supervised"):
         return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=subset)
     if rule == "random":
@@ -46,10 +43,7 @@ def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *,
 
 
 def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
-    """Fine-tune the generator on a rule's pairs of the training images, once a seed: Flow-DPO, but shorter.
-
-    `matrices` are reward -> split -> scores, "samples videos".
-    """
+    """Flow-DPO, but shorter, on a rule's pairs, once a seed; reward -> split -> scores, "samples videos"."""
     settings = run.profile.rules
     scores = {name: values.__getitem__ for name, values in matrices.items()}
 

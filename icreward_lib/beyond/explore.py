@@ -67,10 +67,7 @@ def gather_material(run: Run, curated: Curated, mlp: Trained, icreward: Trained,
 
 
 def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
-    """What the first ICReward says of the test samples' K videos, dimension by dimension, in [0, 1].
-
-    Of groups of frames, float32 (S, K, G, 2), and of the tokens in them, (S, K, G, h, w, 2).
-    """
+    """ICReward's scores in [0, 1] of the test samples' videos: groups (S, K, G, 2), and tokens (S, K, G, h, w, 2)."""
     features = vision_tokens(run, curated)
     with run.stage("consistency", code=consistency, reward=trained.stage, features=features.stage) as stage:
         if stage.lacks("test.npz"):
@@ -89,10 +86,7 @@ def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarra
 
 
 def ranking(parts: Mapping[str, np.ndarray], weight: float) -> pd.DataFrame:
-    """Videos by their score at a weight of the subject, best first, of equal ones the first; parts are (K,) each.
-
-    Columns video and score, by rank from 1.
-    """
+    """Videos and scores by rank from 1, at a weight of the subject; of equal ones the first; parts are (K,) each."""
     scores = weighted(parts, weight)
     order = np.argsort(-scores, kind="stable")
     return pd.DataFrame({"video": order, "score": scores[order]}, index=pd.RangeIndex(1, len(order) + 1, name="rank"))

@@ -140,13 +140,10 @@ class PairView(View):
 
     def _show(self, _: object = None) -> None:
         metrics = self.first.value, self.second.value
-        first, second = (self.material.scores[name] for name in metrics)
-        table = disagreements(first, second, self.order.value)
+        table = disagreements(*(self.material.scores[name] for name in metrics), order=self.order.value)
         titles = [TITLES[name] for name in metrics]
         columns = {name: title for title, name in ORDERS.items()}
-        columns |= {
-            f"pick_{name}": f"{title} picks video" for name, title in zip(("first", "second"), titles, strict=True)
-        }
+        columns |= {"pick_first": f"{titles[0]} picks video", "pick_second": f"{titles[1]} picks video"}
         shown = table.head(LISTED).rename(columns=columns)
         shown.index = pd.Index([html.escape(self.material.title(i)) for i in shown.index])
         self.tables.value = shown.to_html(float_format="{:.2f}".format, border=0, escape=False, na_rep="none")

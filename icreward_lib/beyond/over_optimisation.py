@@ -138,8 +138,7 @@ def turning_points(scores: Judgements, judges: Judgements, **bootstrap: Unpack[B
 def training_curves(judged: pd.DataFrame, judges: Sequence[str], **bootstrap: Unpack[Bootstrap]) -> pd.DataFrame:
     """How far new clips of a generator in training lie above those of the same seeds before it, by each judge.
 
-    `judged` has columns sample, step (0 is before training) and one a judge; the result judge, step, mean, low, high,
-    samples.
+    `judged` has columns sample, step (0: before) and one a judge; the result judge, step, mean, low, high, samples.
     """
     rows = []
     for judge in judges:

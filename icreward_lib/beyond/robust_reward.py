@@ -64,10 +64,7 @@ STILL_QUANTILE = 0.01  # the quantile of true clips' movement below which a fram
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels that see slow drift and single bad frames: half the mean, half the least conformity, by dimension.
-
-    On the label's own scale: 0 is another image's video and 1 a frozen copy.
-    """
+    """Half the mean, half the least conformity, on the label's scale: they see slow drift and single bad frames."""
     found = {
         d: [on_label_scale(rows[d + end], curated.anchors[d + end]) for end in ("_mean", "_min")] for d in DIMENSIONS
     }
@@ -75,10 +72,7 @@ def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[str, float]:
-    """What a departure's dimensions deserve: 1 less its severity where its kind breaks them, 1 elsewhere.
-
-    A scene without a subject is all background.
-    """
+    """1 less the severity for dimensions that the kind breaks, else 1; a scene without a subject is all background."""
     breaks = () if kind == TRUE else PROBES[kind].breaks
     labels = {d: 1.0 - severity * (d in breaks) for d in DIMENSIONS}
     if sample.scene.subject is None:
@@ -142,10 +136,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
 def recipe_data(
     run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
 ) -> ClipDataset:
-    """What a recipe learns from in the split train, or is validated on in val.
-
-    `generated` are all clips of the curated set, in its order, `departed` those of `departed_clips` of the split.
-    """
+    """What a recipe learns from in a split; `generated` are all curated clips, in order, `departed` those of a split."""
     rows = np.flatnonzero(curated.rows["split"] == split)
     data = generated.part(torch.from_numpy(rows))
     if recipe.conformity:
@@ -156,10 +147,7 @@ def recipe_data(
 
 
 def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
-    """Train every recipe of `RECIPES`, one new head on the body of each training of the poster's ICReward.
-
-    A body reads all clips once. With them comes `ROBUST`.
-    """
+    """Train a new head by each of `RECIPES` on the body of each training of the poster's ICReward; and `ROBUST`."""
     own, usual = run.profile.robust, run.profile.icreward
     config = TrainConfig(epochs=own.epochs, batch_size=own.batch_size, lr=usual.lr, decay=usual.weight_decay)
     generated = dataset(curated, vision_tokens(run, curated))
