@@ -28,7 +28,7 @@ class Bootstrap(TypedDict, total=False):
 
 
 def scores_by_severity(table: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
-    """Scores of the scenes that a kind fits: a row each, a column per severity from 0, the true clip; ValueError if none."""
+    """Scores of the scenes that a kind fits: a row each, a column per severity, 0 the true clip; ValueError if none."""
     departed = table[table["kind"] == kind]
     if departed.empty:
         raise ValueError(f"The table has no clips of the kind {kind!r}.")

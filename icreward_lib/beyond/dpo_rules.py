@@ -43,7 +43,7 @@ def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *,
 
 
 def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
-    """Flow-DPO, but shorter, on a rule's pairs, once a seed; reward -> split -> scores, "samples videos"."""
+    """Flow-DPO, but shorter, on a rule's pairs, once a seed; `matrices`: reward -> split -> "samples videos"."""
     settings = run.profile.rules
     scores = {name: values.__getitem__ for name, values in matrices.items()}
 

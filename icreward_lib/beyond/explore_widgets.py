@@ -140,7 +140,8 @@ class PairView(View):
 
     def _show(self, _: object = None) -> None:
         metrics = self.first.value, self.second.value
-        table = disagreements(*(self.material.scores[name] for name in metrics), order=self.order.value)
+        first, second = (self.material.scores[name] for name in metrics)
+        table = disagreements(first, second, self.order.value)
         titles = [TITLES[name] for name in metrics]
         columns = {name: title for title, name in ORDERS.items()}
         columns |= {"pick_first": f"{titles[0]} picks video", "pick_second": f"{titles[1]} picks video"}

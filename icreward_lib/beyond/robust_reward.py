@@ -136,7 +136,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
 def recipe_data(
     run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
 ) -> ClipDataset:
-    """What a recipe learns from in a split; `generated` are all curated clips, in order, `departed` those of a split."""
+    """What a recipe learns from in a split; `generated` are all curated clips, in order, `departed` the split's."""
     rows = np.flatnonzero(curated.rows["split"] == split)
     data = generated.part(torch.from_numpy(rows))
     if recipe.conformity:
