@@ -91,10 +91,8 @@ def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferen
     samples = [preferences.samples[number] for number in used]
     latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in samples]))
     text, mask = generator.encode_prompts([sample.prompt for sample in samples])
-    shape = run.profile.generation
-    size = {"num_frames": shape.num_frames, "height": shape.height, "width": shape.width}
     pairs = preferences.pairs.table.assign(sample=rows)
-    return PairData.gather(pairs, latents, latents[:, 0, :, 0], text, mask, fps=shape.fps, **size)
+    return PairData.gather(pairs, latents, text, mask, run.profile.generation)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ _LEVELS = {2: 40, 3: 112, 4: 320}  # timm's feature levels at 1/8, 1/16 and 1/32
 
 @dataclass(frozen=True)
 class LiteConfig:
-    """Side in pixels that pictures are squashed to, frames read of a clip, sizes of the head, shares of dimensions."""
+    """What is read, sizes of the head, and shares of the dimensions."""
 
-    input_size: int = 160
-    num_frames: int = 32
+    input_size: int = 160  # pixels a side that pictures are squashed to
+    num_frames: int = 32  # of a clip
     head_size: int = 64
     head_attention: int = 4
     weights: tuple[float, float] = (0.5, 0.5)
@@ -40,8 +40,7 @@ class LiteConfig:
 class ICRewardLite(nn.Module):
     """Scores videos by how well they keep a reference image (`Reward`), every frame on its own.
 
-    The backbone is frozen and comes by pip; the files hold the head alone. Every token is the feature maps of three
-    levels at one place of a grid of 1/16 of the input, each level of unit norm.
+    The backbone is frozen and comes by pip. A token is its three levels, of unit norm, at a place of 1/16 of the input.
     """
 
     name = "ICReward lite"
@@ -59,12 +58,12 @@ class ICRewardLite(nn.Module):
         self.weights: Tensor
 
     @torch.no_grad()
-    def encode(self, frames: np.ndarray, *, batch_size: int = 16) -> Tensor:
+    def encode(self, frames: np.ndarray) -> Tensor:
         """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D), each on its own."""
         features = self._features[0]
         parts = []
-        for start in range(0, len(frames), batch_size):
-            pixels = features.preprocess(frames[start : start + batch_size])
+        for start in range(0, len(frames), 16):
+            pixels = features.preprocess(frames[start : start + 16])
             levels = features.model.forward_intermediates(pixels, indices=list(_LEVELS), intermediates_only=True)
             size = levels[1].shape[2:]
             maps = [F.adaptive_avg_pool2d(levels[0], size), levels[1], F.interpolate(levels[2], size, mode="bilinear")]

@@ -50,9 +50,7 @@ class MLPReward(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.mlp = nn.Sequential(
-                nn.Linear(2 * config.features, config.hidden),
-                nn.GELU(),
-                nn.Linear(config.hidden, len(DIMENSIONS)),
+                nn.Linear(2 * config.features, config.hidden), nn.GELU(), nn.Linear(config.hidden, len(DIMENSIONS))
             )
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
         self.weights: Tensor
@@ -64,18 +62,14 @@ class MLPReward(nn.Module):
         return torch.sigmoid(self.mlp(pairs * self.config.features**0.5))
 
     @torch.no_grad()
-    def score_features(self, reference: Tensor, frames: Tensor) -> Scores:
-        """Scores of K clips from unit-norm features of their frames (K,T,D) and of their reference (D,)."""
-        device = self.weights.device
-        parts = self(frames.to(device), reference.to(device).expand(len(frames), -1))
-        num_frames = frames.shape[1]
-        return to_scores(parts, self.weights, range(num_frames), num_frames)
-
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length against `image` (H,W,3)."""
         if len({video.num_frames for video in videos}) != 1:
             raise ValueError("videos scored together must have one length")
-        return self.score_features(self.encode_images([image])[0], self.encode_videos(videos))
+        device, num_frames = self.weights.device, videos[0].num_frames
+        reference = self.encode_images([image]).to(device).expand(len(videos), -1)
+        parts = self(self.encode_videos(videos).to(device), reference)
+        return to_scores(parts, self.weights, range(num_frames), num_frames)
 
     def encode_videos(self, videos: Sequence[Video]) -> Tensor:
         """CLIP features (K,T,D) of the frames of K videos of one length, unit norm."""
@@ -89,8 +83,7 @@ class MLPReward(nn.Module):
         """Write config.json and model.safetensors; CLIP is named, by relative path or hub id, not copied."""
         folder = Path(folder)
         with atomic(folder) as new:
-            settings = asdict(self.config) | {"base": model_reference(self.base, folder)}
-            write_json(new / "config.json", settings)
+            write_json(new / "config.json", asdict(self.config) | {"base": model_reference(self.base, folder)})
             save_model(self.mlp, str(new / "model.safetensors"))
 
     @classmethod

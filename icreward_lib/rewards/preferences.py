@@ -20,23 +20,17 @@ from icreward_lib.video import fit_clip, read_image, read_video
 def voted_clips(
     reward: MLPReward | ICRewardModel, preferences: pd.DataFrame, folder: Path, shape: GenerationSettings
 ) -> tuple[ClipDataset, list[str]]:
-    """The clips of a preference table with its votes and without labels, and their ids.
+    """The clips of a table of `study.preferences` with its votes and without labels, as `reward` reads them; their ids.
 
-    Args:
-        reward: decides what is kept of a clip; not trained here.
-        preferences: a table of `study.preferences` whose references and videos are files in `folder`.
-        folder: where they lie.
-        shape: what clips and images are fitted to, the same as those with labels.
+    References and videos are files in `folder`; clips and images are fitted to `shape`, that of those with labels.
     """
     size = (shape.width, shape.height)
     references, named = pd.factorize(preferences["reference"])
     by_video: dict[str, int] = {}
     for side in ("video1", "video2"):
         by_video |= dict(zip(preferences[side], references.tolist(), strict=True))
-    images = [
-        np.array(ImageOps.fit(Image.fromarray(read_image(folder / name)), size, Image.Resampling.LANCZOS))
-        for name in named
-    ]
+    pictures = [Image.fromarray(read_image(folder / name)) for name in named]
+    images = [np.array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS)) for picture in pictures]
     clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in by_video]
     data = ClipDataset(
         video=torch.cat(clips),

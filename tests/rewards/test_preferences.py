@@ -15,7 +15,7 @@ from support.tiny_vlm import build_vlm
 
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.rewards import training as train_module
-from icreward_lib.rewards.clips import ClipDataset, pairwise_loss, vote_order
+from icreward_lib.rewards.clips import ClipDataset, pairwise_loss
 from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.preferences import scores, voted_clips
@@ -37,7 +37,9 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
     """By hand: two pairs of one batch, 7 votes in all; a third pair is not in the batch."""
     pairs, votes = torch.tensor([[4, 2], [2, 9], [4, 7]]), torch.tensor([[3.0, 1.0], [0.5, 2.5], [9.0, 9.0]])
     rows = torch.tensor([9, 2, 4])
-    wins = vote_order(pairs, votes, rows)
+    clips = torch.zeros(10)
+    data = ClipDataset(clips, clips[:1], clips.long(), clips, clips[:, None].expand(-1, 2), pairs, votes)
+    wins = data.wins(rows)
     assert wins.tolist() == [[0, 2.5, 0], [0.5, 0, 1], [0, 3, 0]]
     logits = {9: 0.5, 2: -1.0, 4: 2.0}
     scores = torch.sigmoid(torch.tensor([logits[int(row)] for row in rows]))
@@ -47,7 +49,7 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
 
     expected = (3 * loss(4, 2) + 1 * loss(2, 4) + 0.5 * loss(2, 9) + 2.5 * loss(9, 2)) / 7
     assert float(pairwise_loss(scores, wins)) == pytest.approx(expected, rel=1e-5)
-    assert float(pairwise_loss(scores, vote_order(pairs, votes, torch.tensor([7, 9, 1])))) == 0
+    assert float(pairwise_loss(scores, data.wins(torch.tensor([7, 9, 1])))) == 0
 
 
 def test_votes_are_put_to_their_clips() -> None:
