@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen2VLForConditionalGeneration, Qwen2VLModel
+from transformers import PreTrainedModel
 
 # Every linear map of Qwen2-VL's language model, as in VideoReward.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -21,15 +21,6 @@ def default_dtype(device: str) -> torch.dtype | Literal["auto"]:
     """In what type a body computes: "auto", that of its files (the hub's: bfloat16), but float32 on the CPU."""
     # There bfloat16 is seldom faster, and some virtual machines announce its instructions and kill what uses them.
     return torch.float32 if torch.device(device).type == "cpu" else "auto"
-
-
-def load_backbone(base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
-    """Vision tower and language model of a Qwen2-VL, a hub id or a folder; OSError or ValueError if it is not whole."""
-    vlm, report = Qwen2VLForConditionalGeneration.from_pretrained(
-        base, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    require_whole(report, weights=base, config=base)
-    return vlm.model
 
 
 def require_whole(report: Mapping[str, Collection[Any]], *, weights: object, config: object) -> None:

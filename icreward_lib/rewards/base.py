@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from icreward_lib.run.files import write_json
 from icreward_lib.video import Video
 
 Array = npt.NDArray[np.float32]
@@ -68,11 +69,9 @@ class Reward(Protocol):
     @property
     def name(self) -> str:
         """What tables call it."""
-        ...
 
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3), whatever their order and number."""
-        ...
 
 
 def check_weights(weights: Sequence[float]) -> None:
@@ -88,20 +87,14 @@ def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
 
 
 def interpolate_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
-    """Values (K,num_frames,...) of all frames, linearly from those (K,G,...) of the increasing `times`, in frames.
-
-    Frames before the first and after the last time take the nearest value.
-    """
+    """Values (K,num_frames,...) of all frames, linear in those (K,G,...) of rising `times`; outside, the nearest."""
     columns = [np.interp(np.arange(num_frames), times, column) for column in np.eye(len(times))]
     matrix = torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
     return torch.einsum("tg,kg...->kt...", matrix.to(values), values)
 
 
 def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
-    """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
-
-    Moments are weighed, and gated by motion, one by one, then interpolated; all else are means over frames.
-    """
+    """`Scores` of K clips from `parts` (K,G,D) of moments: weighed and gated one by one, then brought to frames."""
     overall, dimensions = (  # rounding may leave a convex combination one ulp outside the interval
         interpolate_frames(values, times, num_frames).clamp(0, 1).float().cpu().numpy()
         for values in (overall_score(parts, weights), parts)
@@ -110,24 +103,21 @@ def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames
     return Scores(overall.mean(1), dict(zip(names, np.moveaxis(dimensions.mean(1), 1, 0), strict=True)), overall)
 
 
+def write_config(new: Path, folder: Path, settings: Mapping[str, Any], **models: str | None) -> None:
+    """Write a reward's config.json to `new`, which moves to `folder`, with `models` by relative path or hub id."""
+    named = {key: os.path.relpath(m, folder) if m and Path(m).is_dir() else m for key, m in models.items()}
+    write_json(new / "config.json", {**settings, **named})
+
+
 def read_config(folder: Path, what: str) -> dict[str, Any]:
-    """The config.json of a saved reward, lists as tuples. FileNotFoundError if `folder` holds no `what`."""
+    """The config.json of a saved reward, lists as tuples; FileNotFoundError if it or a model it names is missing."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no {what}: config.json is missing")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name in ("base", "videoreward"):
+        path = folder / (reference := settings.get(name) or "")
+        if reference and path.is_dir():
+            settings[name] = os.path.normpath(path)
+        elif reference.startswith("."):
+            raise FileNotFoundError(f"{folder} builds on the model in {path}, which is not there")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def model_reference(model: str, folder: Path) -> str:
-    """How a file in `folder` names `model`: a folder by its relative path, a hub id as it is."""
-    return os.path.relpath(model, folder) if Path(model).is_dir() else model
-
-
-def resolve_model(reference: str, folder: Path) -> str:
-    """The inverse of `model_reference`; FileNotFoundError for a relative path that leads nowhere."""
-    path = folder / reference
-    if path.is_dir():
-        return os.path.normpath(path)
-    if reference.startswith("."):
-        raise FileNotFoundError(f"{folder} builds on the model in {path}, which is not there")
-    return reference

@@ -37,10 +37,7 @@ class HeadOnCachedStates(nn.Module):
 
 @torch.no_grad()
 def read(reward: ICRewardModel, data: ClipDataset, *, batch_size: int = 64) -> ClipDataset:
-    """The same clips with all that a reward's head is given of them, (N,L,D), in place of their tokens.
-
-    In order: of the clip, then of the reference, tokens and states; the state at the consistency token.
-    """
+    """The same clips with tokens and states of clip and reference, and the consistency token's, (N,L,D), as `video`."""
     parts = []
     for rows in torch.arange(len(data)).split(batch_size):
         video, reference = data.video[rows].to(reward.device), data.references[data.sample[rows]].to(reward.device)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,11 +29,8 @@ class ClipDataset:
     votes: Tensor = field(default_factory=lambda: torch.empty(0, 2))
 
     def __post_init__(self) -> None:
-        count = len(self.video)
-        if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
-            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
-        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
-            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
+        if not len(self):
+            raise ValueError("a data set needs clips")
         for values in (self.labels, self.dimension_labels):
             if not (values.isnan() | (values >= 0) & (values <= 1)).all():
                 raise ValueError("labels must lie in [0,1]")
@@ -71,29 +66,13 @@ class ClipDataset:
         theirs = vars(other) | {"sample": other.sample + len(self.references), "pairs": other.pairs + len(self)}
         return ClipDataset(**{name: torch.cat([mine, theirs[name]]) for name, mine in vars(self).items()})
 
-    def with_votes(self, videos: Sequence[str], preferences: pd.DataFrame) -> ClipDataset:
-        """These clips, called `videos`, with people's votes of a table of `study.preferences` in place of any they had.
-
-        ValueError if it names a video that is not among these.
-        """
-        place = {video: number for number, video in enumerate(videos)}
-        sides = [preferences[side].tolist() for side in ("video1", "video2")]
-        if unknown := [video for side in sides for video in side if video not in place]:
-            raise ValueError(f"there is no clip of {len(unknown)} voted video(s), the first is '{unknown[0]}'")
-        pairs = [[place[video] for video in pair] for pair in zip(*sides, strict=True)]
-        votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0)
-        return replace(self, pairs=torch.tensor(pairs), votes=torch.tensor(votes.to_numpy(), dtype=torch.float32))
-
     def digest(self) -> str:
         """A short hash of all tensors."""
         return digest(*vars(self).values())
 
 
 def pairwise_loss(scores: Tensor, wins: Tensor) -> Tensor:
-    """Bradley-Terry loss -log sigmoid(logit s_i - logit s_j) of scores (B,) in (0,1).
-
-    Mean over pairs by `wins` (B,B), how often clip i (row) beat clip j; 0 if there are none.
-    """
+    """Mean Bradley-Terry loss of scores (B,) in (0,1) by `wins` (B,B), how often clip i (row) beat j; 0 if none."""
     logits = torch.logit(scores, eps=1e-6)
     losses = F.softplus(-(logits[:, None] - logits))
     return (losses * wins).sum() / (wins.sum() + (wins.sum() == 0))

@@ -32,7 +32,7 @@ class Domain:
         self._features = EfficientNetLite0Features()
 
     def distances(self, rows: np.ndarray) -> np.ndarray:
-        """Mean distance (n,) of what pictures look like, (n,D) of `looks`, to the five nearest that were seen."""
+        """Mean distance (n,) of `domain_features` (n,D) of pictures to the five nearest that were seen."""
         found, _ = self._nearest.kneighbors((rows - self.mean) @ self.basis.T)
         return np.asarray(found.mean(1))
 

@@ -18,10 +18,7 @@ ROBUST = "gated"  # the recipe whose trainings are the members of the robust rew
 
 
 def cautious(scores: npt.NDArray[np.floating[Any]], caution: float) -> Array:
-    """Scores (M, ...) in [0,1] of M members as one (...): their mean less `caution` standard deviations, not below 0.
-
-    Optimising against this bound gains nothing from clips that one member alone overrates (arXiv 2310.02743).
-    """
+    """Scores (M,...) in [0,1] as one (...): mean less `caution` standard deviations, from 0 on (arXiv 2310.02743)."""
     bound: Array = np.clip(scores.mean(0) - caution * scores.std(0), 0, 1).astype(np.float32)
     return bound
 

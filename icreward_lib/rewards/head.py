@@ -104,10 +104,7 @@ class ConsistencyHead(nn.Module):
 
 
 def movement(tokens: Tensor) -> Tensor:
-    """How far tokens (B,G,N,D) are from the frame group's before, by their length: (B,G), 0 where nothing changes.
-
-    The first group's is the next one's, a single group's 0.
-    """
+    """How far tokens (B,G,N,D) are from those of the group before, by their length: (B,G); the first as the next."""
     if tokens.shape[1] < 2:
         return tokens.new_zeros(tokens.shape[:2])
     steps = (tokens[:, 1:] - tokens[:, :-1]).norm(dim=-1).mean(-1) / tokens.norm(dim=-1).mean((1, 2))[:, None]

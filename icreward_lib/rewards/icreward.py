@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,21 +15,11 @@ from torch import Tensor, nn
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
 from icreward_lib.rewards.backbone import add_vlm_lora, load_lora, read_line, sample_frames
-from icreward_lib.rewards.base import (
-    Array,
-    Image,
-    Scores,
-    check_weights,
-    interpolate_frames,
-    model_reference,
-    read_config,
-    resolve_model,
-    to_scores,
-)
+from icreward_lib.rewards.base import Array, Image, Scores, interpolate_frames, read_config, to_scores, write_config
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens, with_motion
 from icreward_lib.rewards.prompt import REWARD_TOKENS, ICRewardConfig, read_template
 from icreward_lib.rewards.videoreward import Checkpoint, load_body, make_head, read_out
-from icreward_lib.run.files import atomic, write_json
+from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 
 CLIPS_AT_A_TIME, PICTURES_AT_A_TIME = 16, 64  # that the vision tower sees
@@ -72,7 +62,7 @@ class ICRewardModel(nn.Module):
         backbone, start = body
         self.config, self.base = config, base
         self.processor = processor = Qwen2VLProcessor.from_pretrained(words)
-        self.videoreward = None if start is None else str(start.folder)
+        self.videoreward = None if start is None else str(start.path.parents[1])
         processor.tokenizer.add_special_tokens({"extra_special_tokens": list(REWARD_TOKENS)})
         self.prompt = read_template(config.template, processor.tokenizer)
         self.reward_ids = processor.tokenizer.convert_tokens_to_ids(list(REWARD_TOKENS))
@@ -205,16 +195,16 @@ class ICRewardModel(nn.Module):
 
     @torch.no_grad()
     def score_tokens(
-        self, video: Tensor, reference: Tensor, *, num_frames: int, weights: Sequence[float] | None = None
+        self, video: Tensor, reference: Tensor, *, num_frames: int, weights: tuple[float, float] | None = None
     ) -> Scores:
         """Scores of K clips from tokens (K,G,h,w,D) and the reference's (h',w',D); `weights` instead of its own."""
-        if weights is not None:
-            check_weights(weights)
-        shares = self.weights if weights is None else torch.tensor(weights).to(self.weights)
+        shares = self.weights
+        if weights is not None:  # as good as those of a config
+            shares = torch.tensor(replace(self.config, weights=weights).weights).to(self.weights)
         parts = self(video, reference.expand(len(video), -1, -1, -1))
         return to_scores(parts, shares, group_times(num_frames, video.shape[1]), num_frames)
 
-    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
+    def score(self, image: Image, videos: Sequence[Video], *, weights: tuple[float, float] | None = None) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `score_tokens`."""
         tokens, reference = self.encode_videos(videos), self.encode_images([image])[0]
         return self.score_tokens(tokens, reference, num_frames=videos[0].num_frames, weights=weights)
@@ -230,9 +220,7 @@ class ICRewardModel(nn.Module):
         """Write config, processor, `adapter/` (LoRA) and `model.safetensors`; base and VideoReward are only named."""
         folder = Path(folder)
         with atomic(folder) as new:
-            start = self.videoreward and model_reference(self.videoreward, folder)
-            settings = asdict(self.config) | {"base": model_reference(self.base, folder), "videoreward": start}
-            write_json(new / "config.json", settings)
+            write_config(new, folder, asdict(self.config), base=self.base, videoreward=self.videoreward)
             self.processor.save_pretrained(new)
             language_model = self.backbone.language_model
             language_model.peft_config["default"].base_model_name_or_path = None  # config.json names it
@@ -246,9 +234,9 @@ class ICRewardModel(nn.Module):
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
         settings = read_config(folder, "ICReward")
-        base, start = resolve_model(settings.pop("base"), folder), settings.pop("videoreward")
+        base = settings.pop("base")
+        body = load_body(base, settings.pop("videoreward"), device=device, dtype=dtype)
         config = ICRewardConfig(**settings)
-        body = load_body(base, start and resolve_model(start, folder), device=device, dtype=dtype)
         reward = cls(body, base, config, folder)
         load_model(reward._own(), str(folder / "model.safetensors"))
         adapter = load_peft_weights(str(folder / "adapter"), device="cpu")

@@ -38,10 +38,7 @@ class LiteConfig:
 
 
 class ICRewardLite(nn.Module):
-    """Scores videos by how well they keep a reference image (`Reward`), every frame on its own.
-
-    The backbone is frozen and comes by pip. A token is its three levels, of unit norm, at a place of 1/16 of the input.
-    """
+    """Scores videos by how well they keep a reference image (`Reward`), frame by frame, on a frozen backbone."""
 
     name = "ICReward lite"
 
@@ -59,7 +56,7 @@ class ICRewardLite(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray) -> Tensor:
-        """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D), each on its own."""
+        """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D) of 1/16 of the side: three levels of unit norm."""
         features = self._features[0]
         parts = []
         for start in range(0, len(frames), 16):
@@ -81,31 +78,29 @@ class ICRewardLite(nn.Module):
         """Scores (B,T,2) in [0,1] per frame and dimension, of what `compare` takes."""
         return self.compare(video, reference).groups
 
-    def _read(self, videos: Sequence[Video]) -> tuple[Tensor, list[float]]:
-        """Tokens (K,T',h,w,D) of the frames that are read, and which those are."""
+    @torch.no_grad()
+    def _judge(self, image: Image, videos: Sequence[Video]) -> tuple[Tensor, Tensor, list[float]]:
+        """Consistency (K,T',2) of the frames that are read and (K,T',h,w,2) of their tokens; which frames they are."""
         if len({video.frames.shape for video in videos}) != 1:
             raise ValueError("videos scored together must have one length and size")
         total = videos[0].num_frames
         wanted = np.linspace(0, total - 1, min(total, self.config.num_frames)).round().astype(np.int64)
         frames = np.concatenate([video.frames[wanted] for video in videos])
-        return self.encode(frames).unflatten(0, (len(videos), len(wanted))), wanted.astype(float).tolist()
+        clips, reference = self.encode(frames).unflatten(0, (len(videos), -1)), self.encode(image[None])
+        # One clip at a time: a score must not depend on who else is in the batch.
+        groups, tokens = zip(*(self.compare(clip[None], reference) for clip in clips), strict=True)
+        maps = torch.cat(tokens).unflatten(2, clips.shape[2:4])
+        return torch.cat(groups), maps, wanted.astype(float).tolist()
 
-    @torch.no_grad()
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3)."""
-        clips, times = self._read(videos)
-        reference = self.encode(image[None])
-        # One clip at a time: a score must not depend on who else is in the batch.
-        parts = torch.cat([self(clip[None], reference) for clip in clips])
+        parts, _, times = self._judge(image, videos)
         return to_scores(parts, self.weights, times, videos[0].num_frames)
 
-    @torch.no_grad()
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
         """Where each video keeps `image`: (K,T,h,w) in [0,1] on the tokens' grid, 1 = kept."""
-        clips, times = self._read(videos)
-        reference = self.encode(image[None])
-        found = torch.cat([self.compare(clip[None], reference).tokens for clip in clips]) @ self.weights
-        maps = interpolate_frames(found.unflatten(2, clips.shape[2:4]), times, videos[0].num_frames)
+        _, maps, times = self._judge(image, videos)
+        maps = interpolate_frames(maps @ self.weights, times, videos[0].num_frames)
         result: Array = maps.clamp(0, 1).numpy()
         return result
 

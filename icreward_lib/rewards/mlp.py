@@ -12,17 +12,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.rewards.base import (
-    DIMENSIONS,
-    Image,
-    Scores,
-    check_weights,
-    model_reference,
-    read_config,
-    resolve_model,
-    to_scores,
-)
-from icreward_lib.run.files import atomic, write_json
+from icreward_lib.rewards.base import DIMENSIONS, Image, Scores, check_weights, read_config, to_scores, write_config
+from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 
 
@@ -83,7 +74,7 @@ class MLPReward(nn.Module):
         """Write config.json and model.safetensors; CLIP is named, by relative path or hub id, not copied."""
         folder = Path(folder)
         with atomic(folder) as new:
-            write_json(new / "config.json", asdict(self.config) | {"base": model_reference(self.base, folder)})
+            write_config(new, folder, asdict(self.config), base=self.base)
             save_model(self.mlp, str(new / "model.safetensors"))
 
     @classmethod
@@ -91,7 +82,7 @@ class MLPReward(nn.Module):
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its CLIP model is missing."""
         folder = Path(folder)
         settings = read_config(folder, "MLP reward")
-        base = resolve_model(settings.pop("base"), folder)
+        base = settings.pop("base")
         reward = cls(MLPRewardConfig(**settings), ClipSim(base, device=device), base=base, seed=0)
         load_model(reward.mlp, str(folder / "model.safetensors"))
         return reward.to(device)

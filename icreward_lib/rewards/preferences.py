@@ -26,21 +26,23 @@ def voted_clips(
     """
     size = (shape.width, shape.height)
     references, named = pd.factorize(preferences["reference"])
-    by_video: dict[str, int] = {}
-    for side in ("video1", "video2"):
-        by_video |= dict(zip(preferences[side], references.tolist(), strict=True))
+    places, videos = pd.factorize(preferences[["video1", "video2"]].to_numpy().T.ravel())
+    sample = torch.zeros(len(videos), dtype=torch.long)
+    sample[places] = torch.from_numpy(references).repeat(2)
     pictures = [Image.fromarray(read_image(folder / name)) for name in named]
     images = [np.array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS)) for picture in pictures]
-    clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in by_video]
+    votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0).to_numpy()
+    clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in videos]
     data = ClipDataset(
         video=torch.cat(clips),
         references=torch.cat([reward.encode_images([image]) for image in images]),
-        sample=torch.tensor(list(by_video.values())),
+        sample=sample,
         labels=torch.full((len(clips),), torch.nan),
         dimension_labels=torch.full((len(clips), len(reward.weights)), torch.nan),
+        pairs=torch.from_numpy(places).view(2, -1).T,
+        votes=torch.tensor(votes, dtype=torch.float32),
     )
-    videos = list(by_video)
-    return data.with_votes(videos, preferences), videos
+    return data, list(videos)
 
 
 def scores(reward: MLPReward | ICRewardModel, data: ClipDataset, videos: list[str]) -> pd.DataFrame:

@@ -154,13 +154,10 @@ def train_reward(
     if len(train.pairs) and not config.pairwise_weight:
         raise ValueError("people's votes only count with a pairwise_weight above 0")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    training = Training(
-        trained,
-        [torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)],
-        checkpoint_dir / "training.pt",
-        {**asdict(config), "seed": seed, "data": train.digest(), "validation": validation.digest()},
-        {"epochs": [], "best": {}},
-    )
+    optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)
+    made_by = {**asdict(config), "seed": seed, "data": train.digest(), "validation": validation.digest()}
+    path = checkpoint_dir / "training.pt"
+    training = Training(trained, [optimizer], path, made_by, {"epochs": [], "best": {}})
     batches = math.ceil(len(train) / config.batch_size)
     steps = config.epochs * batches
 
@@ -175,17 +172,13 @@ def train_reward(
     def look(done: int, rows: Sequence[Row]) -> None:
         loss = sum(gather([sum(row["loss"] for row in rows)], processes())) / len(train)
         training.kept["epochs"].append([loss, *_validate(model, validation)])
-        if _best(training.kept["epochs"], config) == done // batches - 1:
+        if best() == done // batches - 1:
             training.kept["best"] = training.weights()
 
-    training.run(
-        Schedule(steps, every=batches, warmup=max(1, round(config.warmup * steps)), clip=config.clip), descend, look
-    )
+    def best() -> int:
+        weight, epochs = config.pairwise_weight, training.kept["epochs"]
+        return int(np.argmin([np.nan_to_num(mse) + weight * pairwise for _, mse, _, _, pairwise in epochs]))
+
+    training.run(Schedule(steps, batches, max(1, round(config.warmup * steps)), clip=config.clip), descend, look)
     training.load(training.kept["best"])
-    epochs = tuple(Epoch(*row) for row in training.kept["epochs"])
-    return History(epochs, _best(epochs, config))
-
-
-def _best(epochs: Sequence[Sequence[float]], config: TrainConfig) -> int:
-    losses = [np.nan_to_num(mse) + config.pairwise_weight * pairwise for _, mse, _, _, pairwise in epochs]
-    return int(np.argmin(losses))
+    return History(tuple(Epoch(*row) for row in training.kept["epochs"]), best())

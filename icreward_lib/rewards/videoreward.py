@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
-from transformers import Qwen2VLConfig, Qwen2VLModel
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
-from icreward_lib.rewards.backbone import default_dtype, load_backbone, require_whole
+from icreward_lib.rewards.backbone import default_dtype, require_whole
 
 ASPECTS = ("VQ", "MQ", "TA")  # of the three logits, in order: visual quality, motion quality, text alignment
+_TOLERANT = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # `require_whole` says what is wrong
 _EMBEDDINGS = "language_model.embed_tokens.weight"
 
 
@@ -41,8 +42,7 @@ class _Settings(BaseModel):
 class Checkpoint:
     """What a checkpoint of VideoReward holds; the last rows of its embeddings are those of `ASPECTS`."""
 
-    folder: Path
-    path: Path  # the file of weights in it
+    path: Path  # the file of weights
     body: dict[str, Tensor]  # of a `Qwen2VLModel`, by transformers' names
     lora: dict[str, Tensor]  # of its language model, by PEFT's names
     rm_head: Tensor  # (1,D), one head for all of `ASPECTS`, or (3,D), one for each
@@ -55,16 +55,12 @@ class Checkpoint:
         return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)
 
     def backbone(self, base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
-        """The model without LoRA, of type `dtype`, by the Qwen2-VL `base` (hub id or folder) that it was made from.
-
-        ValueError if it was made from another.
-        """
+        """The model without LoRA, by the config of the Qwen2-VL `base`; ValueError if it was made from another."""
         config = Qwen2VLConfig.from_pretrained(base)
         table = self.body[_EMBEDDINGS]
         config.text_config.vocab_size = len(table)
-        tolerant = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the errors are ours
         state = dict(self.body)
-        model, report = Qwen2VLModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **tolerant)
+        model, report = Qwen2VLModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **_TOLERANT)
         require_whole(report, weights=self.path, config=base)
         if self.rm_head.shape[1] != table.shape[1]:
             raise ValueError(f"{self.path}: its rm_head is {self.rm_head.shape[1]} wide, its model {table.shape[1]}")
@@ -90,8 +86,14 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     if not numbered:
         raise FileNotFoundError(f"{folder} holds no VideoReward: there is no checkpoint-N/model.pth in it")
     path = numbered[max(numbered)]
+    try:  # mapped into memory, not copied
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no file of tensors: download it again") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds something else than named tensors")
     body, lora, others = {}, {}, {}
-    for name, value in _read_tensors(path).items():
+    for name, value in weights.items():
         # Names of transformers before 4.52: the language model was called model, the vision tower stood beside it.
         name = name.removeprefix("base_model.model.")  # PEFT's
         if ".lora_" in name:
@@ -107,28 +109,23 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     wanted = settings.pooling.output_dim
     if rm_head.ndim != 2 or len(rm_head) != wanted:
         raise ValueError(f"{path}: its rm_head has shape {tuple(rm_head.shape)}, {config.name} says {wanted} outputs")
-    return Checkpoint(folder, path, body | others, lora, rm_head, settings.lora.lora_r, settings.lora.lora_alpha)
+    return Checkpoint(path, body | others, lora, rm_head, settings.lora.lora_r, settings.lora.lora_alpha)
 
 
 def load_body(
     base: str, videoreward: str | Path | None, *, device: str, dtype: torch.dtype | None
 ) -> tuple[Qwen2VLModel, Checkpoint | None]:
-    """The Qwen2-VL `base`, or the body that `videoreward` made of it, by default of `default_dtype`; without LoRA."""
+    """The Qwen2-VL `base` (hub id or folder), or what the folder `videoreward` made of it; by `default_dtype`, no LoRA.
+
+    OSError if there is no such model, ValueError if weights are missing or do not fit its config.
+    """
     kind = dtype or default_dtype(device)
-    if videoreward is None:
-        return load_backbone(base, kind), None
-    start = read_checkpoint(videoreward)
-    return start.backbone(base, kind), start
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:  # mapped into memory, not copied
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no file of tensors: download it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path} holds something else than named tensors")
-    return weights
+    if videoreward is not None:
+        start = read_checkpoint(videoreward)
+        return start.backbone(base, kind), start
+    vlm, report = Qwen2VLForConditionalGeneration.from_pretrained(base, dtype=kind, **_TOLERANT)
+    require_whole(report, weights=base, config=base)
+    return vlm.model, None
 
 
 def read_out(states: Tensor, rm_head: nn.Linear) -> Tensor:

@@ -124,12 +124,6 @@ def test_gather_takes_the_right_latents_and_shares_the_image():
     assert torch.equal(data.winner[0, :, 0], latents[2, 0, :, 0])
 
 
-def test_sides_with_different_images_are_refused():
-    pairs = pair_data()
-    with pytest.raises(ValueError, match="frame 0"):
-        PairData(**{**vars(pairs), "winner": pairs.winner + 1})
-
-
 # The loss
 
 

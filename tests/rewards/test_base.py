@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.rewards import mlp
-from icreward_lib.rewards.base import Scores, interpolate_frames, resolve_model, to_scores
+from icreward_lib.rewards.base import Scores, interpolate_frames, read_config, to_scores
 from icreward_lib.rewards.metrics import CLIPSimReward, VBenchReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.video import Video
@@ -141,12 +141,18 @@ def test_equal_seeds_give_equal_baselines_and_leave_the_global_generator_alone()
     assert torch.equal(state, torch.get_rng_state())
 
 
+def saved(folder: Path, **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
 def test_a_missing_base_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="builds on the model"):
-        resolve_model("../clip", tmp_path / "reward")
+        read_config(saved(tmp_path / "reward", base="../clip"), "reward")
     with pytest.raises(FileNotFoundError, match="holds no MLP reward"):
         MLPReward.from_pretrained(tmp_path)
-    assert resolve_model("owner/name", tmp_path) == "owner/name"
+    assert read_config(saved(tmp_path / "reward", base="owner/name"), "reward") == {"base": "owner/name"}
 
 
 def test_shares_that_do_not_sum_to_one_are_refused() -> None:

@@ -53,14 +53,10 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
 
 
 def test_votes_are_put_to_their_clips() -> None:
-    data = points(2)
-    found = data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "a0", 3, 1, 2), ("b", "b0", "b1", 0, 1, 0)))
-    assert found.pairs.tolist() == [[1, 0], [2, 3]] and found.votes.tolist() == [[4, 2], [0, 1]]
+    found = replace(points(2), pairs=torch.tensor([[1, 0], [2, 3]]), votes=torch.tensor([[4.0, 2], [0, 1]]))
     assert found.wins(torch.tensor([0, 1])).tolist() == [[0, 2], [4, 0]]
-    with pytest.raises(ValueError, match=r"no clip of 1 voted video\(s\), the first is 'c'"):
-        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "c", 3, 1, 2)))
     with pytest.raises(ValueError, match="of one image"):
-        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "b0", 3, 1, 2)))
+        replace(found, pairs=torch.tensor([[1, 2], [2, 3]]))
     with pytest.raises(ValueError, match="votes from 0"):
         replace(found, votes=-found.votes)
 
@@ -161,7 +157,9 @@ def test_a_reward_trains_on_a_public_set_and_is_judged_by_it(tmp_path: Path, nam
     else:
         config = ICRewardConfig(num_frames=4, head_size=32, head_attention=2)
         reward = ICRewardModel.create(build_vlm(tmp_path / "vlm"), config, seed=0)
-    data, _ = voted_clips(reward, preferences.iloc[:28], tmp_path, shape)
+    data, videos = voted_clips(reward, preferences.iloc[:28], tmp_path, shape)
+    pair, votes = preferences.loc[0, ["video1", "video2"]].tolist(), [1.5, 8.5]
+    assert [videos[place] for place in data.pairs[0]] == pair and data.votes[0].tolist() == votes, "half of the ties"
     test, test_videos = voted_clips(reward, preferences.iloc[28:], tmp_path, shape)
     training = TrainConfig(epochs=6, batch_size=8, lr=5e-3, pairwise_weight=1.0)
     train_reward(reward, data, data, training, seed=0, checkpoint_dir=tmp_path / "run")
