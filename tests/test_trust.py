@@ -102,7 +102,7 @@ def test_nothing_loads_a_file_in_a_way_that_runs_code() -> None:
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources[path.name] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    assert sum(source.count("torch.load(") for source in sources.values()) > 5  # it looks where there is something
+    assert sum(source.count("torch.load(") for source in sources.values()) > 3  # it looks where there is something
     assert {(file, what) for file, source in sources.items() for what in unsafe(source)} == KNOWN
 
 
