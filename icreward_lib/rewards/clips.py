@@ -29,8 +29,8 @@ class ClipDataset:
     votes: Tensor = field(default_factory=lambda: torch.empty(0, 2))
 
     def __post_init__(self) -> None:
-        if not len(self):
-            raise ValueError("a data set needs clips")
+        if not len(self) or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {len(self)}:
+            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {len(self)} clips")
         for values in (self.labels, self.dimension_labels):
             if not (values.isnan() | (values >= 0) & (values <= 1)).all():
                 raise ValueError("labels must lie in [0,1]")

@@ -67,10 +67,8 @@ class ConsistencyHead(nn.Module):
         return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
     def _project(self, tokens: Tokens) -> Tensor:
-        projected: Tensor = self.vision(self.vision_norm(tokens.vision)) + self.context(
-            self.context_norm(tokens.context)
-        )
-        return projected
+        own: Tensor = self.vision(self.vision_norm(tokens.vision))
+        return own + self.context(self.context_norm(tokens.context))
 
     def forward(self, video: Tokens, reference: Tokens, joint: Tensor) -> Consistency:
         """Compare `video` tokens (B,G,N,D) with `reference` tokens (B,M,D), given the `joint` state (B,D)."""
@@ -113,6 +111,6 @@ def movement(tokens: Tensor) -> Tensor:
 
 def with_motion(scores: Tensor, tokens: Tensor, moving: float | None) -> Tensor:
     """Scores (B,G,D) of tokens (B,G,N,C) and, if `moving` is a number, whether they move: 1 from that `movement` on."""
-    return (
-        scores if moving is None else torch.cat([scores, (movement(tokens) / moving).clamp(max=1)[..., None]], dim=-1)
-    )
+    if moving is None:
+        return scores
+    return torch.cat([scores, (movement(tokens) / moving).clamp(max=1)[..., None]], dim=-1)
