@@ -1,9 +1,7 @@
-"""The Flow-DPO loss on a rectified flow (VideoReward, arXiv 2501.13918; Diffusion-DPO, arXiv 2311.12908).
+"""The Flow-DPO loss of VideoReward (arXiv 2501.13918), -log sigmoid(-(beta / 2) (d(winner) - d(loser))).
 
-With e(x) the *mean* squared velocity error of a clip and d(x) = e_policy(x) - e_reference(x), a pair's loss
-is -log sigmoid(-(beta / 2) (d(winner) - d(loser))). Beta is constant: the derived beta (1 - t)^2 trains
-timesteps unevenly and did worse in the paper. Both sides see the same noise and the same timestep. The
-reference is the policy with its adapters off.
+d is the *mean* squared velocity error of a clip by the policy less that by the reference, under the same noise and
+timestep for both sides. Beta is constant: the derived beta (1 - t)^2 did worse in the paper.
 """
 
 from __future__ import annotations
@@ -24,13 +22,8 @@ LORA_TARGETS = r".*attn\.(qkv|proj|q_linear|kv_linear)"
 
 
 def add_denoiser_lora(denoiser: nn.Module, *, rank: int, alpha: float, seed: int) -> PeftModel:
-    """Freeze a denoiser and give its attention projections LoRA adapters, which start without effect.
-
-    The denoiser is changed in place: a pipeline that holds it samples with the adapters, or without them
-    inside `reference_model`.
-    """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LORA_TARGETS)
-    policy = get_peft_model(denoiser, config)
+    """Freeze a denoiser, in place, and give its attention projections LoRA adapters, which start without effect."""
+    policy = get_peft_model(denoiser, LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))
     generator = torch.Generator().manual_seed(seed)
     for name, weight in policy.named_parameters():
         if "lora_A" in name:  # peft's own start, but from our seed instead of the global one
@@ -41,25 +34,23 @@ def add_denoiser_lora(denoiser: nn.Module, *, rank: int, alpha: float, seed: int
 
 
 def reference_model(policy: PeftModel) -> AbstractContextManager[None]:
-    """Inside `with reference_model(policy):` the policy is the untuned model."""
+    """Inside `with reference_model(policy):` the adapters are off, and the policy is the untuned model."""
     context: AbstractContextManager[None] = policy.disable_adapter()
     return context
 
 
 def flow_errors(denoiser: nn.Module, pairs: PairData, rows: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-    """Velocity errors of pairs under the same noise and timestep for both sides.
+    """Mean squared errors (n, 2) of the velocity x0 - noise, of winner and loser under the same noise and timestep.
 
-    rows: (n,) of `pairs`; noise: (n, c, t, h, w); timestep: (n,) in 0..1000. Returns (n, 2), winner and
-    loser: squared error of the predicted velocity x0 - noise, averaged over everything but the first latent
-    frame, which is the clean image.
+    rows: (n,) of `pairs`; noise: (n, c, t, h, w); timestep: (n,) in 0..1000. The first latent frame, the clean image,
+    does not count.
     """
     device = next(denoiser.parameters()).device
     x0 = torch.cat([pairs.winner[rows], pairs.loser[rows]]).to(device)
     samples = pairs.sample[rows]
     text = pairs.text[samples].to(device).unsqueeze(1).repeat(2, 1, 1, 1)
     text_mask = pairs.text_mask[samples].to(device)  # repeated by the denoiser
-    numbers = (float(pairs.fps), float(pairs.height), float(pairs.width))
-    fps, height, width = torch.tensor(numbers, device=device).split(1)
+    fps, height, width = torch.tensor([pairs.fps, float(pairs.height), float(pairs.width)], device=device).split(1)
     denoise = torch.ones(len(x0), x0.shape[2], dtype=torch.bool, device=device)
     denoise[:, 0] = False
 

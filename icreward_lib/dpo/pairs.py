@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from icreward_lib.rewards.best_of_k import picks
+from icreward_lib.run.profile import GenerationSettings
 from icreward_lib.training import digest
 
 FloatArray = NDArray[np.float64]
@@ -22,10 +23,9 @@ FloatArray = NDArray[np.float64]
 class Pairs:
     """Pairs and what became of every comparison: comparisons = identical + even + repeated + len(table).
 
-    table: one row per pair. "sample"; "winner", "loser" (video 0..K-1); the winner's reward prefers by "margin".
-    Pairs of two rewards also have "winner_score", "loser_score" under the winner's reward; "winner_baseline",
-    "loser_baseline" and "baseline_margin" <= 0 under the loser's; with motion given, "motion_gap" = the winner's
-    minus the loser's; "subsets", how many subsets gave the pair.
+    A pair's row has "sample", "winner", "loser" (video 0..K-1) and "margin". Those of two rewards have "winner_score",
+    "loser_score" under the winner's; "winner_baseline", "loser_baseline", "baseline_margin" <= 0 under the loser's;
+    with motion "motion_gap", the winner's less the loser's; and "subsets", how many of them gave the pair.
     """
 
     table: pd.DataFrame
@@ -38,11 +38,10 @@ class Pairs:
 def build_pairs(
     winner_scores: ArrayLike, loser_scores: ArrayLike, *, motion: ArrayLike | None = None, subset: int | None = None
 ) -> Pairs:
-    """Pair the pick of one reward (winner, ICReward) with the pick of another (loser, the MLP).
+    """Pair the pick of one reward (winner, ICReward) with the pick of another (loser, the MLP), by arrays (S, K).
 
-    winner_scores, loser_scores, motion: (S, K). The picks are the best of all K videos, which are often identical,
-    or of every subset of `subset` videos: more pairs, and no two contradict each other, as the winner is always
-    ahead under one reward and the loser under the other. Raises ValueError on arrays that do not fit.
+    Picks are the best of all K videos, often identical, or of every subset of `subset` videos: more pairs, none of
+    which contradict each other. ValueError on arrays that do not fit.
     """
     wins, loses = _checked(winner_scores), _checked(loser_scores, like=winner_scores)
     videos = wins.shape[1]
@@ -80,10 +79,7 @@ def best_over_worst(scores: ArrayLike) -> Pairs:
 
 
 def at_random(scores: ArrayLike, *, seed: int) -> Pairs:
-    """Two videos of each sample, of which a coin prefers one: what training does when the pairs say nothing.
-
-    The margins, by scores (S, K), are as often negative.
-    """
+    """Two videos of each sample, of which a coin prefers one; margins, by scores (S, K), are as often negative."""
     values = _checked(scores)
     rng = np.random.default_rng(seed)
     chosen = np.stack([rng.permutation(values.shape[1])[:2] for _ in values])
@@ -91,10 +87,9 @@ def at_random(scores: ArrayLike, *, seed: int) -> Pairs:
 
 
 def motion_matched(scores: ArrayLike, motion: ArrayLike) -> Pairs:
-    """The pair of widest margin, by scores (S, K), among those of a sample that move alike.
+    """The pair of widest margin, by scores (S, K), among those of a sample that move alike; ValueError if none has one.
 
-    Alike: their dynamic degrees (S, K) differ by no more than those of half of all pairs do, so that the winner is no
-    winner for standing still. Samples without such a pair have none. Raises ValueError if no sample has one.
+    Alike: their dynamic degrees (S, K) differ by no more than those of half of all pairs do.
     """
     values, moves = _checked(scores), _checked(motion, like=scores)
     first, second = np.array(list(combinations(range(values.shape[1]), 2))).T
@@ -130,37 +125,21 @@ def _pairs(
 
 @dataclass(frozen=True)
 class PairData:
-    """Latents of N pairs, and what the denoiser is told about them; frame 0 of both sides is the image's
-    latent.
+    """Latents of N pairs, and what the denoiser is told about them; frame 0 of both sides is the image's latent."""
 
-    sample: (N,) rows of the texts, and the clusters of intervals; winner, loser: (N, c, t, h, w) in the scale the
-    denoiser works in; text: (S, tokens, channels), text_mask: (S, tokens), 1 = token, once for all pairs of a sample,
-    as they are megabytes each; num_frames, height, width (pixels) and fps of the clips.
-    """
-
-    sample: Tensor
-    winner: Tensor
+    sample: Tensor  # (N,) rows of the texts, and the clusters of intervals
+    winner: Tensor  # (N, c, t, h, w) in the scale the denoiser works in
     loser: Tensor
-    text: Tensor
-    text_mask: Tensor
+    text: Tensor  # (S, tokens, channels), once for all pairs of a sample, as they are megabytes each
+    text_mask: Tensor  # (S, tokens), 1 = token
     num_frames: int
-    height: int
+    height: int  # pixels
     width: int
     fps: float
 
     def __post_init__(self) -> None:
-        if self.winner.ndim != 5 or self.winner.shape != self.loser.shape:
-            shapes = f"{tuple(self.winner.shape)} and {tuple(self.loser.shape)}"
-            raise ValueError(f"Winners and losers must have one shape, n c t h w, not {shapes}.")
-        n = len(self.winner)
-        if n == 0:
+        if not len(self):
             raise ValueError("There are no pairs: the two rewards agree on every sample.")
-        if self.winner.shape[2] < 2:
-            raise ValueError("Latents need at least two frames: the first is the image and not learned.")
-        if len(self.sample) != n or len(self.text) != len(self.text_mask) or int(self.sample.max()) >= len(self.text):
-            raise ValueError(f"Each of the {n} pairs needs a sample, and every sample a text and its mask.")
-        if not torch.equal(self.winner[:, :, 0], self.loser[:, :, 0]):
-            raise ValueError("Winner and loser of a pair must share the image's latent in frame 0.")
 
     def __len__(self) -> int:
         return len(self.winner)
@@ -171,27 +150,17 @@ class PairData:
 
     @classmethod
     def gather(
-        cls,
-        pairs: pd.DataFrame,
-        latents: Tensor,
-        image: Tensor,
-        text: Tensor,
-        text_mask: Tensor,
-        *,
-        num_frames: int,
-        height: int,
-        width: int,
-        fps: float,
+        cls, pairs: pd.DataFrame, latents: Tensor, text: Tensor, text_mask: Tensor, shape: GenerationSettings
     ) -> PairData:
-        """Look up the pairs of a `Pairs.table`, whose "sample" must count the rows of the tensors.
+        """Look up the pairs of a `Pairs.table`, whose "sample" counts the rows of latents (S, K, c, t, h, w) and text.
 
-        latents: (S, K, c, t, h, w); image: (S, c, h, w), written over frame 0, which re-encoded clips do not
-        share exactly; text: (S, tokens, channels); text_mask: (S, tokens).
+        Frame 0 becomes that of the sample's first video: re-encoded clips do not share the image exactly.
         """
         rows = torch.as_tensor(pairs["sample"].to_numpy().copy())
         sides = []
         for side in ("winner", "loser"):
-            chosen = latents[rows, torch.as_tensor(pairs[side].to_numpy().copy())].clone()
-            chosen[:, :, 0] = image[rows]
+            chosen = latents[rows, torch.as_tensor(pairs[side].to_numpy().copy())]
+            chosen[:, :, 0] = latents[rows, 0, :, 0]
             sides.append(chosen)
-        return cls(rows, sides[0], sides[1], text, text_mask, num_frames, height, width, fps)
+        size = (shape.num_frames, shape.height, shape.width, shape.fps)
+        return cls(rows, sides[0], sides[1], text, text_mask, *size)

@@ -50,22 +50,16 @@ class DPOConfig:
 
 @dataclass
 class DPOHistory:
-    """What happened, as rows ready for `pandas.DataFrame`.
+    """What happened, as rows ready for `pandas.DataFrame`, each with its "step"."""
 
-    Attributes:
-        steps: per optimizer step "step", "loss", "accuracy" (of the batch, before the update), "grad_norm".
-        curve: per evaluation "step", "accuracy" in [0, 1] with "low" and "high" (95 %, bootstrap over
-            samples), "n_pairs", and the mean "logit".
-        bins: per evaluation and timestep "step", "t" (0..1000), "accuracy", and the mean change of the error
-            from reference to policy, "d_winner" and "d_loser": both rising means that the model forgets,
-            whatever the accuracy says.
-        outcomes: per evaluation and pair "step", "pair", "sample", "logit" (mean over timesteps) and "win"
-            (1, 0, or 0.5 for an exact tie).
-    """
-
+    # Per step of the optimizer: "loss", "accuracy" (of the batch, before the update), "grad_norm".
     steps: list[Row] = field(default_factory=list)
+    # Per evaluation: "accuracy" with "low" and "high" (95 %, bootstrap over samples), "n_pairs", mean "logit".
     curve: list[Row] = field(default_factory=list)
+    # Per evaluation and timestep "t" (0..1000): "accuracy", and how far the errors rose from reference to policy,
+    # "d_winner" and "d_loser": if both do, the model forgets, whatever the accuracy says.
     bins: list[Row] = field(default_factory=list)
+    # Per evaluation and "pair": its "sample", "logit" (mean over timesteps), "win" (1, 0, or 0.5 for an exact tie).
     outcomes: list[Row] = field(default_factory=list)
 
 
@@ -81,23 +75,10 @@ def train(
 ) -> DPOHistory:
     """Train the adapters of `policy` (see `add_denoiser_lora`), evaluating at step 0 and every `eval_every` steps.
 
-    A checkpoint in `folder` follows every evaluation, and a call that finds one there goes on from it exactly
-    (`Training`). Several processes divide every batch, every evaluation and the policy's frozen weights among them.
-    All call this with the same and get the same, and it may go on with another number of them; results differ from
-    those of one process by rounding alone.
-
-    Args:
-        policy: with fresh adapters, which have no effect; left with those of the last step, and its frozen weights
-            divided.
-        flow: how training draws timesteps.
-        pairs: to train on.
-        held_out: to evaluate on; at least two samples. Nothing is selected by it.
-        config: must fit the rank and alpha that `policy` was made with.
-        folder: for the checkpoint of this one run.
-        report: gets each new row of `DPOHistory.curve`, with `policy` as it is at that step.
-
-    Raises:
-        ValueError: for a checkpoint of other settings or pairs, or a damaged one.
+    Goes on from the checkpoint in `folder` exactly (`Training`), with any number of processes: they divide batches,
+    evaluations and frozen weights, are called alike and get the same. Nothing is selected by the `held_out` pairs, of
+    two samples or more. `report` gets each new row of the curve, with `policy` as it is then. ValueError for a
+    checkpoint that is damaged or of other settings or pairs.
     """
     adapters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(adapters.values(), lr=config.lr, weight_decay=0.0)
@@ -121,23 +102,14 @@ def train(
         errors = evaluation_errors(policy, timesteps, held_out, config) if done else reference
         logits = implicit_reward_logit(errors, reference, config.beta)  # (pairs, timesteps)
         change = (errors - reference).mean(dim=0)
-        history.bins += _rows(
-            step=done, t=timesteps, d_winner=change[:, 0], d_loser=change[:, 1], accuracy=_wins(logits).mean(dim=0)
-        )
+        won = _wins(logits).mean(dim=0)
+        history.bins += _rows(step=done, t=timesteps, d_winner=change[:, 0], d_loser=change[:, 1], accuracy=won)
         logit = logits.mean(dim=1)
         wins = _wins(logit)
         history.outcomes += _rows(step=done, pair=range(len(wins)), sample=held_out.sample, logit=logit, win=wins)
         accuracy = bootstrap_mean(wins.numpy(), clusters=held_out.sample.numpy(), seed=config.seed)
-        history.curve.append(
-            {
-                "step": done,
-                "accuracy": accuracy.mean,
-                "low": accuracy.low,
-                "high": accuracy.high,
-                "n_pairs": len(wins),
-                "logit": float(logit.mean()),
-            }
-        )
+        row = {"step": done, "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+        history.curve.append({**row, "n_pairs": len(wins), "logit": float(logit.mean())})
         report(history.curve[-1])
 
     if new:
@@ -149,10 +121,7 @@ def train(
 
 
 def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
-    """Have every process keep its part of the frozen weights, by FSDP: a block is whole only while it computes.
-
-    The adapters, which are small and train in float32 whatever the type of the rest, are whole everywhere.
-    """
+    """Have every process keep its part of the frozen weights, by FSDP; the small adapters are whole everywhere."""
     barrier()  # the processes know each other from here on
     denoiser = policy.get_base_model()
     for part in (*denoiser.spatial_blocks, *denoiser.temporal_blocks, denoiser):
@@ -161,10 +130,7 @@ def _divide(policy: PeftModel, adapters: set[nn.Parameter]) -> None:
 
 
 def _share(count: int) -> tuple[Tensor, Tensor]:
-    """This process's rows of `count` as by `own_share`, and which of them count, bool.
-
-    A forward has to be made by all processes at once, so that all have equally many rows: the last fills up.
-    """
+    """This process's rows of `count` as by `own_share`, and which of them count: all have equally many to forward."""
     rows = torch.arange(rank(), math.ceil(count / processes()) * processes(), processes())
     return rows.clamp(max=count - 1), rows < count
 
@@ -227,10 +193,9 @@ def _wins(logits: Tensor) -> Tensor:
 def _batch(pairs: int, config: DPOConfig, step: int) -> Tensor:
     """Rows of a step (batch_size,): consecutive pieces of an endless row of shuffled epochs."""
     places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-    orders = {
-        e: np.random.default_rng([config.seed, e]).permutation(pairs) for e in np.unique(places // pairs).tolist()
-    }
-    return torch.tensor([orders[place // pairs][place % pairs] for place in places.tolist()])
+    epochs = np.unique(places // pairs).tolist()
+    order = np.concatenate([np.random.default_rng([config.seed, epoch]).permutation(pairs) for epoch in epochs])
+    return torch.from_numpy(order[places - epochs[0] * pairs])
 
 
 def _generator(*key: int) -> torch.Generator:

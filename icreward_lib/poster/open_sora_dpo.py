@@ -90,9 +90,8 @@ def pair_data(run: Run, curated: Curated, generator: OpenSoraGenerator, preferen
     samples = [preferences.samples[number] for number in used]
     latents = torch.from_numpy(np.stack([curated.videos.latents(sample.id) for sample in samples]))
     text, mask = generator.encode_prompts([sample.prompt for sample in samples])
-    size = run.profile.generation.model_dump(include={"num_frames", "height", "width", "fps"})
     pairs = preferences.pairs.table.assign(sample=rows)
-    return PairData.gather(pairs, latents, latents[:, 0, :, 0], text, mask, **size)
+    return PairData.gather(pairs, latents, text, mask, run.profile.generation)
 
 
 @dataclass(frozen=True)

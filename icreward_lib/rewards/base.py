@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from icreward_lib.run.files import write_json
 from icreward_lib.video import Video
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
 
-#: What VBench++ measures of an image-to-video clip; the last axis of every per-dimension tensor here.
-DIMENSIONS = ("subject", "background")
+DIMENSIONS = ("subject", "background")  # what VBench++ measures; the last axis of every per-dimension tensor here
 MOTION = "motion"  # a third one of some rewards: the share of a clip in which anything moves
 
 
@@ -28,10 +28,8 @@ MOTION = "motion"  # a third one of some rewards: the share of a clip in which a
 class Scores:
     """What a reward says about K videos of one reference image: float32 in [0,1], higher is better.
 
-    `overall` (K,); `dimensions` maps each of the reward's dimensions to (K,); `frames` (K,T) is the overall score of
-    each frame. `overall` is the mean of `frames`, with one exception: VBench++ by its own formula weighs the best, the
-    mean and the least of what it compares, and its `frames` show the similarity to the image alone. Raises ValueError
-    when shapes disagree or a value lies outside [0,1].
+    `overall` (K,) is the mean of `frames` (K,T), except VBench++'s, which weighs by its own formula and whose `frames`
+    show the similarity to the image alone; `dimensions` maps names to (K,). ValueError for other shapes or values.
     """
 
     overall: Array
@@ -56,10 +54,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class ClipScores:
-    """One video's part of `Scores`, where videos differ in length: `overall`, `dimensions` by name, `frames` (T,).
-
-    `maps` float32 (T,h,w) say where the image is kept, 1 = kept; None where a reward has none or was not asked.
-    """
+    """One video's part of `Scores`; `maps` (T,h,w) say where the image is kept, 1 = kept, if asked and possible."""
 
     overall: float
     dimensions: Mapping[str, float]
@@ -74,11 +69,9 @@ class Reward(Protocol):
     @property
     def name(self) -> str:
         """What tables call it."""
-        ...
 
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3), whatever their order and number."""
-        ...
 
 
 def check_weights(weights: Sequence[float]) -> None:
@@ -88,36 +81,21 @@ def check_weights(weights: Sequence[float]) -> None:
 
 
 def overall_score(parts: Tensor, weights: Tensor) -> Tensor:
-    """Overall scores (...) of dimensions' scores (...,D): the shares `weights` of `DIMENSIONS`, times motion if there.
-
-    What moves gains nothing by moving more; what does not loses its score, however well it keeps the image.
-    """
+    """Overall scores (...) of dimensions' scores (...,D): shares `weights` of `DIMENSIONS`, times motion if there."""
     kept = parts[..., : len(DIMENSIONS)] @ weights
     return kept * parts[..., -1] if parts.shape[-1] > len(DIMENSIONS) else kept
 
 
-def frame_matrix(times: Sequence[float], num_frames: int) -> Tensor:
-    """Weights (num_frames, G) that interpolate values at the increasing `times`, in frames, to all frames.
-
-    Linear; frames before the first and after the last time take the nearest value, so rows are convex.
-    """
-    columns = [np.interp(np.arange(num_frames), times, column) for column in np.eye(len(times))]
-    return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
-
-
 def interpolate_frames(values: Tensor, times: Sequence[float], num_frames: int) -> Tensor:
-    """Values (K,num_frames,...) of all frames, from those (K,G,...) of the moments `times`; see `frame_matrix`."""
-    return torch.einsum("tg,kg...->kt...", frame_matrix(times, num_frames).to(values), values)
+    """Values (K,num_frames,...) of all frames, linear in those (K,G,...) of rising `times`; outside, the nearest."""
+    columns = [np.interp(np.arange(num_frames), times, column) for column in np.eye(len(times))]
+    matrix = torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+    return torch.einsum("tg,kg...->kt...", matrix.to(values), values)
 
 
 def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames: int) -> Scores:
-    """`Scores` of clips of `num_frames` frames from the scores `parts` (K,G,D) of G moments at `times`.
-
-    Moments are weighed, and gated by motion, one by one, then interpolated to frames. Overall and dimensions are means
-    over all frames, so that moments which stand for more frames count for more.
-    """
-    overall, dimensions = (
-        # Rounding may leave a convex combination one ulp outside the interval.
+    """`Scores` of K clips from `parts` (K,G,D) of moments: weighed and gated one by one, then brought to frames."""
+    overall, dimensions = (  # rounding may leave a convex combination one ulp outside the interval
         interpolate_frames(values, times, num_frames).clamp(0, 1).float().cpu().numpy()
         for values in (overall_score(parts, weights), parts)
     )
@@ -125,24 +103,21 @@ def to_scores(parts: Tensor, weights: Tensor, times: Sequence[float], num_frames
     return Scores(overall.mean(1), dict(zip(names, np.moveaxis(dimensions.mean(1), 1, 0), strict=True)), overall)
 
 
+def write_config(new: Path, folder: Path, settings: Mapping[str, Any], **models: str | None) -> None:
+    """Write a reward's config.json to `new`, which moves to `folder`, with `models` by relative path or hub id."""
+    named = {key: os.path.relpath(m, folder) if m and Path(m).is_dir() else m for key, m in models.items()}
+    write_json(new / "config.json", {**settings, **named})
+
+
 def read_config(folder: Path, what: str) -> dict[str, Any]:
-    """The config.json of a saved reward, lists as tuples. FileNotFoundError if `folder` holds no `what`."""
+    """The config.json of a saved reward, lists as tuples; FileNotFoundError if it or a model it names is missing."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no {what}: config.json is missing")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for name in ("base", "videoreward"):
+        path = folder / (reference := settings.get(name) or "")
+        if reference and path.is_dir():
+            settings[name] = os.path.normpath(path)
+        elif reference.startswith("."):
+            raise FileNotFoundError(f"{folder} builds on the model in {path}, which is not there")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def model_reference(model: str, folder: Path) -> str:
-    """How a file in `folder` names `model`: a folder by its relative path, a hub id as it is."""
-    return os.path.relpath(model, folder) if Path(model).is_dir() else model
-
-
-def resolve_model(reference: str, folder: Path) -> str:
-    """The inverse of `model_reference`; FileNotFoundError for a relative path that leads nowhere."""
-    path = folder / reference
-    if path.is_dir():
-        return os.path.normpath(path)
-    if reference.startswith("."):
-        raise FileNotFoundError(f"{folder} builds on the model in {path}, which is not there")
-    return reference

@@ -9,10 +9,7 @@ IntArray = NDArray[np.int64]
 
 
 def pick(scores: ArrayLike) -> int:
-    """Index of the best of K videos, given their scores (K,); equal scores go to the lowest index.
-
-    Raises ValueError on an empty list or on a score that is not finite.
-    """
+    """Index of the best of K videos by scores (K,), the lowest of equals; ValueError for none or not finite."""
     return int(picks(np.asarray(scores, dtype=float)[None])[0])
 
 

@@ -1,7 +1,4 @@
-"""A new head on the body of a trained ICReward, which reads every clip once and then stays as it is.
-
-A head costs a hundredth of the body, so that it can be trained for long, on many clips, and in many variants.
-"""
+"""A new head on the body of a trained ICReward, which reads every clip once and costs a hundred times as much."""
 
 from __future__ import annotations
 
@@ -40,11 +37,7 @@ class HeadOnCachedStates(nn.Module):
 
 @torch.no_grad()
 def read(reward: ICRewardModel, data: ClipDataset, *, batch_size: int = 64) -> ClipDataset:
-    """The same clips with all that a reward's head is given of them in place of their tokens.
-
-    `video` (N,L,D) is, one after the other, the tokens of the vision tower and the states of the language model, first
-    of the clip, then of the reference, and the state at the consistency token.
-    """
+    """The same clips with tokens and states of clip and reference, and the consistency token's, (N,L,D), as `video`."""
     parts = []
     for rows in torch.arange(len(data)).split(batch_size):
         video, reference = data.video[rows].to(reward.device), data.references[data.sample[rows]].to(reward.device)
@@ -58,9 +51,8 @@ def read(reward: ICRewardModel, data: ClipDataset, *, batch_size: int = 64) -> C
 def with_new_head(reward: ICRewardModel, *, seed: int) -> ICRewardModel:
     """The reward itself, its head replaced by an untrained one that also looks at what changes over time."""
     reward.config = config = replace(reward.config, temporal=True)
+    width = reward.reward_embeddings.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = reward.reward_embeddings.shape[1]
-        head = ConsistencyHead(width, config.head_size, config.head_attention, temporal=True)
-    reward.head = head.to(reward.device)
+        reward.head = ConsistencyHead(width, config.head_size, config.head_attention, temporal=True).to(reward.device)
     return reward

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,10 +15,9 @@ from icreward_lib.training import digest
 class ClipDataset:
     """N labelled clips as the models read them.
 
-    `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens. `references` (S,...) has one row per
-    image; `sample` (N,) says which row is a clip's, and so which clips are candidates of one image. `labels`
-    (N,) and `dimension_labels` (N,2), in the order of `DIMENSIONS`, lie in [0,1], or are nan where there is none.
-    `pairs` (M,2) are clips of one image that people compared, `votes` (M,2) theirs for each, half of the ties included.
+    `video` is (N,T,D) CLIP features or (N,G,h,w,D) vision tokens; `references` (S,...) has a row per image, `sample`
+    (N,) says which is a clip's. `labels` (N,) and `dimension_labels` (N,2) lie in [0,1], nan where there is none.
+    `pairs` (M,2) are clips of one image that people compared, `votes` (M,2) theirs for each with half of the ties.
     """
 
     video: Tensor
@@ -32,11 +29,8 @@ class ClipDataset:
     votes: Tensor = field(default_factory=lambda: torch.empty(0, 2))
 
     def __post_init__(self) -> None:
-        count = len(self.video)
-        if not count or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {count}:
-            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {count} clips")
-        if self.dimension_labels.shape != (count, 2) or int(self.sample.max()) >= len(self.references):
-            raise ValueError("dimension_labels must be (N,2), and every sample must have a row in references")
+        if not len(self) or {len(self.sample), len(self.labels), len(self.dimension_labels)} != {len(self)}:
+            raise ValueError(f"a data set needs clips, and a sample and labels for each; it has {len(self)} clips")
         for values in (self.labels, self.dimension_labels):
             if not (values.isnan() | (values >= 0) & (values <= 1)).all():
                 raise ValueError("labels must lie in [0,1]")
@@ -49,10 +43,18 @@ class ClipDataset:
         return len(self.video)
 
     def wins(self, rows: Tensor) -> Tensor:
-        """How often each of the clips `rows` (B,) beat each other, (B,B): people's votes, or the labels' order."""
-        if len(self.pairs):
-            return vote_order(self.pairs, self.votes, rows)
-        return label_order(self.labels[rows], self.sample[rows])
+        """How often clips `rows` (B,) beat each other, (B,B): people's votes, or the labels' order."""
+        if not len(self.pairs):
+            labels, sample = self.labels[rows], self.sample[rows]
+            return ((sample[:, None] == sample) & (labels[:, None] > labels)).float()
+        place = torch.full((len(self),), -1)
+        place[rows] = torch.arange(len(rows))
+        here = place[self.pairs]  # -1: not in this batch
+        both = (here >= 0).all(1)
+        first, second = here[both].T
+        wins = self.votes.new_zeros(len(rows), len(rows))
+        wins.index_put_((first, second), self.votes[both, 0], accumulate=True)
+        return wins.index_put_((second, first), self.votes[both, 1], accumulate=True)
 
     def part(self, rows: Tensor) -> ClipDataset:
         """Some of the clips, (M,), without votes."""
@@ -64,58 +66,13 @@ class ClipDataset:
         theirs = vars(other) | {"sample": other.sample + len(self.references), "pairs": other.pairs + len(self)}
         return ClipDataset(**{name: torch.cat([mine, theirs[name]]) for name, mine in vars(self).items()})
 
-    def with_votes(self, videos: Sequence[str], preferences: pd.DataFrame) -> ClipDataset:
-        """These clips, called `videos`, with people's votes in place of any that they had.
-
-        Args:
-            videos: the clips' ids, in their order.
-            preferences: a table of `study.preferences`, of the dimensions that are to count.
-
-        Raises:
-            ValueError: if it names a video that is not among these.
-        """
-        place = {video: number for number, video in enumerate(videos)}
-        sides = [preferences[side].tolist() for side in ("video1", "video2")]
-        if unknown := [video for side in sides for video in side if video not in place]:
-            raise ValueError(f"there is no clip of {len(unknown)} voted video(s), the first is '{unknown[0]}'")
-        pairs = [[place[video] for video in pair] for pair in zip(*sides, strict=True)]
-        votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0)
-        return replace(self, pairs=torch.tensor(pairs), votes=torch.tensor(votes.to_numpy(), dtype=torch.float32))
-
     def digest(self) -> str:
         """A short hash of all tensors."""
         return digest(*vars(self).values())
 
 
 def pairwise_loss(scores: Tensor, wins: Tensor) -> Tensor:
-    """Bradley-Terry loss -log sigmoid(logit s_i - logit s_j) of scores (B,) in (0,1).
-
-    Mean over pairs weighted by `wins` (B,B), how often clip i (row) beat clip j; 0 if there are none.
-    """
+    """Mean Bradley-Terry loss of scores (B,) in (0,1) by `wins` (B,B), how often clip i (row) beat j; 0 if none."""
     logits = torch.logit(scores, eps=1e-6)
     losses = F.softplus(-(logits[:, None] - logits))
     return (losses * wins).sum() / (wins.sum() + (wins.sum() == 0))
-
-
-def label_order(labels: Tensor, sample: Tensor) -> Tensor:
-    """Wins (B,B): 1 where a clip has a higher label than another of its sample."""
-    return ((sample[:, None] == sample) & (labels[:, None] > labels)).float()
-
-
-def vote_order(pairs: Tensor, votes: Tensor, rows: Tensor) -> Tensor:
-    """Wins (B,B) of the clips `rows` (B,), by people.
-
-    Args:
-        pairs: (M,2), clips that were compared.
-        votes: (M,2), votes for the first and the second of a pair, with half of the ties each.
-        rows: the clips of a batch, every clip once.
-    """
-    place = torch.full((int(max(pairs.max(), rows.max())) + 1,), -1)
-    place[rows] = torch.arange(len(rows))
-    here = place[pairs]  # -1: not in this batch
-    both = (here >= 0).all(1)
-    first, second = here[both].T
-    wins = votes.new_zeros(len(rows), len(rows))
-    wins.index_put_((first, second), votes[both, 0], accumulate=True)
-    wins.index_put_((second, first), votes[both, 1], accumulate=True)
-    return wins

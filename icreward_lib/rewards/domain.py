@@ -27,13 +27,12 @@ class Domain:
 
     def __init__(self, mean: np.ndarray, basis: np.ndarray, seen: np.ndarray, *, threshold: float) -> None:
         """`mean` (D,), `basis` (d,D), `seen` (n,d); from `threshold` on a distance is out of the domain."""
-        self.mean, self.basis, self.threshold = mean, basis, threshold
-        self.seen = seen
+        self.mean, self.basis, self.seen, self.threshold = mean, basis, seen, threshold
         self._nearest = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(seen)
         self._features = EfficientNetLite0Features()
 
     def distances(self, rows: np.ndarray) -> np.ndarray:
-        """Mean distance (n,) of what pictures look like, (n,D) of `looks`, to the five nearest that were seen."""
+        """Mean distance (n,) of `domain_features` (n,D) of pictures to the five nearest that were seen."""
         found, _ = self._nearest.kneighbors((rows - self.mean) @ self.basis.T)
         return np.asarray(found.mean(1))
 
@@ -53,10 +52,9 @@ class Domain:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `domain.safetensors`, in half precision."""
-        tensors = {"mean": self.mean, "basis": self.basis, "seen": self.seen}
         with atomic(Path(folder)) as new:
             new.mkdir()
-            halves = {name: np.ascontiguousarray(values, np.float16) for name, values in tensors.items()}
+            halves = {n: np.ascontiguousarray(getattr(self, n), np.float16) for n in ("mean", "basis", "seen")}
             save_file(halves, new / "domain.safetensors", metadata={"threshold": repr(self.threshold)})
 
     @classmethod

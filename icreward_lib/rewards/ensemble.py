@@ -18,11 +18,7 @@ ROBUST = "gated"  # the recipe whose trainings are the members of the robust rew
 
 
 def cautious(scores: npt.NDArray[np.floating[Any]], caution: float) -> Array:
-    """Scores (M, ...) in [0,1] of M members as one (...): their mean less `caution` standard deviations, not below 0.
-
-    A lower confidence bound: optimising against it gains nothing from clips that one member alone overrates (Coste et
-    al., arXiv 2310.02743, "uncertainty-weighted optimisation" of reward ensembles).
-    """
+    """Scores (M,...) in [0,1] as one (...): mean less `caution` standard deviations, from 0 on (arXiv 2310.02743)."""
     bound: Array = np.clip(scores.mean(0) - caution * scores.std(0), 0, 1).astype(np.float32)
     return bound
 
@@ -44,10 +40,8 @@ class Ensemble:
         tokens, reference = first.encode_videos(videos), first.encode_images([image])[0]
         found = [each.score_tokens(tokens, reference, num_frames=videos[0].num_frames) for each in self.members]
         overall = cautious(np.stack([scores.overall for scores in found]), self.caution)
-        dimensions = {
-            name: cautious(np.stack([scores.dimensions[name] for scores in found]), self.caution)
-            for name in found[0].dimensions
-        }
+        parts = {name: np.stack([scores.dimensions[name] for scores in found]) for name in found[0].dimensions}
+        dimensions = {name: cautious(values, self.caution) for name, values in parts.items()}
         # Members doubt a clip as a whole: its frames are their mean, lowered together until their mean is the bound.
         frames = np.mean([scores.frames for scores in found], axis=0)
         means = frames.mean(1)
@@ -66,6 +60,6 @@ class Ensemble:
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Ensemble:
         """Load what `save_pretrained` wrote. FileNotFoundError if any of it, or the base, is missing."""
         settings = read_config(Path(folder), "ensemble of ICRewards")
-        folders = [Path(folder, str(number)) for number in range(settings["members"])]
-        members = [ICRewardModel.from_pretrained(each, device=device) for each in folders]
+        numbers = range(settings["members"])
+        members = [ICRewardModel.from_pretrained(Path(folder, str(n)), device=device) for n in numbers]
         return cls(members, caution=settings["caution"])

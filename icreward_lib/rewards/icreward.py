@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,29 +14,12 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
-from icreward_lib.rewards.backbone import (
-    add_vlm_lora,
-    default_dtype,
-    load_backbone,
-    load_lora,
-    read_line,
-    sample_frames,
-)
-from icreward_lib.rewards.base import (
-    Array,
-    Image,
-    Scores,
-    check_weights,
-    interpolate_frames,
-    model_reference,
-    read_config,
-    resolve_model,
-    to_scores,
-)
+from icreward_lib.rewards.backbone import add_vlm_lora, load_lora, read_line, sample_frames
+from icreward_lib.rewards.base import Array, Image, Scores, interpolate_frames, read_config, to_scores, write_config
 from icreward_lib.rewards.head import Consistency, ConsistencyHead, Tokens, with_motion
 from icreward_lib.rewards.prompt import REWARD_TOKENS, ICRewardConfig, read_template
-from icreward_lib.rewards.videoreward import Checkpoint, make_head, read_checkpoint, read_out
-from icreward_lib.run.files import atomic, write_json
+from icreward_lib.rewards.videoreward import Checkpoint, load_body, make_head, read_out
+from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 
 CLIPS_AT_A_TIME, PICTURES_AT_A_TIME = 16, 64  # that the vision tower sees
@@ -64,35 +47,29 @@ def upsample_maps(tokens: Tensor, shape: tuple[int, int, int]) -> Array:
 
 
 class ICRewardModel(nn.Module):
-    """Scores videos by how well they keep a reference image (`Reward`).
+    """Scores videos by how well they keep a reference image (`Reward`); a batch holds clips of one shape.
 
-    The vision tower is frozen, so its tokens can be computed once (`encode_videos`, `encode_images`) and
-    scored many times (`forward`, `score_tokens`). Every token has one position on all three axes of the
-    rotary embedding, as VideoReward was trained. No dropout, no padding: a batch holds clips of one shape.
+    The vision tower is frozen: its tokens (`encode_videos`, `encode_images`) serve many times (`score_tokens`).
     """
 
     name = "ICReward"
 
     def __init__(
-        self,
-        backbone: Qwen2VLModel,
-        processor: Qwen2VLProcessor,
-        config: ICRewardConfig,
-        *,
-        base: str,
-        start: Checkpoint | None,
+        self, body: tuple[Qwen2VLModel, Checkpoint | None], base: str, config: ICRewardConfig, words: str | Path
     ) -> None:
-        """Wrap `backbone`, from the hub id or folder `base` or from the VideoReward `start`, without LoRA."""
+        """Wrap what `load_body` gave of `base`; `words` is the hub id or folder of the processor."""
         super().__init__()
-        self.config, self.processor, self.base = config, processor, base
-        self.videoreward = None if start is None else str(start.folder)
+        backbone, start = body
+        self.config, self.base = config, base
+        self.processor = processor = Qwen2VLProcessor.from_pretrained(words)
+        self.videoreward = None if start is None else str(start.path.parents[1])
         processor.tokenizer.add_special_tokens({"extra_special_tokens": list(REWARD_TOKENS)})
         self.prompt = read_template(config.template, processor.tokenizer)
         self.reward_ids = processor.tokenizer.convert_tokens_to_ids(list(REWARD_TOKENS))
         self.quality_places = [self.prompt.rubric.tolist().index(token) for token in self.reward_ids[:-1]]
 
         self.backbone = backbone.requires_grad_(False).eval()
-        table = self.backbone.language_model.embed_tokens.weight.detach()
+        table = backbone.language_model.embed_tokens.weight.detach()
         size = table.shape[1]
         # The base's embedding table stays as it is; a token it has no row for starts as the average word.
         rows = torch.stack([table[i] if i < len(table) else table.mean(0) for i in self.reward_ids])
@@ -118,34 +95,24 @@ class ICRewardModel(nn.Module):
     ) -> ICRewardModel:
         """A new reward on the Qwen2-VL `base` (hub id or folder), with head and LoRA drawn from `seed`.
 
-        The body computes in `dtype`, by default `default_dtype`; all that trains is float32.
-
-        `videoreward`, a folder that `read_checkpoint` takes, starts it from VideoReward instead: vision tower,
-        language model, LoRA, reward tokens and rm_head are the checkpoint's, only the head is drawn, and until
-        it is trained `quality_logits` are VideoReward's. ValueError if the LoRA of `config` has another size.
+        `videoreward`, a folder that `read_checkpoint` takes, gives all but the head instead. The body computes in
+        `dtype`, by default `default_dtype`; all that trains is float32. ValueError if that LoRA has another size.
         """
-        start = None if videoreward is None else read_checkpoint(videoreward)
+        backbone, start = body = load_body(base, videoreward, device=device, dtype=dtype)
         if start is not None and (start.rank, start.alpha) != (config.lora_rank, config.lora_alpha):
-            raise ValueError(
-                f"the LoRA of {start.path} has rank {start.rank} and alpha {start.alpha}, "
-                f"the settings say {config.lora_rank} and {config.lora_alpha}"
-            )
-        kind = dtype or default_dtype(device)
-        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
+            wanted = f"the settings say {config.lora_rank} and {config.lora_alpha}"
+            raise ValueError(f"the LoRA of {start.path} has rank {start.rank} and alpha {start.alpha}, {wanted}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            reward = cls(backbone, Qwen2VLProcessor.from_pretrained(base), config, base=base, start=start)
+            reward = cls(body, base, config, base)
             if start is None:
                 add_vlm_lora(backbone.language_model, config.lora_rank, config.lora_alpha)
             else:
-                start.add_lora(backbone)
+                load_lora(backbone.language_model, start.rank, start.alpha, start.lora, source=start.path)
         return reward.to(device)
 
     def checkpoint_gradients(self) -> None:
-        """Recompute the language model's layers in the backward pass instead of keeping what they computed.
-
-        Much less memory for about a third more time, and the same gradients.
-        """
+        """Recompute layers in the backward pass: the same gradients, much less memory, about a third more time."""
         self.backbone.language_model.activation_checkpointing_enable()
         self.backbone.language_model.train()  # the layers only listen then; none of them has dropout
 
@@ -153,8 +120,6 @@ class ICRewardModel(nn.Module):
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.reward_embeddings.device
-
-    # Vision
 
     @torch.no_grad()
     def _see(self, pixels: Tensor, grid: Tensor) -> Tensor:
@@ -175,10 +140,7 @@ class ICRewardModel(nn.Module):
         return torch.cat(parts)
 
     def encode_videos(self, videos: Sequence[Video]) -> Tensor:
-        """Vision tokens (K,G,h,w,D) of K videos of one length and size, for G pairs of the sampled frames.
-
-        float32 on the CPU, wherever the model computes.
-        """
+        """Vision tokens (K,G,h,w,D), float32 on the CPU, of K videos of one length and size, for G pairs of frames."""
         if len({(video.frames.shape, self.config.frames_of(video)) for video in videos}) != 1:
             raise ValueError("videos encoded together must have one length and size")
         wanted = sample_frames(videos[0].num_frames, self.config.frames_of(videos[0]))
@@ -193,16 +155,13 @@ class ICRewardModel(nn.Module):
         pictures = [torch.tensor(image).permute(2, 0, 1) for image in images]  # a copy: pictures may be read-only
         return self._encode(self.processor.image_processor, pictures, PICTURES_AT_A_TIME)[:, 0]
 
-    # Language and head
-
     def _words(self) -> tuple[Tensor, ...]:
         """Embeddings of the prompt's three parts."""
         ids = torch.cat(self.prompt).to(self.device)
         own = ids[:, None] == torch.tensor(self.reward_ids, device=self.device)
         words = self.backbone.language_model.embed_tokens(ids.masked_fill(own.any(1), 0))
         reward = self.reward_embeddings[own.int().argmax(1)].to(words)
-        both = torch.where(own.any(1)[:, None], reward, words)
-        return torch.split(both, [len(part) for part in self.prompt])
+        return torch.where(own.any(1)[:, None], reward, words).split([len(part) for part in self.prompt])
 
     def read(self, video: Tensor, reference: Tensor) -> Reading:
         """Have the language model read `video` (B,G,h,w,D), the rubric and `reference` (B,h',w',D) tokens."""
@@ -234,24 +193,18 @@ class ICRewardModel(nn.Module):
         """VideoReward's raw visual and motion quality (B,2), which no reference can move."""
         return read_out(self.read(video, reference).rewards[:, :-1], self.rm_head)
 
-    # What users call
-
     @torch.no_grad()
     def score_tokens(
-        self, video: Tensor, reference: Tensor, *, num_frames: int, weights: Sequence[float] | None = None
+        self, video: Tensor, reference: Tensor, *, num_frames: int, weights: tuple[float, float] | None = None
     ) -> Scores:
-        """Scores of K clips of `num_frames` frames from tokens (K,G,h,w,D) and the reference's (h',w',D).
-
-        `weights` replaces the dimensions' shares of the overall score that the reward was trained with.
-        """
+        """Scores of K clips from tokens (K,G,h,w,D) and the reference's (h',w',D); `weights` instead of its own."""
         shares = self.weights
-        if weights is not None:
-            check_weights(weights)
-            shares = torch.tensor(weights).to(self.weights)
+        if weights is not None:  # as good as those of a config
+            shares = torch.tensor(replace(self.config, weights=weights).weights).to(self.weights)
         parts = self(video, reference.expand(len(video), -1, -1, -1))
         return to_scores(parts, shares, group_times(num_frames, video.shape[1]), num_frames)
 
-    def score(self, image: Image, videos: Sequence[Video], *, weights: Sequence[float] | None = None) -> Scores:
+    def score(self, image: Image, videos: Sequence[Video], *, weights: tuple[float, float] | None = None) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3); `weights` as of `score_tokens`."""
         tokens, reference = self.encode_videos(videos), self.encode_images([image])[0]
         return self.score_tokens(tokens, reference, num_frames=videos[0].num_frames, weights=weights)
@@ -263,18 +216,11 @@ class ICRewardModel(nn.Module):
         tokens = self.compare(video, reference.expand(len(videos), -1, -1, -1)).tokens @ self.weights
         return upsample_maps(tokens.unflatten(2, video.shape[2:4]), videos[0].frames.shape[:3])
 
-    # Files
-
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config, processor, `adapter/` (LoRA) and `model.safetensors` (all else that is ours).
-
-        The base is named, by its path relative to `folder` or its hub id, and not copied; so is VideoReward.
-        """
+        """Write config, processor, `adapter/` (LoRA) and `model.safetensors`; base and VideoReward are only named."""
         folder = Path(folder)
         with atomic(folder) as new:
-            start = self.videoreward and model_reference(self.videoreward, folder)
-            settings = asdict(self.config) | {"base": model_reference(self.base, folder), "videoreward": start}
-            write_json(new / "config.json", settings)
+            write_config(new, folder, asdict(self.config), base=self.base, videoreward=self.videoreward)
             self.processor.save_pretrained(new)
             language_model = self.backbone.language_model
             language_model.peft_config["default"].base_model_name_or_path = None  # config.json names it
@@ -288,23 +234,18 @@ class ICRewardModel(nn.Module):
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or what it builds on is missing."""
         folder = Path(folder)
         settings = read_config(folder, "ICReward")
-        base = resolve_model(settings.pop("base"), folder)
-        videoreward = settings.pop("videoreward")
-        start = None if videoreward is None else read_checkpoint(resolve_model(videoreward, folder))
+        base = settings.pop("base")
+        body = load_body(base, settings.pop("videoreward"), device=device, dtype=dtype)
         config = ICRewardConfig(**settings)
-        kind = dtype or default_dtype(device)
-        backbone = load_backbone(base, kind) if start is None else start.backbone(base, kind)
-        processor = Qwen2VLProcessor.from_pretrained(folder)
-        reward = cls(backbone, processor, config, base=base, start=start)
+        reward = cls(body, base, config, folder)
         load_model(reward._own(), str(folder / "model.safetensors"))
         adapter = load_peft_weights(str(folder / "adapter"), device="cpu")
         lora = {name.removeprefix("base_model.model."): value for name, value in adapter.items()}
-        load_lora(backbone.language_model, config.lora_rank, config.lora_alpha, lora, source=folder)
+        load_lora(body[0].language_model, config.lora_rank, config.lora_alpha, lora, source=folder)
         return reward.to(device)
 
     def _own(self) -> nn.Module:
         """The parameters that are neither the base's nor LoRA's, sharing storage with this model."""
         own = nn.Module()
-        own.head, own.rm_head = self.head, self.rm_head
-        own.reward_embeddings = self.reward_embeddings
+        own.head, own.rm_head, own.reward_embeddings = self.head, self.rm_head, self.reward_embeddings
         return own

@@ -23,10 +23,10 @@ _LEVELS = {2: 40, 3: 112, 4: 320}  # timm's feature levels at 1/8, 1/16 and 1/32
 
 @dataclass(frozen=True)
 class LiteConfig:
-    """Side in pixels that pictures are squashed to, frames read of a clip, sizes of the head, shares of dimensions."""
+    """What is read, sizes of the head, and shares of the dimensions."""
 
-    input_size: int = 160
-    num_frames: int = 32
+    input_size: int = 160  # pixels a side that pictures are squashed to
+    num_frames: int = 32  # of a clip
     head_size: int = 64
     head_attention: int = 4
     weights: tuple[float, float] = (0.5, 0.5)
@@ -38,11 +38,7 @@ class LiteConfig:
 
 
 class ICRewardLite(nn.Module):
-    """Scores videos by how well they keep a reference image (`Reward`), every frame on its own.
-
-    The backbone is frozen and comes by pip; the files hold the head alone. Every token is the feature maps of three
-    levels at one place of a grid of 1/16 of the input, each level of unit norm.
-    """
+    """Scores videos by how well they keep a reference image (`Reward`), frame by frame, on a frozen backbone."""
 
     name = "ICReward lite"
 
@@ -59,12 +55,12 @@ class ICRewardLite(nn.Module):
         self.weights: Tensor
 
     @torch.no_grad()
-    def encode(self, frames: np.ndarray, *, batch_size: int = 16) -> Tensor:
-        """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D), each on its own."""
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """Map frames uint8 RGB (N,H,W,3) to tokens float32 (N,h,w,D) of 1/16 of the side: three levels of unit norm."""
         features = self._features[0]
         parts = []
-        for start in range(0, len(frames), batch_size):
-            pixels = features.preprocess(frames[start : start + batch_size])
+        for start in range(0, len(frames), 16):
+            pixels = features.preprocess(frames[start : start + 16])
             levels = features.model.forward_intermediates(pixels, indices=list(_LEVELS), intermediates_only=True)
             size = levels[1].shape[2:]
             maps = [F.adaptive_avg_pool2d(levels[0], size), levels[1], F.interpolate(levels[2], size, mode="bilinear")]
@@ -82,31 +78,29 @@ class ICRewardLite(nn.Module):
         """Scores (B,T,2) in [0,1] per frame and dimension, of what `compare` takes."""
         return self.compare(video, reference).groups
 
-    def _read(self, videos: Sequence[Video]) -> tuple[Tensor, list[float]]:
-        """Tokens (K,T',h,w,D) of the frames that are read, and which those are."""
+    @torch.no_grad()
+    def _judge(self, image: Image, videos: Sequence[Video]) -> tuple[Tensor, Tensor, list[float]]:
+        """Consistency (K,T',2) of the frames that are read and (K,T',h,w,2) of their tokens; which frames they are."""
         if len({video.frames.shape for video in videos}) != 1:
             raise ValueError("videos scored together must have one length and size")
         total = videos[0].num_frames
         wanted = np.linspace(0, total - 1, min(total, self.config.num_frames)).round().astype(np.int64)
         frames = np.concatenate([video.frames[wanted] for video in videos])
-        return self.encode(frames).unflatten(0, (len(videos), len(wanted))), wanted.astype(float).tolist()
+        clips, reference = self.encode(frames).unflatten(0, (len(videos), -1)), self.encode(image[None])
+        # One clip at a time: a score must not depend on who else is in the batch.
+        groups, tokens = zip(*(self.compare(clip[None], reference) for clip in clips), strict=True)
+        maps = torch.cat(tokens).unflatten(2, clips.shape[2:4])
+        return torch.cat(groups), maps, wanted.astype(float).tolist()
 
-    @torch.no_grad()
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size against `image` (H,W,3)."""
-        clips, times = self._read(videos)
-        reference = self.encode(image[None])
-        # One clip at a time: a score must not depend on who else is in the batch.
-        parts = torch.cat([self(clip[None], reference) for clip in clips])
+        parts, _, times = self._judge(image, videos)
         return to_scores(parts, self.weights, times, videos[0].num_frames)
 
-    @torch.no_grad()
     def consistency_maps(self, image: Image, videos: Sequence[Video]) -> Array:
         """Where each video keeps `image`: (K,T,h,w) in [0,1] on the tokens' grid, 1 = kept."""
-        clips, times = self._read(videos)
-        reference = self.encode(image[None])
-        found = torch.cat([self.compare(clip[None], reference).tokens for clip in clips]) @ self.weights
-        maps = interpolate_frames(found.unflatten(2, clips.shape[2:4]), times, videos[0].num_frames)
+        _, maps, times = self._judge(image, videos)
+        maps = interpolate_frames(maps @ self.weights, times, videos[0].num_frames)
         result: Array = maps.clamp(0, 1).numpy()
         return result
 

@@ -16,19 +16,15 @@ from icreward_lib.video import Video
 
 @dataclass(frozen=True)
 class VBenchReward:
-    """VBench++'s image-to-video subject and background (`Reward`); overall is their mean, see `Scores` for frames.
-
-    Its raw scores, which no anchors map to labels. They follow from the networks and from the size in pixels at which
-    these see clips.
-    """
+    """VBench++'s raw image-to-video subject and background, and their mean (`Reward`); see `Scores` for frames."""
 
     scorer: ConsistencyScorer
     name: str = "VBench++"
 
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length and size, at least two frames each; their frame rates are not compared."""
-        found = self.scorer.score(image, [replace(video, fps=videos[0].fps) for video in videos])
-        found = {name: np.clip(values, 0, 1) for name, values in found.items()}
+        raw = self.scorer.score(image, [replace(video, fps=videos[0].fps) for video in videos])
+        found = {name: np.clip(values, 0, 1) for name, values in raw.items()}
         dimensions = {name: found[name] for name in DIMENSIONS}
         frames = np.mean([found[f"{name}_frames"] for name in DIMENSIONS], axis=0)
         return Scores(np.mean(list(dimensions.values()), axis=0), dimensions, frames)

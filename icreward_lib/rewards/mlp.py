@@ -12,17 +12,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.rewards.base import (
-    DIMENSIONS,
-    Image,
-    Scores,
-    check_weights,
-    model_reference,
-    read_config,
-    resolve_model,
-    to_scores,
-)
-from icreward_lib.run.files import atomic, write_json
+from icreward_lib.rewards.base import DIMENSIONS, Image, Scores, check_weights, read_config, to_scores, write_config
+from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 
 
@@ -50,9 +41,7 @@ class MLPReward(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.mlp = nn.Sequential(
-                nn.Linear(2 * config.features, config.hidden),
-                nn.GELU(),
-                nn.Linear(config.hidden, len(DIMENSIONS)),
+                nn.Linear(2 * config.features, config.hidden), nn.GELU(), nn.Linear(config.hidden, len(DIMENSIONS))
             )
         self.register_buffer("weights", torch.tensor(config.weights), persistent=False)
         self.weights: Tensor
@@ -64,18 +53,14 @@ class MLPReward(nn.Module):
         return torch.sigmoid(self.mlp(pairs * self.config.features**0.5))
 
     @torch.no_grad()
-    def score_features(self, reference: Tensor, frames: Tensor) -> Scores:
-        """Scores of K clips from unit-norm features of their frames (K,T,D) and of their reference (D,)."""
-        device = self.weights.device
-        parts = self(frames.to(device), reference.to(device).expand(len(frames), -1))
-        num_frames = frames.shape[1]
-        return to_scores(parts, self.weights, range(num_frames), num_frames)
-
     def score(self, image: Image, videos: Sequence[Video]) -> Scores:
         """Scores of K videos of one length against `image` (H,W,3)."""
         if len({video.num_frames for video in videos}) != 1:
             raise ValueError("videos scored together must have one length")
-        return self.score_features(self.encode_images([image])[0], self.encode_videos(videos))
+        device, num_frames = self.weights.device, videos[0].num_frames
+        reference = self.encode_images([image]).to(device).expand(len(videos), -1)
+        parts = self(self.encode_videos(videos).to(device), reference)
+        return to_scores(parts, self.weights, range(num_frames), num_frames)
 
     def encode_videos(self, videos: Sequence[Video]) -> Tensor:
         """CLIP features (K,T,D) of the frames of K videos of one length, unit norm."""
@@ -89,8 +74,7 @@ class MLPReward(nn.Module):
         """Write config.json and model.safetensors; CLIP is named, by relative path or hub id, not copied."""
         folder = Path(folder)
         with atomic(folder) as new:
-            settings = asdict(self.config) | {"base": model_reference(self.base, folder)}
-            write_json(new / "config.json", settings)
+            write_config(new, folder, asdict(self.config), base=self.base)
             save_model(self.mlp, str(new / "model.safetensors"))
 
     @classmethod
@@ -98,7 +82,7 @@ class MLPReward(nn.Module):
         """Load what `save_pretrained` wrote. FileNotFoundError if `folder` or its CLIP model is missing."""
         folder = Path(folder)
         settings = read_config(folder, "MLP reward")
-        base = resolve_model(settings.pop("base"), folder)
+        base = settings.pop("base")
         reward = cls(MLPRewardConfig(**settings), ClipSim(base, device=device), base=base, seed=0)
         load_model(reward.mlp, str(folder / "model.safetensors"))
         return reward.to(device)

@@ -20,33 +20,29 @@ from icreward_lib.video import fit_clip, read_image, read_video
 def voted_clips(
     reward: MLPReward | ICRewardModel, preferences: pd.DataFrame, folder: Path, shape: GenerationSettings
 ) -> tuple[ClipDataset, list[str]]:
-    """The clips of a preference table with its votes and without labels, and their ids.
+    """The clips of a table of `study.preferences` with its votes and without labels, as `reward` reads them; their ids.
 
-    Args:
-        reward: decides what is kept of a clip; not trained here.
-        preferences: a table of `study.preferences` whose references and videos are files in `folder`.
-        folder: where they lie.
-        shape: what clips and images are fitted to, the same as those with labels.
+    References and videos are files in `folder`; clips and images are fitted to `shape`, that of those with labels.
     """
     size = (shape.width, shape.height)
     references, named = pd.factorize(preferences["reference"])
-    by_video: dict[str, int] = {}
-    for side in ("video1", "video2"):
-        by_video |= dict(zip(preferences[side], references.tolist(), strict=True))
-    images = [
-        np.array(ImageOps.fit(Image.fromarray(read_image(folder / name)), size, Image.Resampling.LANCZOS))
-        for name in named
-    ]
-    clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in by_video]
+    places, videos = pd.factorize(preferences[["video1", "video2"]].to_numpy().T.ravel())
+    sample = torch.zeros(len(videos), dtype=torch.long)
+    sample[places] = torch.from_numpy(references).repeat(2)
+    pictures = [Image.fromarray(read_image(folder / name)) for name in named]
+    images = [np.array(ImageOps.fit(picture, size, Image.Resampling.LANCZOS)) for picture in pictures]
+    votes = preferences[["votes1", "votes2"]].add(preferences["ties"] / 2, axis=0).to_numpy()
+    clips = [reward.encode_videos([fit_clip(read_video(folder / name), shape)]) for name in videos]
     data = ClipDataset(
         video=torch.cat(clips),
         references=torch.cat([reward.encode_images([image]) for image in images]),
-        sample=torch.tensor(list(by_video.values())),
+        sample=sample,
         labels=torch.full((len(clips),), torch.nan),
         dimension_labels=torch.full((len(clips), len(reward.weights)), torch.nan),
+        pairs=torch.from_numpy(places).view(2, -1).T,
+        votes=torch.tensor(votes, dtype=torch.float32),
     )
-    videos = list(by_video)
-    return data.with_votes(videos, preferences), videos
+    return data, list(videos)
 
 
 def scores(reward: MLPReward | ICRewardModel, data: ClipDataset, videos: list[str]) -> pd.DataFrame:

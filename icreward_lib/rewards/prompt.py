@@ -9,21 +9,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from icreward_lib.rewards.backbone import frame_count
 from icreward_lib.rewards.base import check_weights
 from icreward_lib.video import Video
 
-#: Visual and motion quality as in VideoReward, and ours in the place of its text alignment.
+# Visual and motion quality as in VideoReward, and ours in the place of its text alignment.
 REWARD_TOKENS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|IC_reward|>")
-
-#: VideoReward's order with a rubric short enough for a small model.
+# VideoReward's order with a rubric short enough for a small model.
 SHORT_TEMPLATE = (
     "<|im_start|>user<|vision_start|>{video}<|vision_end|>does the video keep the image"
     "<|VQ_reward|><|MQ_reward|><|vision_start|>{reference}<|vision_end|><|IC_reward|>"
 )
-
-#: A rubric about as long as VideoReward's, in its order and inside Qwen2-VL's chat, for models of full size. The
-#: wording is ours: VideoReward's own text is part of its code, and gives its very logits as another `template`.
+# A rubric about as long as VideoReward's, in its order and inside Qwen2-VL's chat, for models of full size. The
+# wording is ours: VideoReward's own text is part of its code, and gives its very logits as another `template`.
 DETAILED_TEMPLATE = """<|im_start|>system
 You are a helpful assistant.<|im_end|>
 <|im_start|>user
@@ -67,11 +64,9 @@ class Prompt(NamedTuple):
 
 
 def read_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Tokenise `template`: `{video}`, the quality tokens, `{reference}`, the IC token, once each, in order.
+    """Tokenise `template`: `{video}`, the quality tokens, `{reference}` and, last, the IC token, once each, in order.
 
-    By causality the quality tokens then cannot depend on the reference, and nothing after the IC token could
-    matter, so the template ends with it. The tokenizer must know `REWARD_TOKENS`. ValueError for any other
-    template.
+    By causality the qualities cannot depend on the reference. ValueError for any other template.
     """
     order = ("{video}", *REWARD_TOKENS[:2], "{reference}", REWARD_TOKENS[2])
     places = [template.find(part) for part in order]
@@ -86,60 +81,45 @@ def read_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
 
 @dataclass(frozen=True)
 class ICRewardConfig:
-    """The text, frames read of each clip, sizes of head and LoRA, shares of subject and background.
-
-    Of each clip `num_frames` frames are read (even); with `fps`, so many a second as `frame_count` says and at
-    most `num_frames`. `frame_pixels` bounds the pixels of a frame and of the reference, which are resized
-    with their aspect kept; without it the base's own processor says what they are resized to. With `temporal` the head
-    also compares each frame group with the one before it; with `moving`, as of
-    `head.with_motion`, the reward has motion as a third dimension.
-    """
+    """The text, frames read of each clip, sizes of head and LoRA, shares of subject and background."""
 
     template: str = SHORT_TEMPLATE
-    num_frames: int = 8
-    fps: float | None = None
-    frame_pixels: tuple[int, int] | None = None
+    num_frames: int = 8  # even
+    fps: float | None = None  # frames to read a second; then num_frames is the most of them
+    frame_pixels: tuple[int, int] | None = None  # least and most of a frame and the reference; None: by the base
     head_size: int = 128
     head_attention: int = 4
     lora_rank: int = 16
     lora_alpha: int = 32
     weights: tuple[float, float] = (0.5, 0.5)
-    temporal: bool = False
-    moving: float | None = None
+    temporal: bool = False  # the head also compares each frame group with the one before it
+    moving: float | None = None  # `head.with_motion`: motion as a third dimension
 
     def __post_init__(self) -> None:
         check_weights(self.weights)
         if self.num_frames < 2 or self.num_frames % 2:
             raise ValueError(f"num_frames must be even and at least 2, got {self.num_frames}")
-        if self.moving is not None and self.moving <= 0:
-            raise ValueError(f"moving must be positive, got {self.moving}")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps must be positive, got {self.fps}")
+        for name, value in (("moving", self.moving), ("fps", self.fps)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if self.frame_pixels is not None and not 0 < self.frame_pixels[0] <= self.frame_pixels[1]:
             raise ValueError(f"frame_pixels must be a least and a greatest number, got {self.frame_pixels}")
 
     def frames_of(self, video: Video) -> int:
-        """How many frames are read of `video`, if it has them."""
+        """How many frames are read of `video`, if it has them: with `fps` as VideoReward does, even and at least 4."""
         if self.fps is None:
             return self.num_frames
-        return frame_count(video.num_frames, clip_fps=video.fps, fps=self.fps, at_most=self.num_frames)
+        wanted = min(max(video.num_frames / video.fps * self.fps, 4), min(self.num_frames, video.num_frames) // 2 * 2)
+        return max(2, round(wanted / 2) * 2)
 
     @property
     def picture_size(self) -> dict[str, dict[str, int]]:
         """`frame_pixels` as an argument of Qwen2-VL's processors, which call areas edges."""
-        if self.frame_pixels is None:
-            return {}
-        least, most = self.frame_pixels
-        return {"size": {"shortest_edge": least, "longest_edge": most}}
+        edges = ("shortest_edge", "longest_edge")
+        return {"size": dict(zip(edges, self.frame_pixels, strict=True))} if self.frame_pixels else {}
 
 
-#: What goes with the public checkpoint of VideoReward: the frames and pixels that it was trained to see (2 frames
-#: a second; upstream's bounds for a frame are 128 and 256 tokens of 28 x 28 pixels), its LoRA, a text of its kind.
-VIDEOREWARD_CONFIG = ICRewardConfig(
-    template=DETAILED_TEMPLATE,
-    num_frames=768,
-    fps=2.0,
-    frame_pixels=(128 * 28 * 28, 256 * 28 * 28),
-    lora_rank=64,
-    lora_alpha=128,
-)
+# What goes with the public checkpoint of VideoReward: frames and pixels as it was trained (upstream's bounds for a
+# frame are 128 and 256 tokens of 28 x 28 pixels), its LoRA, a text of its kind.
+_PIXELS = (128 * 28 * 28, 256 * 28 * 28)
+VIDEOREWARD_CONFIG = ICRewardConfig(DETAILED_TEMPLATE, 768, fps=2.0, frame_pixels=_PIXELS, lora_rank=64, lora_alpha=128)

@@ -32,21 +32,16 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimisation by AdamW with a short warm-up and cosine decay.
-
-    `dimension_weight` scales the regression of subject and background against that of the overall label,
-    `pairwise_weight` the Bradley-Terry term over the pairs of a batch; `decay` is the weight decay, `clip` bounds the
-    gradient's norm.
-    """
+    """Optimisation by AdamW with a short warm-up and cosine decay."""
 
     epochs: int = 6
     batch_size: int = 32
     lr: float = 1e-3
-    decay: float = 0.01
-    warmup: float = 0.05
-    clip: float = 1.0
-    dimension_weight: float = 1.0
-    pairwise_weight: float = 0.0
+    decay: float = 0.01  # of weights
+    warmup: float = 0.05  # share of the steps
+    clip: float = 1.0  # gradient norm
+    dimension_weight: float = 1.0  # of the regression of subject and background, that of the overall label being 1
+    pairwise_weight: float = 0.0  # of the Bradley-Terry term over the pairs of a batch
 
 
 class Predictions(NamedTuple):
@@ -57,15 +52,13 @@ class Predictions(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """One epoch: mean training loss; validation MSE of the overall score, of subject and of background, nan without
-    labels; and the validation's Bradley-Terry loss by people's votes, 0 without them.
-    """
+    """One epoch: mean training loss, and the validation's errors."""
 
     loss: float
-    mse: float
+    mse: float  # of the overall score; nan without labels, like those of the dimensions
     subject_mse: float
     background_mse: float
-    pairwise: float = 0.0
+    pairwise: float = 0.0  # Bradley-Terry loss by people's votes, 0 without them
 
 
 @dataclass(frozen=True)
@@ -103,10 +96,7 @@ def _regression(overall: Tensor, dimensions: Tensor, data: ClipDataset, rows: Te
 
 
 def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Tensor:
-    """The order (N,) of an epoch's clips, a function of `seed` and `epoch` alone.
-
-    `together` puts the clips of a sample next to each other, so that batches hold pairs.
-    """
+    """The order (N,) of an epoch's clips; `together` puts those of a sample side by side, for pairs in batches."""
     rng = np.random.default_rng([seed, epoch])
     order = torch.from_numpy(rng.permutation(len(sample)))
     if together:
@@ -115,15 +105,10 @@ def epoch_order(sample: Tensor, *, seed: int, epoch: int, together: bool) -> Ten
     return order
 
 
-def _share(rows: Tensor, sample: Tensor) -> Tensor:
-    """This process's clips of a batch: whole samples, for the pairs in them. There may be none."""
-    samples = sample[rows]
-    return rows[torch.isin(samples, samples.new_tensor(own_share(samples.unique().tolist())))]
-
-
 def _loss(model: Trainable, data: ClipDataset, rows: Tensor, config: TrainConfig) -> Tensor:
-    """This process's part of the loss of the clips `rows`."""
-    share = _share(rows, data.sample)
+    """This process's part of the loss of the clips `rows`: whole samples, for the pairs in them, or none."""
+    samples = data.sample[rows]
+    share = rows[torch.isin(samples, samples.new_tensor(own_share(samples.unique().tolist())))]
     seen = share if len(share) else rows[:1]  # a process without any has gradients too, of nothing that counts
     overall, dimensions = _forward(model, data, seen)
     own, whole = (int((~data.labels[part].isnan()).sum()) for part in (share, rows))
@@ -158,29 +143,21 @@ def train_reward(
     seed: int,
     checkpoint_dir: Path,
 ) -> History:
-    """Train `model` in place and leave it with the weights of its best epoch.
+    """Train `model` in place and leave it with the weights of the epoch of least validation loss: MSE, plus votes'.
 
-    That is the one of least validation MSE plus, where `validation` has people's votes, their loss by its weight.
-
-    A checkpoint follows every epoch, `checkpoint_dir`/training.pt; called again, training goes on from there exactly
-    (`Training`). Raises ValueError if it is damaged or belongs to other settings or data, if `validation` has neither
-    labels nor votes, or if `train` has votes that would not count.
-
-    Several processes divide every batch among them. All call this with the same and get the same, and it may
-    go on with another number of them; results differ from those of one process by the order of sums alone.
+    Goes on from `checkpoint_dir`/training.pt exactly (`Training`), with any number of processes: they divide every
+    batch, are called alike and get the same. ValueError for a checkpoint that is damaged or of other settings or data,
+    a validation set without labels and votes, or votes to train on that would not count.
     """
     if validation.labels.isnan().all() and not len(validation.pairs):
         raise ValueError("the validation set has neither labels nor votes to choose an epoch by")
     if len(train.pairs) and not config.pairwise_weight:
         raise ValueError("people's votes only count with a pairwise_weight above 0")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    training = Training(
-        trained,
-        [torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)],
-        checkpoint_dir / "training.pt",
-        {**asdict(config), "seed": seed, "data": train.digest(), "validation": validation.digest()},
-        {"epochs": [], "best": {}},
-    )
+    optimizer = torch.optim.AdamW(trained.values(), lr=config.lr, weight_decay=config.decay)
+    made_by = {**asdict(config), "seed": seed, "data": train.digest(), "validation": validation.digest()}
+    path = checkpoint_dir / "training.pt"
+    training = Training(trained, [optimizer], path, made_by, {"epochs": [], "best": {}})
     batches = math.ceil(len(train) / config.batch_size)
     steps = config.epochs * batches
 
@@ -195,17 +172,13 @@ def train_reward(
     def look(done: int, rows: Sequence[Row]) -> None:
         loss = sum(gather([sum(row["loss"] for row in rows)], processes())) / len(train)
         training.kept["epochs"].append([loss, *_validate(model, validation)])
-        if _best(training.kept["epochs"], config) == done // batches - 1:
+        if best() == done // batches - 1:
             training.kept["best"] = training.weights()
 
-    training.run(
-        Schedule(steps, every=batches, warmup=max(1, round(config.warmup * steps)), clip=config.clip), descend, look
-    )
+    def best() -> int:
+        weight, epochs = config.pairwise_weight, training.kept["epochs"]
+        return int(np.argmin([np.nan_to_num(mse) + weight * pairwise for _, mse, _, _, pairwise in epochs]))
+
+    training.run(Schedule(steps, batches, max(1, round(config.warmup * steps)), clip=config.clip), descend, look)
     training.load(training.kept["best"])
-    epochs = tuple(Epoch(*row) for row in training.kept["epochs"])
-    return History(epochs, _best(epochs, config))
-
-
-def _best(epochs: Sequence[Sequence[float]], config: TrainConfig) -> int:
-    losses = [np.nan_to_num(mse) + config.pairwise_weight * pairwise for _, mse, _, _, pairwise in epochs]
-    return int(np.argmin(losses))
+    return History(tuple(Epoch(*row) for row in training.kept["epochs"]), best())

@@ -10,14 +10,12 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
-from transformers import Qwen2VLConfig, Qwen2VLModel
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
-from icreward_lib.rewards.backbone import load_lora, require_whole
+from icreward_lib.rewards.backbone import default_dtype, require_whole
 
-#: What the three logits judge, in their order: visual quality, motion quality, text alignment.
-ASPECTS = ("VQ", "MQ", "TA")
-
-_PREFIX = "base_model.model."  # PEFT's, around all names of the file
+ASPECTS = ("VQ", "MQ", "TA")  # of the three logits, in order: visual quality, motion quality, text alignment
+_TOLERANT = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # `require_whole` says what is wrong
 _EMBEDDINGS = "language_model.embed_tokens.weight"
 
 
@@ -42,19 +40,12 @@ class _Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint of VideoReward holds.
+    """What a checkpoint of VideoReward holds; the last rows of its embeddings are those of `ASPECTS`."""
 
-    `path` is its file of weights in `folder`. `body` has the weights of a `Qwen2VLModel` and `lora` those of
-    its language model's adapters, of rank `rank` and scale `alpha`/`rank`, by the names that transformers and
-    PEFT give them. `rm_head` is (1,D), one head for all of `ASPECTS`, or (3,D), one for each. The last three
-    rows of the embeddings are the reward tokens', in the order of `ASPECTS`.
-    """
-
-    folder: Path
-    path: Path
-    body: dict[str, Tensor]
-    lora: dict[str, Tensor]
-    rm_head: Tensor
+    path: Path  # the file of weights
+    body: dict[str, Tensor]  # of a `Qwen2VLModel`, by transformers' names
+    lora: dict[str, Tensor]  # of its language model, by PEFT's names
+    rm_head: Tensor  # (1,D), one head for all of `ASPECTS`, or (3,D), one for each
     rank: int
     alpha: int
 
@@ -64,35 +55,21 @@ class Checkpoint:
         return self.body[_EMBEDDINGS][-len(ASPECTS) :].to(torch.float32, copy=True)
 
     def backbone(self, base: str, dtype: torch.dtype | Literal["auto"]) -> Qwen2VLModel:
-        """The model without LoRA, by the config of the Qwen2-VL `base` (hub id or folder) that it was made from.
-
-        Its weights have the type `dtype`. ValueError if it was made from another.
-        """
+        """The model without LoRA, by the config of the Qwen2-VL `base`; ValueError if it was made from another."""
         config = Qwen2VLConfig.from_pretrained(base)
         table = self.body[_EMBEDDINGS]
         config.text_config.vocab_size = len(table)
-        model, report = Qwen2VLModel.from_pretrained(
-            None,
-            config=config,
-            state_dict=dict(self.body),
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        state = dict(self.body)
+        model, report = Qwen2VLModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **_TOLERANT)
         require_whole(report, weights=self.path, config=base)
         if self.rm_head.shape[1] != table.shape[1]:
             raise ValueError(f"{self.path}: its rm_head is {self.rm_head.shape[1]} wide, its model {table.shape[1]}")
         return model
 
-    def add_lora(self, model: Qwen2VLModel) -> None:
-        """Give the language model of what `backbone` made the checkpoint's LoRA, trainable, in float32."""
-        load_lora(model.language_model, self.rank, self.alpha, self.lora, source=self.path)
-
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read a folder in the layout of KlingTeam/VideoReward: model_config.json and checkpoint-N/model.pth.
+    """Read a folder in the layout of KlingTeam/VideoReward: model_config.json and checkpoint-N/model.pth, highest N.
 
-    The highest N counts. The file is mapped into memory, not copied, and unpickled as tensors only. Raises
     FileNotFoundError if either file is missing, ValueError if one is damaged or of another kind of model.
     """
     folder = Path(folder)
@@ -109,11 +86,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     if not numbered:
         raise FileNotFoundError(f"{folder} holds no VideoReward: there is no checkpoint-N/model.pth in it")
     path = numbered[max(numbered)]
-
+    try:  # mapped into memory, not copied
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no file of tensors: download it again") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds something else than named tensors")
     body, lora, others = {}, {}, {}
-    for name, value in _read_tensors(path).items():
+    for name, value in weights.items():
         # Names of transformers before 4.52: the language model was called model, the vision tower stood beside it.
-        name = name.removeprefix(_PREFIX)
+        name = name.removeprefix("base_model.model.")  # PEFT's
         if ".lora_" in name:
             lora[name.removeprefix("model.").replace(".default.", ".")] = value
         elif name.startswith("model."):
@@ -124,20 +106,26 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     rm_head = others.pop("rm_head.weight", None)
     if rm_head is None or _EMBEDDINGS not in body:
         raise ValueError(f"{path} is not whole: it lacks its {'embeddings' if rm_head is not None else 'rm_head'}")
-    if rm_head.ndim != 2 or len(rm_head) != settings.pooling.output_dim:
-        wanted = settings.pooling.output_dim
+    wanted = settings.pooling.output_dim
+    if rm_head.ndim != 2 or len(rm_head) != wanted:
         raise ValueError(f"{path}: its rm_head has shape {tuple(rm_head.shape)}, {config.name} says {wanted} outputs")
-    return Checkpoint(folder, path, body | others, lora, rm_head, settings.lora.lora_r, settings.lora.lora_alpha)
+    return Checkpoint(path, body | others, lora, rm_head, settings.lora.lora_r, settings.lora.lora_alpha)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no file of tensors: download it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path} holds something else than named tensors")
-    return weights
+def load_body(
+    base: str, videoreward: str | Path | None, *, device: str, dtype: torch.dtype | None
+) -> tuple[Qwen2VLModel, Checkpoint | None]:
+    """The Qwen2-VL `base` (hub id or folder), or what the folder `videoreward` made of it; by `default_dtype`, no LoRA.
+
+    OSError if there is no such model, ValueError if weights are missing or do not fit its config.
+    """
+    kind = dtype or default_dtype(device)
+    if videoreward is not None:
+        start = read_checkpoint(videoreward)
+        return start.backbone(base, kind), start
+    vlm, report = Qwen2VLForConditionalGeneration.from_pretrained(base, dtype=kind, **_TOLERANT)
+    require_whole(report, weights=base, config=base)
+    return vlm.model, None
 
 
 def read_out(states: Tensor, rm_head: nn.Linear) -> Tensor:
@@ -148,7 +136,6 @@ def read_out(states: Tensor, rm_head: nn.Linear) -> Tensor:
 
 def make_head(rm_head: Tensor) -> nn.Linear:
     """A frozen linear map with the weights `rm_head` (1,D) or (3,D), in float32: its logits lie close together."""
-    outputs, size = rm_head.shape
-    head = nn.Linear(size, outputs, bias=False).requires_grad_(False)
+    head = nn.Linear(rm_head.shape[1], len(rm_head), bias=False).requires_grad_(False)
     head.weight.copy_(rm_head)
     return head

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from icreward_lib.metrics.features import EfficientNetLite0Features
 from icreward_lib.metrics.vbench import ConsistencyScorer
 from icreward_lib.rewards import mlp
-from icreward_lib.rewards.base import Scores, frame_matrix, resolve_model, to_scores
+from icreward_lib.rewards.base import Scores, interpolate_frames, read_config, to_scores
 from icreward_lib.rewards.metrics import CLIPSimReward, VBenchReward
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.video import Video
@@ -45,9 +45,8 @@ def baseline(tmp_path: Path) -> MLPReward:
 
 
 def test_frames_between_the_judged_moments_are_interpolated() -> None:
-    matrix = frame_matrix([1.0, 3.0], 5)
     expected = [[1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1]]
-    assert matrix.tolist() == expected
+    assert interpolate_frames(torch.eye(2)[None], [1.0, 3.0], 5)[0].tolist() == expected
 
 
 def test_a_clips_score_is_the_mean_over_frames_and_the_weighted_dimensions() -> None:
@@ -113,13 +112,6 @@ def test_the_baseline_scores_clips_alone_together_and_in_any_order_alike(baselin
     np.testing.assert_allclose(together.overall, backwards.overall[::-1], atol=1e-6)
 
 
-def test_the_baseline_from_features_equals_the_baseline_from_frames(baseline: MLPReward) -> None:
-    videos = clips(3)
-    features = torch.from_numpy(np.stack([baseline.clip.image_features(v.frames) for v in videos]))
-    cached = baseline.score_features(features[0, 0], features)
-    np.testing.assert_allclose(cached.overall, baseline.score(videos[0].frames[0], videos).overall, atol=1e-6)
-
-
 def test_the_baseline_sees_the_reference(baseline: MLPReward) -> None:
     videos = clips(2)
     one, other = (baseline.score(v.frames[0], videos).overall for v in videos)
@@ -149,12 +141,18 @@ def test_equal_seeds_give_equal_baselines_and_leave_the_global_generator_alone()
     assert torch.equal(state, torch.get_rng_state())
 
 
+def saved(folder: Path, **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
 def test_a_missing_base_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="builds on the model"):
-        resolve_model("../clip", tmp_path / "reward")
+        read_config(saved(tmp_path / "reward", base="../clip"), "reward")
     with pytest.raises(FileNotFoundError, match="holds no MLP reward"):
         MLPReward.from_pretrained(tmp_path)
-    assert resolve_model("owner/name", tmp_path) == "owner/name"
+    assert read_config(saved(tmp_path / "reward", base="owner/name"), "reward") == {"base": "owner/name"}
 
 
 def test_shares_that_do_not_sum_to_one_are_refused() -> None:

@@ -13,7 +13,7 @@ from support.tiny_vlm import build_vlm
 
 from icreward_lib.rewards.base import overall_score
 from icreward_lib.rewards.ensemble import Ensemble, cautious
-from icreward_lib.rewards.head import movement, moves
+from icreward_lib.rewards.head import movement, with_motion
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import ICRewardConfig
 from icreward_lib.video import Video
@@ -86,7 +86,7 @@ def test_movement_is_relative_and_a_single_group_has_none() -> None:
     step = 2 * 2**0.5 / (5 / 3 * 2**0.5)
     torch.testing.assert_close(movement(tokens), torch.tensor([[0.0, 0.0, step]]))
     torch.testing.assert_close(movement(10 * tokens), movement(tokens))
-    torch.testing.assert_close(moves(tokens, 2 * step), torch.tensor([[0.0, 0.0, 0.5]]))
+    torch.testing.assert_close(with_motion(tokens[..., 0], tokens, 2 * step)[..., -1], torch.tensor([[0.0, 0.0, 0.5]]))
     assert (movement(tokens[:, :1]) == 0).all()
     with pytest.raises(ValueError, match="moving must be positive"):
         replace(CONFIG, moving=0.0)

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from transformers import Qwen2Tokenizer
 
-from icreward_lib.rewards.backbone import default_dtype, frame_count
+from icreward_lib.rewards.backbone import default_dtype
 from icreward_lib.rewards.icreward import ICRewardModel
 from icreward_lib.rewards.prompt import REWARD_TOKENS, SHORT_TEMPLATE, VIDEOREWARD_CONFIG
 from icreward_lib.rewards.training import ClipDataset, TrainConfig, train_reward
@@ -150,11 +150,15 @@ def test_frames_and_pixels_are_videorewards(
 
 
 def test_frames_follow_seconds_within_bounds() -> None:
-    assert frame_count(5, clip_fps=30, fps=2, at_most=768) == 4  # at least four
-    assert frame_count(3, clip_fps=30, fps=2, at_most=768) == 2  # if there are four
-    assert frame_count(1, clip_fps=30, fps=2, at_most=768) == 2
-    assert frame_count(2400, clip_fps=8, fps=2, at_most=16) == 16
-    assert frame_count(100, clip_fps=10, fps=2, at_most=768) == 20
+    def read(total: int, fps: float, at_most: int = 768) -> int:
+        video = Video(np.zeros((total, 2, 2, 3), np.uint8), fps)
+        return replace(VIDEOREWARD_CONFIG, num_frames=at_most).frames_of(video)
+
+    assert read(5, 30) == 4  # at least four
+    assert read(3, 30) == 2  # if there are four
+    assert read(1, 30) == 2
+    assert read(2400, 8, at_most=16) == 16
+    assert read(100, 10) == 20
 
 
 @pytest.mark.parity

@@ -15,7 +15,7 @@ from support.tiny_vlm import build_vlm
 
 from icreward_lib.metrics.clip import ClipSim
 from icreward_lib.rewards import training as train_module
-from icreward_lib.rewards.clips import ClipDataset, pairwise_loss, vote_order
+from icreward_lib.rewards.clips import ClipDataset, pairwise_loss
 from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.mlp import MLPReward, MLPRewardConfig
 from icreward_lib.rewards.preferences import scores, voted_clips
@@ -37,7 +37,9 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
     """By hand: two pairs of one batch, 7 votes in all; a third pair is not in the batch."""
     pairs, votes = torch.tensor([[4, 2], [2, 9], [4, 7]]), torch.tensor([[3.0, 1.0], [0.5, 2.5], [9.0, 9.0]])
     rows = torch.tensor([9, 2, 4])
-    wins = vote_order(pairs, votes, rows)
+    clips = torch.zeros(10)
+    data = ClipDataset(clips, clips[:1], clips.long(), clips, clips[:, None].expand(-1, 2), pairs, votes)
+    wins = data.wins(rows)
     assert wins.tolist() == [[0, 2.5, 0], [0.5, 0, 1], [0, 3, 0]]
     logits = {9: 0.5, 2: -1.0, 4: 2.0}
     scores = torch.sigmoid(torch.tensor([logits[int(row)] for row in rows]))
@@ -47,18 +49,14 @@ def test_votes_weigh_the_bradley_terry_loss() -> None:
 
     expected = (3 * loss(4, 2) + 1 * loss(2, 4) + 0.5 * loss(2, 9) + 2.5 * loss(9, 2)) / 7
     assert float(pairwise_loss(scores, wins)) == pytest.approx(expected, rel=1e-5)
-    assert float(pairwise_loss(scores, vote_order(pairs, votes, torch.tensor([7, 9, 1])))) == 0
+    assert float(pairwise_loss(scores, data.wins(torch.tensor([7, 9, 1])))) == 0
 
 
 def test_votes_are_put_to_their_clips() -> None:
-    data = points(2)
-    found = data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "a0", 3, 1, 2), ("b", "b0", "b1", 0, 1, 0)))
-    assert found.pairs.tolist() == [[1, 0], [2, 3]] and found.votes.tolist() == [[4, 2], [0, 1]]
+    found = replace(points(2), pairs=torch.tensor([[1, 0], [2, 3]]), votes=torch.tensor([[4.0, 2], [0, 1]]))
     assert found.wins(torch.tensor([0, 1])).tolist() == [[0, 2], [4, 0]]
-    with pytest.raises(ValueError, match=r"no clip of 1 voted video\(s\), the first is 'c'"):
-        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "c", 3, 1, 2)))
     with pytest.raises(ValueError, match="of one image"):
-        data.with_votes(["a0", "a1", "b0", "b1"], table(("a", "a1", "b0", 3, 1, 2)))
+        replace(found, pairs=torch.tensor([[1, 2], [2, 3]]))
     with pytest.raises(ValueError, match="votes from 0"):
         replace(found, votes=-found.votes)
 
@@ -159,7 +157,9 @@ def test_a_reward_trains_on_a_public_set_and_is_judged_by_it(tmp_path: Path, nam
     else:
         config = ICRewardConfig(num_frames=4, head_size=32, head_attention=2)
         reward = ICRewardModel.create(build_vlm(tmp_path / "vlm"), config, seed=0)
-    data, _ = voted_clips(reward, preferences.iloc[:28], tmp_path, shape)
+    data, videos = voted_clips(reward, preferences.iloc[:28], tmp_path, shape)
+    pair, votes = preferences.loc[0, ["video1", "video2"]].tolist(), [1.5, 8.5]
+    assert [videos[place] for place in data.pairs[0]] == pair and data.votes[0].tolist() == votes, "half of the ties"
     test, test_videos = voted_clips(reward, preferences.iloc[28:], tmp_path, shape)
     training = TrainConfig(epochs=6, batch_size=8, lr=5e-3, pairwise_weight=1.0)
     train_reward(reward, data, data, training, seed=0, checkpoint_dir=tmp_path / "run")

@@ -12,7 +12,7 @@ from support.small_rewards import Killed, Line, coloured, killed_after, points
 from support.tiny_vlm import build_vlm
 
 from icreward_lib.rewards import training as module
-from icreward_lib.rewards.clips import ClipDataset, label_order, pairwise_loss
+from icreward_lib.rewards.clips import ClipDataset, pairwise_loss
 from icreward_lib.rewards.icreward import ICRewardConfig, ICRewardModel
 from icreward_lib.rewards.training import TrainConfig, epoch_order, predict, train_reward
 
@@ -88,8 +88,9 @@ def test_pairwise_loss_is_bradley_terry_over_pairs_of_one_sample() -> None:
     scores = torch.sigmoid(torch.tensor([1.0, -0.5, 3.0, 0.2]))
     labels, sample = torch.tensor([0.2, 0.9, 0.5, 0.5]), torch.tensor([0, 0, 1, 1])
     expected = -torch.nn.functional.logsigmoid(torch.tensor(-0.5 - 1.0))  # the equal pair has no winner
-    torch.testing.assert_close(pairwise_loss(scores, label_order(labels, sample)), expected)
-    assert pairwise_loss(scores, label_order(labels, torch.arange(4))) == 0
+    data = ClipDataset(labels, labels, sample, labels, labels[:, None].expand(-1, 2))
+    torch.testing.assert_close(pairwise_loss(scores, data.wins(torch.arange(4))), expected)
+    assert pairwise_loss(scores, replace(data, sample=torch.arange(4)).wins(torch.arange(4))) == 0
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from icreward_lib.rewards.backbone import read_line
+from icreward_lib.rewards.backbone import load_lora, read_line
 from icreward_lib.rewards.videoreward import ASPECTS, make_head, read_checkpoint, read_out
 
 
@@ -18,7 +18,8 @@ class VideoReward(nn.Module):
         super().__init__()
         checkpoint = read_checkpoint(folder)
         self.backbone = checkpoint.backbone(base, torch.float32)
-        checkpoint.add_lora(self.backbone)
+        weights, source = checkpoint.lora, checkpoint.path
+        load_lora(self.backbone.language_model, checkpoint.rank, checkpoint.alpha, weights, source=source)
         self.backbone.requires_grad_(False).eval()
         self.rm_head = make_head(checkpoint.rm_head)
         count = self.backbone.language_model.embed_tokens.num_embeddings
