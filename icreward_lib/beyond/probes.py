@@ -8,7 +8,7 @@ import pandas as pd
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import METRICS, Measured, SampleClips, measure_clips, reward_scores
 from icreward_lib.poster.reward_models import Trained
-from icreward_lib.poster.samples import Sample, SceneSample
+from icreward_lib.poster.samples import Sample, SceneSample, scene_sample
 from icreward_lib.run import Run
 from icreward_lib.video import Video
 from icreward_lib.world.content import UNSEEN_MOVES
@@ -36,7 +36,7 @@ def _moving_scenes(run: Run, draw: str, count: int, *, first: int) -> list[Scene
     unseen = count // 2
     scenes = moving_scenes(count - unseen, seed=run.seed(draw, "seen"))
     scenes += moving_scenes(unseen, seed=run.seed(draw, "unseen"), split="unseen")
-    return [SceneSample(number, "test", scene) for number, scene in enumerate(scenes, first)]
+    return [scene_sample(number, "test", scene) for number, scene in enumerate(scenes, first)]
 
 
 def content_of(sample: Sample) -> str:

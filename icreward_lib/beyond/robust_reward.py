@@ -18,7 +18,7 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated, on_label_scale
 from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
-from icreward_lib.poster.samples import SceneSample
+from icreward_lib.poster.samples import SceneSample, scene_sample
 from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
@@ -88,7 +88,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
     shape = run.profile.generation
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
     scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
-    samples = [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
+    samples = [scene_sample(number, split, scene) for number, scene in enumerate(scenes)]
     generated = curated.videos.of(curated.of("train")[0].id)[0]
     # A generator may make videos of another size than the image's; these have to fit beside them.
     size = {"height": generated.height, "width": generated.width}
