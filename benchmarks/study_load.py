@@ -26,7 +26,7 @@ import httpx2
 import numpy as np
 
 from icreward_lib.run.files import write_json
-from icreward_lib.study.protocol import Clip, Item, StudyConfig
+from icreward_lib.study.protocol import ArmClip, Item, StudyConfig
 from icreward_lib.study.store import Store
 
 RATERS, PAIRS = 50, 400
@@ -46,7 +46,7 @@ def begin(path: Path) -> list[tuple[int, str]]:
     """Begin a study of imagined clips whose raters have consented; gives their links."""
 
     def item(number: int) -> Item:
-        clips = tuple(Clip(arm, f"{number}/{arm}", f"{number:030x}{k:02x}") for k, arm in enumerate("abx"))
+        clips = tuple(ArmClip(arm, f"{number}/{arm}", f"{number:030x}{k:02x}") for k, arm in enumerate("abx"))
         return Item(f"p{number}", str(number), f"{number:032x}", clips[:2], clips[2])
 
     config, judged = StudyConfig(), [item(number) for number in range(PAIRS)]

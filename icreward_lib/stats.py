@@ -26,17 +26,12 @@ class Interval:
         return asdict(self)
 
     def __str__(self) -> str:
-        """The text "0.541 [0.507, 0.575]"."""
-        return format(self, ".3f")
+        return format(self)
 
     def __format__(self, spec: str) -> str:
-        """Likewise, each number in a format of its own, such as ".2f"."""
-        return f"{self.mean:{spec or '.3f'}} [{self.low:{spec or '.3f'}}, {self.high:{spec or '.3f'}}]"
-
-
-def with_interval(mean: float, low: float, high: float, *, digits: int = 3) -> str:
-    """The text "0.541 [0.507, 0.575]"."""
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        """As "0.541 [0.507, 0.575]", each number formatted by `spec`."""
+        mean, low, high = (format(value, spec or ".3f") for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
 
 
 def bootstrap_mean(
@@ -50,10 +45,7 @@ def bootstrap_mean(
 
 
 def bootstrap_share(shares: ArrayLike, *, seed: int, draws: int = 2000, level: float = 0.95) -> Interval:
-    """`bootstrap_mean` of shares (n,), each of a unit of its own, in [0, 1].
-
-    Drawing from units that agree without exception tells nothing of others: they get Wilson's interval of n trials.
-    """
+    """`bootstrap_mean` of shares (n,) in [0, 1]; Wilson's interval of n trials where all are 0, or all 1."""
     values = _finite(shares, "shares")
     if values[0] in (0, 1) and (values == values[0]).all():
         return wilson(int(values.sum()), len(values), level=level)
@@ -79,10 +71,7 @@ def bootstrap(
     level: float = 0.95,
     biased: bool = False,
 ) -> Interval:
-    """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows.
-
-    As of `percentile_interval`, also where the statistic is undefined in some draws (the correlation of a constant).
-    """
+    """Percentile bootstrap of any statistic of row indices; `clusters` (n,) labels the rows. nan draws are left out."""
     codes, counts = cluster_draws(np.asarray(clusters), seed=seed, draws=draws)
     rows = np.arange(len(codes))
     estimate = float(statistic(rows))
@@ -114,10 +103,7 @@ def cluster_draws(clusters: np.ndarray, *, seed: int, draws: int) -> tuple[np.nd
 
 
 def wilson(k: float, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval of k successes in n independent trials; a trial may succeed by a share.
-
-    Shares vary less than successes do: their interval is wider than need be, never too narrow.
-    """
+    """Wilson's score interval of k successes in n independent trials; it is too wide for shares of a success."""
     if not 0 <= k <= n or n < 1:
         raise ValueError(f"{k} successes in {n} trials: there must be a trial, and no more successes than trials.")
     z2 = stats.norm.ppf(0.5 + level / 2) ** 2

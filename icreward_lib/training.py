@@ -24,10 +24,9 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps, with what share of the optimizers' rates, and how often they are looked at.
+    """How many steps, with what share of the optimizers' rates: a linear rise over `warmup`, a cosine down to `least`.
 
-    The rate rises linearly over `warmup` steps and falls by a cosine to its share `least` at the end. `clip` bounds
-    the gradient's norm. A look, and a checkpoint, follows every `every` steps and the last.
+    `clip` bounds the gradient's norm. A look, and a checkpoint, follows every `every` steps and the last.
     """
 
     steps: int
@@ -46,33 +45,27 @@ class Schedule:
 
 @dataclass
 class Training:
-    """The parameters that train, their optimizers and whatever else is to be kept: as new, or as in the file `path`.
+    """Parameters that train, their optimizers and what else is to be kept: as new, or as in the checkpoint `path`.
 
-    Attributes:
-        trained: by name; those of the checkpoint are copied into them.
-        optimizers: with their peak rates.
-        path: of the checkpoint, written whole or not at all.
-        made_by: numbers and texts by name, all that the outcome depends on.
-        kept: what else a checkpoint keeps; tensors, numbers, texts, and lists and dicts of them.
-        done: steps so far.
-
-    Raises:
-        ValueError: if the checkpoint is damaged, or was made by something else.
+    ValueError if that is damaged, or was made by something else.
     """
 
-    trained: Mapping[str, nn.Parameter]
-    optimizers: Sequence[torch.optim.Optimizer]
+    trained: Mapping[str, nn.Parameter]  # the checkpoint's are copied into them
+    optimizers: Sequence[torch.optim.Optimizer]  # with their peak rates
     path: Path
-    made_by: dict[str, Any]
-    kept: dict[str, Any] = field(default_factory=dict)
-    done: int = 0
+    made_by: dict[str, Any]  # numbers and texts, all that the outcome depends on
+    kept: dict[str, Any] = field(default_factory=dict)  # tensors, numbers, texts, and lists and dicts of them
+    done: int = 0  # steps so far
 
     def __post_init__(self) -> None:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["initial_lr"] = group["lr"]  # torch's name for the peak; it is saved with the group
         if not self.path.is_file():
             return
-        state = _read(self.path)
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"The checkpoint {self.path} is damaged: delete it to train from the start.") from error
         made_by = state.get("made_by", {})
         if changed := sorted(k for k in self.made_by | made_by if made_by.get(k) != self.made_by.get(k)):
             raise ValueError(
@@ -97,23 +90,22 @@ class Training:
     def run(
         self, schedule: Schedule, descend: Callable[[int], Row], look: Callable[[int, Sequence[Row]], None]
     ) -> None:
-        """Make the steps that are left; none if this is finished.
+        """Make the steps that are left. Of several processes the gradients are summed, all look and the first saves.
 
-        Several processes each give gradients whose sum is that of the step, and all look; the first one saves.
-
-        Args:
-            schedule: how.
-            descend: adds the gradients of a step, counted from 0, to the parameters, and tells figures of it. What it
-                sees must depend on the step alone: a resumed training then equals an uninterrupted one.
-            look: is given the steps done, and the figures of those since the last look, each with its "grad_norm".
-                A checkpoint follows, so that a training that dies in it looks again.
+        `descend` adds the gradients of a step, counted from 0, to the parameters, and tells figures of it; what it sees
+        must depend on the step alone. `look` is given the steps done, and the figures of those since the last look,
+        each with its "grad_norm"; a checkpoint follows, so that a training that dies in it looks again.
         """
         barrier()  # the processes know each other from here on
         parameters = list(self.trained.values())
         rows: list[Row] = []
         for step in range(self.done, schedule.steps):
             row = descend(step)
-            _add_gradients(parameters)
+            if processes() > 1:
+                gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+                total = parameters_to_vector(gradients)
+                torch.distributed.all_reduce(total)
+                vector_to_parameters(total, gradients)
             norm = clip_grad_norm_(parameters, schedule.clip)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -142,23 +134,6 @@ class Training:
             buffer = io.BytesIO()  # torch hides why it could not write; a full disk has to show
             torch.save(state, buffer)
             temporary.write_bytes(buffer.getbuffer())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"The checkpoint {path} is damaged: delete it to train again from the start.") from error
-    return state
-
-
-def _add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every process the sum of all processes' gradients."""
-    if processes() > 1:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        total = parameters_to_vector(gradients)
-        torch.distributed.all_reduce(total)
-        vector_to_parameters(total, gradients)
 
 
 def digest(*tensors: Tensor) -> str:

@@ -29,7 +29,7 @@ class Video:
     frames: np.ndarray
     fps: float
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         frames = self.frames
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
             raise ValueError(f"Video.frames must be a uint8 numpy array, not {getattr(frames, 'dtype', type(frames))}.")
@@ -58,8 +58,7 @@ class Video:
 def read_video(path: str | os.PathLike[str]) -> Video:
     """Decode every frame of a video file.
 
-    Raises FileNotFoundError, and ValueError for anything but a whole video: containers that declare their frame count
-    (mp4, mov, avi) are held to it, so a truncated file is never a shorter clip.
+    Raises FileNotFoundError, and ValueError for anything but a whole video: a truncated one is never a shorter clip.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,7 +81,7 @@ def _unpadded(frame: np.ndarray) -> np.ndarray:
 
 
 def _require_whole(path: Path) -> None:
-    """Hold the packets of the video stream to the frame count of the container (0: it declares none)."""
+    """Hold the packets to the frame count of the container (0: it declares none)."""
     again = "it looks truncated: write or download it again"
     try:
         with av.open(str(path)) as container:
@@ -130,10 +129,7 @@ def _encode(path: str, video: Video, lossless: bool) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a picture of any mode as uint8 RGB (H, W, 3).
-
-    EXIF rotation is applied, transparency laid on white, 16-bit grey scaled. Raises FileNotFoundError or ValueError.
-    """
+    """Read a picture of any mode as uint8 RGB (H, W, 3), as EXIF turns it, on white. FileNotFoundError, ValueError."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No picture at {path}.")
@@ -198,8 +194,7 @@ def contact_sheet(
 def video_html(videos: Mapping[str, Video], *, width: int = 192, columns: int = 5) -> str:
     """Make a self-contained HTML table of looping players, `columns` to a row, each under its title.
 
-    `src` stands on <video>, since JupyterLab strips it from <source> in untrusted notebooks; three stills stand inside
-    for pages that cannot play H.264. Wider clips are shrunk to `width` pixels.
+    Wider clips are shrunk to `width` pixels. Pages that cannot play H.264 show three stills.
     """
     cells = [_player(title, video, width) for title, video in videos.items()]
     rows = ["".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
@@ -217,6 +212,7 @@ def _player(title: str, video: Video, width: int) -> str:
     shown = video.frames[np.linspace(0, video.num_frames - 1, 3).round().astype(int)]
     still, poster = _jpeg(np.concatenate(list(shown), axis=1)), _jpeg(shown[0])
     size, name = f'width="{width}" height="{height}"', html.escape(title)
+    # On <video>, since JupyterLab strips it from <source> in untrusted notebooks.
     source = f'src="data:video/mp4;base64,{clip}" poster="{poster}" {size}'
     image = f'<img src="{still}" alt="{name}: first, middle and last frame" width="{width}">'
     player = f'<video {source} controls loop muted preload="metadata">{image}</video>'
@@ -236,17 +232,13 @@ def _fit(picture: np.ndarray, width: int, height: int) -> Image.Image:
 
 
 def fit_clip(video: Video, shape: GenerationSettings) -> Video:
-    """The middle of a video in another shape: the frames nearest in time, cropped about their centre, resized.
-
-    Raises ValueError if it is too short.
-    """
+    """The middle of a video: the frames nearest in time, cropped about their centre. ValueError if it is too short."""
     times = np.round(np.arange(shape.num_frames) * video.fps / shape.fps).astype(int)
     spare = video.num_frames - 1 - int(times[-1])
     if spare < 0:
-        raise ValueError(
-            f"a real clip must last {shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} "
-            f"fps); this one has {video.num_frames} frames at {video.fps:g} fps"
-        )
+        wanted = f"{shape.num_frames / shape.fps:.1f} s ({shape.num_frames} frames at {shape.fps:g} fps)"
+        found = f"{video.num_frames} frames at {video.fps:g} fps"
+        raise ValueError(f"a real clip must last {wanted}; this one has {found}")
     size, how = (shape.width, shape.height), Image.Resampling.LANCZOS
     pictures = [Image.fromarray(frame) for frame in video.frames[times + spare // 2]]
     return Video(np.stack([np.asarray(ImageOps.fit(picture, size, how)) for picture in pictures]), shape.fps)

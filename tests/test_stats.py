@@ -16,7 +16,6 @@ from icreward_lib.stats import (
     spearman_within,
     two_way_clustered,
     wilson,
-    with_interval,
 )
 
 
@@ -51,8 +50,8 @@ def test_seed_fixes_and_changes_the_draws(rng: np.random.Generator, name: str) -
 
 
 def test_an_interval_as_text() -> None:
-    assert with_interval(0.5412, -0.5, 1.0) == "0.541 [-0.500, 1.000]"
-    assert with_interval(0.5412, -0.5, 1.0, digits=1) == "0.5 [-0.5, 1.0]"
+    assert str(Interval(0.5412, -0.5, 1.0, 3)) == "0.541 [-0.500, 1.000]"
+    assert f"{Interval(0.5412, -0.5, 1.0, 3):.1f}" == "0.5 [-0.5, 1.0]"
 
 
 def test_units_that_all_agree_still_leave_doubt_about_others() -> None:

@@ -1,15 +1,14 @@
 """Fine-tunings of the generator on pairs that different rules prefer, and what becomes of its clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from icreward_lib.dpo import DPOConfig, Pairs, at_random, best_over_worst, build_pairs, motion_matched
+from icreward_lib.dpo import Pairs, at_random, best_over_worst, build_pairs, motion_matched
 from icreward_lib.metrics.fvd import bootstrap_fvd
 from icreward_lib.poster import open_sora_dpo
 from icreward_lib.poster.data_curation import Curated
@@ -33,10 +32,7 @@ JUDGES = (*FIDELITIES, "label", "dynamic_degree")
 
 
 def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *, subset: int, seed: int) -> Pairs:
-    """The pairs of a rule of `RULES`, from scores of mlp, icreward and robust, and dynamic degrees, (S, K) each.
-
-    `subset` is for the poster's rule, as of `build_pairs`, and `seed` for the coin.
-    """
+    """A rule's pairs by scores of mlp, icreward and robust, and dynamic degrees, (S, K) each; `seed` is the coin's."""
     if rule in ("poster", "supervised"):
         return build_pairs(scores["icreward"], scores["mlp"], motion=motion, subset=subset)
     if rule == "random":
@@ -47,10 +43,8 @@ def pairs_by(rule: str, scores: Mapping[str, np.ndarray], motion: np.ndarray, *,
 
 
 def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mapping[str, np.ndarray]]) -> list[Tuned]:
-    """Fine-tune the generator on a rule's pairs of the training images, once a seed.
-
-    `matrices` are reward -> split -> scores, "samples videos".
-    """
+    """Flow-DPO, but shorter, on a rule's pairs, once a seed; `matrices`: reward -> split -> "samples videos"."""
+    settings = run.profile.rules
     scores = {name: values.__getitem__ for name, values in matrices.items()}
 
     def preferred(splits: Sequence[str]) -> Preferences:
@@ -58,23 +52,12 @@ def tune_by(run: Run, curated: Curated, rule: str, matrices: Mapping[str, Mappin
         return open_sora_dpo.prefer(curated, splits, scores, made)
 
     training = preferred(["train"])
-    every, count = preferred(HELD_OUT), run.profile.rules.held_out_pairs
-    held_out = open_sora_dpo.at_most(every, count, seed=run.seed("held out"))
-    configs = [rule_config(run, rule, seed) for seed in range(run.profile.rules.seeds)]
+    held_out = open_sora_dpo.at_most(preferred(HELD_OUT), settings.held_out_pairs, seed=run.seed("held out"))
+    shorter: dict[str, Any] = {"steps": settings.steps, "warmup": settings.steps // 5, "eval_every": settings.steps}
+    shorter["objective"] = "supervised" if rule == "supervised" else "preference"
+    shorter["eval_timesteps"] = settings.eval_timesteps
+    configs = [replace(open_sora_dpo.config_of(run, seed), **shorter) for seed in range(settings.seeds)]
     return [open_sora_dpo.tune(run, curated, training, held_out, config) for config in configs]
-
-
-def rule_config(run: Run, rule: str, seed: int) -> DPOConfig:
-    """Settings of one fine-tuning under a rule: those of Flow-DPO, but shorter."""
-    settings = run.profile.rules
-    return replace(
-        open_sora_dpo.config_of(run, seed),
-        steps=settings.steps,
-        warmup=settings.steps // 5,
-        eval_every=settings.steps,
-        eval_timesteps=settings.eval_timesteps,
-        objective="supervised" if rule == "supervised" else "preference",
-    )
 
 
 def new_images(run: Run, curated: Curated) -> list[Sample]:
@@ -102,18 +85,11 @@ def rule_table(
     scores: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     real: np.ndarray,
 ) -> pd.DataFrame:
-    """What each rule came to.
+    """What each rule came to: columns rule, measure, mean, low, high, n; a rule's trainings count together, by image.
 
-    Args:
-        tuned: rule -> its trainings; measured: of `measure_all`.
-        scores: rule, or `BASE` -> for each of its generators, reward -> scores (N,) of those clips.
-        real: features (M, D) of real clips, for FVD.
-
-    Returns:
-        Columns rule, measure, mean, low, high, n; intervals are over images, the trainings of an image together.
-        `preference_accuracy` is the share of held-out pairs that training came to prefer. `winner_error` and
-        `loser_error` are how much the velocity error of either side rose, from the least to the most of the trainings.
-        All else is of new clips, less that of the base generator's: the judges, the rewards and `fvd`.
+    `preference_accuracy` is of held-out pairs. `winner_error` and `loser_error` are how much the velocity errors rose,
+    from the least to the most of the trainings. All else is of the new clips of `measure_all`, less the base's: the
+    judges, the rewards of `scores` (N,), one for each generator, and `fvd` to features `real` (M, D) of real clips.
     """
     seed, level, draws = run.seed("rules"), run.profile.stats.level, run.profile.stats.bootstrap_draws
     (base,), (base_scores,) = measured[BASE], scores[BASE]
@@ -139,14 +115,8 @@ def rule_table(
             rise = rises[f"d_{side}"]
             spread = {"mean": rise.mean(), "low": rise.min(), "high": rise.max(), "n": len(rise)}
             rows.append({"rule": rule, "measure": f"{side}_error", **spread})
-        fvd = bootstrap_fvd(
-            real,
-            np.concatenate([each.features for each in measured[rule]]),
-            images=after["sample"].to_numpy(),
-            minus=np.tile(base.features, (len(trainings), 1)),
-            seed=seed,
-            draws=min(draws, 200),
-            level=level,
-        )
+        features = np.concatenate([each.features for each in measured[rule]])
+        minus, images, few = np.tile(base.features, (len(trainings), 1)), after["sample"].to_numpy(), min(draws, 200)
+        fvd = bootstrap_fvd(real, features, images=images, minus=minus, seed=seed, draws=few, level=level)
         rows.append({"rule": rule, "measure": "fvd", **asdict(fvd)})
     return pd.DataFrame(rows)

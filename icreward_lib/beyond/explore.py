@@ -1,7 +1,5 @@
 """What there is to explore: the test samples' videos, every score of them, and ICReward's consistency in detail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -51,14 +49,9 @@ def gather_material(run: Run, curated: Curated, mlp: Trained, icreward: Trained,
     """
     shape, samples = run.profile.generation, curated.of("test")
     groups, tokens = consistency(run, curated, icreward)
-    measured = measure.measure(run, curated, "test")
-    rewards = {"mlp": mlp.matrix("test"), "icreward": icreward.matrix("test")}
-    scores = {
-        **{name: measured[name] for name in ("clipsim", "label")},
-        **{d: curated.matrix(d, "test") for d in DIMENSIONS},
-        **rewards,
-        "robust": robust_scores(run, robust, "test"),
-    }
+    scores = {**measure.measure(run, curated, "test"), **{d: curated.matrix(d, "test") for d in DIMENSIONS}}
+    scores |= {"mlp": mlp.matrix("test"), "icreward": icreward.matrix("test")}
+    scores["robust"] = robust_scores(run, robust, "test")
     return Material(
         samples=samples,
         scores={name: scores[name] for name in METRICS},
@@ -74,11 +67,7 @@ def gather_material(run: Run, curated: Curated, mlp: Trained, icreward: Trained,
 
 
 def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
-    """What the first ICReward says of the test samples' K videos, dimension by dimension, in [0, 1].
-
-    Returns:
-        Of groups of frames, float32 (S, K, G, 2), and of the tokens in them, (S, K, G, h, w, 2).
-    """
+    """ICReward's scores in [0, 1] of the test samples' videos: groups (S, K, G, 2), and tokens (S, K, G, h, w, 2)."""
     features = vision_tokens(run, curated)
     with run.stage("consistency", code=consistency, reward=trained.stage, features=features.stage) as stage:
         if stage.lacks("test.npz"):
@@ -91,27 +80,13 @@ def consistency(run: Run, curated: Curated, trained: Trained) -> tuple[np.ndarra
                 ]
             groups, tokens = (torch.cat([part[i].cpu() for part in found]).numpy() for i in range(2))
             stage.save_npz("test.npz", groups=groups, tokens=tokens.reshape(*data.video.shape[:4], -1))
-    arrays = stage.load_npz("test.npz")
-    count = len(curated.of("test"))
+    arrays, count = stage.load_npz("test.npz"), len(curated.of("test"))
     groups, tokens = (arrays[name].reshape(count, -1, *arrays[name].shape[1:]) for name in ("groups", "tokens"))
     return groups, tokens
 
 
-def score_table(scores: Mapping[str, np.ndarray], position: int) -> pd.DataFrame:
-    """What everything says of one sample's videos: a row a video, a column a metric; scores are (S, K) each."""
-    return pd.DataFrame({name: values[position] for name, values in scores.items()}).rename_axis("video")
-
-
 def ranking(parts: Mapping[str, np.ndarray], weight: float) -> pd.DataFrame:
-    """Videos by their score at a weight, best first; of equal ones the first.
-
-    Args:
-        parts: subject and background of K videos, (K,) each.
-        weight: of the subject against the background, in [0, 1].
-
-    Returns:
-        Columns video and score, by rank from 1.
-    """
+    """Videos and scores by rank from 1, at a weight of the subject; of equal ones the first; parts are (K,) each."""
     scores = weighted(parts, weight)
     order = np.argsort(-scores, kind="stable")
     return pd.DataFrame({"video": order, "score": scores[order]}, index=pd.RangeIndex(1, len(order) + 1, name="rank"))
@@ -125,28 +100,17 @@ def picks_by_weight(parts: Mapping[str, np.ndarray], weights: Iterable[float], u
 
 
 def disagreements(first: np.ndarray, second: np.ndarray, order: str = "cost") -> pd.DataFrame:
-    """The samples on which two metrics disagree, worst first.
+    """The samples on which two metrics, (S, K) each, disagree, worst first by `correlation` or `cost`.
 
-    Args:
-        first: scores of one metric, (S, K); second: of the other.
-        order: `correlation` or `cost`; the other one decides between equals.
-
-    Returns:
-        By position of the sample: `correlation`, Spearman's inside the sample (nan where a metric says the same of all
-        videos; those come last); `pick_first` and `pick_second`; `cost`, what both metrics lose by the other's pick
-        together, in units of their standard deviation inside a sample.
+    By position of the sample: `correlation`, Spearman's inside the sample (nan where a metric says the same of all
+    videos; those come last); `pick_first` and `pick_second`; `cost`, what both metrics lose by the other's pick
+    together, in units of their standard deviation inside a sample.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    ranks = [pd.DataFrame(values).rank(axis=1) for values in (a, b)]
-    table = pd.DataFrame(
-        {
-            "correlation": ranks[0].corrwith(ranks[1], axis=1),
-            "pick_first": picks(a),
-            "pick_second": picks(b),
-            "cost": _lost(a, picks(b)) + _lost(b, picks(a)),
-        }
-    ).rename_axis("position")
-    by = [order, *({"correlation", "cost"} - {order})]
+    table = pd.DataFrame({"pick_first": picks(a), "pick_second": picks(b)}).rename_axis("position")
+    table.insert(0, "correlation", pd.DataFrame(a).rank(axis=1).corrwith(pd.DataFrame(b).rank(axis=1), axis=1))
+    table["cost"] = _lost(a, picks(b)) + _lost(b, picks(a))
+    by = [order, *({"correlation", "cost"} - {order})]  # the other one decides between equals
     return table.sort_values(by, ascending=[name == "correlation" for name in by], kind="stable")
 
 
@@ -157,15 +121,10 @@ def _lost(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def agreement(scores: Mapping[str, np.ndarray], *, seed: int, draws: int, level: float) -> pd.DataFrame:
-    """How far each pair of metrics puts the videos of a sample in one order.
+    """How far each pair of metrics, (S, K) each, puts the videos of a sample in one order.
 
-    Args:
-        scores: (S, K) each.
-        seed, draws, level: of the bootstrap over samples.
-
-    Returns:
-        Columns first, second; mean, low, high, n: Spearman's correlation inside samples, over those n that have one,
-        and None without two of them; `same_pick`, the share of samples on which both pick one video.
+    Columns first, second; mean, low, high, n: Spearman's correlation inside samples, over those n that have one, and
+    None without two of them; `same_pick`, the share of samples on which both pick one video.
     """
     rows = []
     for first, second in combinations(scores, 2):

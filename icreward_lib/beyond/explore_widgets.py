@@ -3,8 +3,6 @@
 What a view shows first is also what a page without a kernel shows, so that nothing is lost where widgets are.
 """
 
-from __future__ import annotations
-
 import html
 import io
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from icreward_lib.beyond.explore import METRICS, Material, disagreements, ranking, score_table
+from icreward_lib.beyond.explore import METRICS, Material, disagreements, ranking
 from icreward_lib.figures import METRIC_NAMES, NAMES
 from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.rewards.base import interpolate_frames
@@ -34,8 +32,7 @@ CELL = 80  # pixels of a frame in pictures
 def frame_scores(groups: np.ndarray, weight: float, num_frames: int) -> np.ndarray:
     """Scores (K, T) of frames at the subject's weight, from those of groups (K, G, 2)."""
     times = group_times(num_frames, groups.shape[1])
-    frames: np.ndarray = interpolate_frames(_weighed(groups, weight), times, num_frames).numpy()
-    return frames
+    return np.asarray(interpolate_frames(_weighed(groups, weight), times, num_frames))
 
 
 def consistency_maps(tokens: np.ndarray, weight: float, shape: tuple[int, int, int]) -> np.ndarray:
@@ -59,21 +56,18 @@ def map_sheet(material: Material, position: int, weight: float) -> np.ndarray:
     image, clips = material.clips(position)
     scores = frame_scores(material.groups[position], weight, clips[0].num_frames)
     maps = consistency_maps(material.tokens[position], weight, clips[0].frames.shape[:3])
-    names = [f"video {k}" for k in range(len(clips))]
-    marks = dict(zip(names, scores, strict=True))
+    marks = {f"video {k}": own for k, own in enumerate(scores)}
     covered = [overlay(clip, each) for clip, each in zip(clips, maps, strict=True)]
-    halves = [
-        contact_sheet(image, dict(zip(names, each, strict=True)), scores=marks, width=CELL) for each in (clips, covered)
-    ]
-    gap = np.full((len(halves[0]), 24, 3), 255, np.uint8)
-    return np.concatenate([halves[0], gap, halves[1]], axis=1)
+    left, right = (
+        contact_sheet(image, dict(zip(marks, each, strict=True)), scores=marks, width=CELL) for each in (clips, covered)
+    )
+    return np.concatenate([left, np.full((len(left), 24, 3), 255, np.uint8), right], axis=1)
 
 
 class View:
-    """Controls, and bodies that follow them."""
+    """Controls, and bodies that follow them; the title stands in their place where there is no kernel."""
 
     def __init__(self, controls: Sequence[widgets.Widget], title: str) -> None:
-        """Lay them out, under a title that stands in their place where there is no kernel."""
         self.players, self.tables, self.sheet = widgets.HTML(), widgets.HTML(), widgets.Image(format="png")
         self.tables.add_class("jp-RenderedHTMLCommon")  # as JupyterLab lays out any other table
         self.sheet.layout.align_self = "flex-start"  # or it is stretched
@@ -98,13 +92,10 @@ class SampleView(View):
     """One sample: its videos, all scores, and the ranking and the maps at a weight."""
 
     def __init__(self, material: Material, position: int = 0) -> None:
-        """Show the sample at a position first, at the usual weight."""
         self.material = material
         options = [(material.title(i), i) for i in range(len(material.samples))]
         self.sample = widgets.Dropdown(options=options, value=position, description="Sample")
-        self.weight = widgets.FloatSlider(
-            value=material.weight, min=0, max=1, step=0.05, description="Subject", readout_format=".2f"
-        )
+        self.weight = widgets.FloatSlider(material.weight, min=0, max=1, step=0.05, description="Subject")
         super().__init__([self.sample, self.weight], material.title(position))
         self.sample.observe(self._show_sample, "value")
         self.weight.observe(self._show_weighed, "value")
@@ -120,13 +111,15 @@ class SampleView(View):
         ranked = []
         for name, parts in self.material.parts.items():
             own = {d: parts[d][position] for d in DIMENSIONS}
-            ranked.append(_ranking_html(TITLES[name], ranking(own, weight), ranking(own, self.material.weight)))
+            usual = ranking(own, self.material.weight)
+            ranked.append(f"<td>{_ranking_html(TITLES[name], ranking(own, weight), usual)}</td>")
+        scores = {TITLES[name]: values[position] for name, values in self.material.scores.items()}
         self.tables.value = (
             f"<p>{html.escape(self.material.samples[position].prompt)}</p>"
-            + _score_html(score_table(self.material.scores, position).rename(columns=TITLES))
+            + _score_html(pd.DataFrame(scores).rename_axis("video"))
             + f"<p>Ranked with the subject at {weight:.2f} and the background at {1 - weight:.2f}; arrows: "
             f"places won or lost since {self.material.weight:.2f}.</p>"
-            f"<table><tr>{''.join(f'<td>{each}</td>' for each in ranked)}</tr></table>"
+            f"<table><tr>{''.join(ranked)}</tr></table>"
         )
         self.sheet.value = _png(map_sheet(self.material, position, weight))
 
@@ -135,7 +128,6 @@ class PairView(View):
     """Two metrics, and the samples on which they disagree most, with what each picks."""
 
     def __init__(self, material: Material, first: str = "clipsim", second: str = "icreward") -> None:
-        """Compare two of `TITLES` first."""
         self.material = material
         names = [(title, name) for name, title in TITLES.items()]
         self.first = widgets.Dropdown(options=names, value=first, description="Metric")
@@ -151,21 +143,15 @@ class PairView(View):
         first, second = (self.material.scores[name] for name in metrics)
         table = disagreements(first, second, self.order.value)
         titles = [TITLES[name] for name in metrics]
-        shown = table.head(LISTED).rename(
-            columns={
-                "correlation": "rank correlation",
-                "pick_first": f"{titles[0]} picks video",
-                "pick_second": f"{titles[1]} picks video",
-                "cost": "cost of the other's pick",
-            }
-        )
+        columns = {name: title for title, name in ORDERS.items()}
+        columns |= {"pick_first": f"{titles[0]} picks video", "pick_second": f"{titles[1]} picks video"}
+        shown = table.head(LISTED).rename(columns=columns)
         shown.index = pd.Index([html.escape(self.material.title(i)) for i in shown.index])
         self.tables.value = shown.to_html(float_format="{:.2f}".format, border=0, escape=False, na_rep="none")
         players: dict[str, Video] = {}
         sheets = []
         for i, *picked in table.head(PLAYED)[["pick_first", "pick_second"]].itertuples():
-            image, clips = self.material.clips(i)
-            place = self.material.title(i)
+            (image, clips), place = self.material.clips(i), self.material.title(i)
             named = {f"{place}, {title}'s pick {k}": clips[k] for title, k in zip(titles, picked, strict=True)}
             players |= named
             sheets.append(contact_sheet(image, named, width=CELL))
@@ -175,9 +161,8 @@ class PairView(View):
 
 def _score_html(table: pd.DataFrame) -> str:
     """Every metric's best video in bold."""
-    bold = table.eq(table.max())
     text = table.map("{:.3f}".format)
-    return text.mask(bold, "<b>" + text + "</b>").to_html(border=0, escape=False)
+    return text.mask(table.eq(table.max()), "<b>" + text + "</b>").to_html(border=0, escape=False)
 
 
 def _ranking_html(title: str, now: pd.DataFrame, usual: pd.DataFrame) -> str:
@@ -187,14 +172,13 @@ def _ranking_html(title: str, now: pd.DataFrame, usual: pd.DataFrame) -> str:
     for rank, video, score in now.itertuples():
         gained = before[video] - rank
         arrow = f"▲{gained}" if gained > 0 else f"▼{-gained}" if gained < 0 else ""
-        filled = round(12 * score)
-        bar = "█" * filled + "░" * (12 - filled)
+        bar = ("█" * round(12 * score)).ljust(12, "░")
         rows.append(f"<tr><td>{rank}</td><td>video {video}</td><td>{bar} {score:.3f}</td><td>{arrow}</td></tr>")
     return f"<b>{title}</b><table>{''.join(rows)}</table>"
 
 
 def _png(picture: np.ndarray) -> bytes:
-    """A third of the bytes, as it is kept twice in an executed notebook: in the widget and beside it."""
+    # A third of the bytes, as it is kept twice in an executed notebook: in the widget and beside it.
     buffer = io.BytesIO()
     Image.fromarray(picture).quantize(256).save(buffer, "png", optimize=True)
     return buffer.getvalue()

@@ -1,15 +1,15 @@
 """Over-optimisation: what happens to judges that had no part in a reward when clips are picked, or made, by it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
+from numpy.typing import ArrayLike
+from scipy.special import comb
 
+from icreward_lib.beyond.detection import Bootstrap
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import Measured, SampleClips, measure_clips
 from icreward_lib.poster.networks import open_sora, open_sora_files
@@ -20,7 +20,7 @@ from icreward_lib.run.stages import Stage
 from icreward_lib.stats import Interval, bootstrap_mean
 from icreward_lib.video import Video
 
-FloatArray = NDArray[np.float64]
+Judgements = Mapping[str, ArrayLike]  # by name, what is said of N clips of S samples, (S, N) each
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def measure_pool(run: Run, pool: Pool) -> Measured:
         seen = compared_with(run, sample, pool.curated.videos)
         return SampleClips(videos, sample.image(shape.height, shape.width), seen, {"video": range(len(videos))})
 
-    return measure_clips(
-        run, "pool", pool.curated, pool.samples, clips, videos=pool.curated.videos.stage, more=pool.more
-    )
+    videos = pool.curated.videos.stage
+    return measure_clips(run, "pool", pool.curated, pool.samples, clips, videos=videos, more=pool.more)
 
 
 def sizes(pool: int) -> list[int]:
@@ -82,7 +81,7 @@ def sizes(pool: int) -> list[int]:
     return [2**k for k in range(int(np.log2(pool)) + 1)]
 
 
-def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> FloatArray:
+def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> np.ndarray:
     """What a judge is expected to say of the best of n clips by some score: (S, N), (S, N) -> (S,).
 
     The expectation over all choices of n of a sample's N clips, without drawing any: the clip of rank i from below is
@@ -92,14 +91,7 @@ def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> FloatArray:
     size = scores.shape[1]
     if scores.shape != judged.shape or not 1 <= n <= size:
         raise ValueError(f"best of {n} needs scores and judgements of one shape and 1 <= n <= {size}")
-    below = np.arange(size)  # clips of a lower rank
-
-    def log_choices(total: NDArray[np.int64] | int, chosen: int) -> FloatArray:
-        possible = np.maximum(total, chosen)
-        logs: FloatArray = gammaln(possible + 1) - gammaln(chosen + 1) - gammaln(possible - chosen + 1)
-        return logs
-
-    chance = np.where(below >= n - 1, np.exp(log_choices(below, n - 1) - log_choices(size, n)), 0.0)
+    chance = comb(np.arange(size), n - 1) / comb(size, n)
     expected = np.empty(len(scores))
     for row, (own, said) in enumerate(zip(scores, judged, strict=True)):
         order = np.argsort(own, kind="stable")
@@ -109,19 +101,11 @@ def best_of_n(scores: ArrayLike, judged: ArrayLike, n: int) -> FloatArray:
     return expected
 
 
-def best_of_n_curves(
-    scores: Mapping[str, ArrayLike], judges: Mapping[str, ArrayLike], *, seed: int, draws: int, level: float
-) -> pd.DataFrame:
+def best_of_n_curves(scores: Judgements, judges: Judgements, **bootstrap: Unpack[Bootstrap]) -> pd.DataFrame:
     """How far each judge's value of the best of n lies above its mean over all clips, for every score that picks.
 
-    Args:
-        scores: what picks, (S, N) each; with the judge `itself` the score judges its own picks, in units of its
-            standard deviation within a sample.
-        judges: (S, N) each.
-        seed, draws, level: of the bootstrap over samples.
-
-    Returns:
-        Columns pick, judge, n, mean, low, high, samples: the gain over n = 1.
+    As the judge `itself` a score judges its own picks, in units of its standard deviation within a sample. Columns
+    pick, judge, n, mean, low, high, samples: the gain over n = 1.
     """
     rows = []
     for pick, values in scores.items():
@@ -130,48 +114,37 @@ def best_of_n_curves(
         for judge, said in {"itself": own / spread, **judges}.items():
             first = best_of_n(own, said, 1)
             for n in sizes(own.shape[1]):
-                gain = bootstrap_mean(best_of_n(own, said, n) - first, seed=seed, draws=draws, level=level)
+                gain = bootstrap_mean(best_of_n(own, said, n) - first, **bootstrap)
                 rows.append({"pick": pick, "judge": judge, "n": n, **_over_samples(gain)})
     return pd.DataFrame(rows)
 
 
-def turning_points(
-    scores: Mapping[str, ArrayLike], judges: Mapping[str, ArrayLike], *, seed: int, draws: int, level: float
-) -> pd.DataFrame:
+def turning_points(scores: Judgements, judges: Judgements, **bootstrap: Unpack[Bootstrap]) -> pd.DataFrame:
     """Where over-optimisation starts: the n at which each judge is content most, and its loss from there to the last n.
 
-    Returns:
-        Columns pick, judge, best_n, mean, low, high, samples: the value at the last n minus that at `best_n`. The loss
-        counts where `high` is below 0; `best_n` was chosen on the same clips, so that it is somewhat overstated.
+    Columns pick, judge, best_n, mean, low, high, samples: the value at the last n minus that at `best_n`. The loss
+    counts where `high` is below 0; `best_n` was chosen on the same clips, so that it is somewhat overstated.
     """
     rows = []
     for pick, values in scores.items():
         for judge, said in judges.items():
             found = {n: best_of_n(values, said, n) for n in sizes(np.shape(values)[1])}
             best = max(found, key=lambda n: float(found[n].mean()))
-            loss = bootstrap_mean(found[max(found)] - found[best], seed=seed, draws=draws, level=level)
+            loss = bootstrap_mean(found[max(found)] - found[best], **bootstrap)
             rows.append({"pick": pick, "judge": judge, "best_n": best, **_over_samples(loss)})
     return pd.DataFrame(rows)
 
 
-def training_curves(
-    judged: pd.DataFrame, judges: Sequence[str], *, seed: int, draws: int, level: float
-) -> pd.DataFrame:
+def training_curves(judged: pd.DataFrame, judges: Sequence[str], **bootstrap: Unpack[Bootstrap]) -> pd.DataFrame:
     """How far new clips of a generator in training lie above those of the same seeds before it, by each judge.
 
-    Args:
-        judged: columns sample, step and one a judge; step 0 is the generator before its training.
-        judges: those columns.
-        seed, draws, level: of the bootstrap over samples.
-
-    Returns:
-        Columns judge, step, mean, low, high, samples.
+    `judged` has columns sample, step (0: before) and one a judge; the result judge, step, mean, low, high, samples.
     """
     rows = []
     for judge in judges:
         table = judged.pivot(index="sample", columns="step", values=judge)
         for step in table:
-            gain = bootstrap_mean(table[step] - table[0], seed=seed, draws=draws, level=level)
+            gain = bootstrap_mean(table[step] - table[0], **bootstrap)
             rows.append({"judge": judge, "step": step, **_over_samples(gain)})
     return pd.DataFrame(rows)
 
@@ -180,9 +153,8 @@ def _over_samples(found: Interval) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high, "samples": found.n}
 
 
-def matrix(measured: Measured, values: ArrayLike) -> FloatArray:
+def matrix(measured: Measured, values: ArrayLike) -> np.ndarray:
     """Values (N,) of measured clips as "samples videos"."""
     table = measured.table[["sample", "video"]].assign(value=np.asarray(values))
     wide = table.pivot(index="sample", columns="video", values="value")
-    found: FloatArray = wide.loc[measured.table["sample"].drop_duplicates()].to_numpy(np.float64)
-    return found
+    return np.asarray(wide.loc[measured.table["sample"].drop_duplicates()], np.float64)

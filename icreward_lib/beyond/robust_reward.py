@@ -1,11 +1,8 @@
 """A better ICReward, step by step, each a new head on the body of the poster's.
 
-The steps (`RECIPES`) are: the same labels, for comparison; labels that see slow drift; departures from true clips as
-examples; and a gate for what does not move, so that stillness is no virtue. The robust reward is the last one as a
-cautious ensemble.
+The same labels, for comparison; labels that see slow drift; departures from true clips as examples; and a gate for
+what does not move, so that stillness is no virtue. The robust reward is the last one as a cautious ensemble.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +18,7 @@ from icreward_lib.poster import networks
 from icreward_lib.poster.data_curation import Curated, on_label_scale
 from icreward_lib.poster.measure import Measured, reward_scores
 from icreward_lib.poster.reward_models import Trained, dataset, finished, save_trained, vision_tokens
-from icreward_lib.poster.samples import SceneSample
+from icreward_lib.poster.samples import SceneSample, scene_sample
 from icreward_lib.poster.videos import load_each, save_each
 from icreward_lib.rewards.cached_states import HeadOnCachedStates, read, with_new_head
 from icreward_lib.rewards.clips import ClipDataset
@@ -67,10 +64,7 @@ STILL_QUANTILE = 0.01  # the quantile of true clips' movement below which a fram
 
 
 def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels that see slow drift and single bad frames: half the mean, half the least conformity, by dimension.
-
-    On the label's own scale: 0 is another image's video and 1 a frozen copy.
-    """
+    """Half the mean, half the least conformity, on the label's scale: they see slow drift and single bad frames."""
     found = {
         d: [on_label_scale(rows[d + end], curated.anchors[d + end]) for end in ("_mean", "_min")] for d in DIMENSIONS
     }
@@ -78,10 +72,7 @@ def conformity_labels(curated: Curated, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[str, float]:
-    """What a departure's dimensions deserve: 1 less its severity where its kind breaks them, 1 elsewhere.
-
-    A scene without a subject is all background.
-    """
+    """1 less the severity for dimensions that the kind breaks, else 1; a scene without a subject is all background."""
     breaks = () if kind == TRUE else PROBES[kind].breaks
     labels = {d: 1.0 - severity * (d in breaks) for d in DIMENSIONS}
     if sample.scene.subject is None:
@@ -89,20 +80,15 @@ def departure_labels(sample: SceneSample, kind: str, severity: float) -> dict[st
     return labels
 
 
-def departing_scenes(run: Run, split: str) -> list[SceneSample]:
-    """Moving scenes to learn from, or to validate on, beyond the curated set's; none has held-out content."""
+def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
+    """True clips of moving scenes beyond the curated set's, none with held-out content, and departures from each.
+
+    The kinds, of `LEARNED`, and severities are random. As ICReward reads them; and columns sample, kind, severity.
+    """
+    shape = run.profile.generation
     count = run.profile.robust.scenes if split == "train" else max(2, run.profile.robust.scenes // 8)
     scenes = moving_scenes(count, seed=run.seed("departing scenes", split))
-    return [SceneSample(number, split, scene) for number, scene in enumerate(scenes)]
-
-
-def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset, pd.DataFrame]:
-    """True clips of `departing_scenes` and departures from each, of random kinds of `LEARNED` and random severities.
-
-    Returns:
-        The clips as ICReward reads them; and columns sample, kind, severity.
-    """
-    samples = departing_scenes(run, split)
+    samples = [scene_sample(number, split, scene) for number, scene in enumerate(scenes)]
     generated = curated.videos.of(curated.of("train")[0].id)[0]
     # A generator may make videos of another size than the image's; these have to fit beside them.
     size = {"height": generated.height, "width": generated.width}
@@ -110,7 +96,7 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
         "departed_clips",
         code=departed_clips,
         split=split,
-        generation=run.profile.generation,
+        generation=shape,
         icreward=asdict(networks.icreward_config(run)),
         models=networks.icreward_files(run),
         settings=[run.profile.robust.scenes, run.profile.robust.departures, size],
@@ -126,13 +112,11 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
                 severities = rng.uniform(0.2, 1, len(kinds))
                 chosen = list(zip(map(str, kinds), map(float, severities), strict=True))
                 clips = clips_of(run, sample, [(TRUE, 0.0), *chosen])
-                labels = [departure_labels(sample, *key) for key in clips]
-                shape = run.profile.generation
                 videos = [fit_clip(clip, shape.model_copy(update=size)) for clip in clips.values()]
                 return {
                     "kind": np.array([kind for kind, _ in clips]),
                     "severity": np.array([severity for _, severity in clips]),
-                    "labels": np.array([[each[d] for d in DIMENSIONS] for each in labels], np.float32),
+                    "labels": np.array([list(departure_labels(sample, *key).values()) for key in clips], np.float32),
                     "image_tokens": reward.encode_images([fit_clip(clips[TRUE, 0.0], shape).frames[0]])[0].numpy(),
                     "video_tokens": reward.encode_videos(videos).numpy(),
                 }
@@ -140,25 +124,19 @@ def departed_clips(run: Run, curated: Curated, split: str) -> tuple[ClipDataset,
             save_each(stage, samples, read)
     found = load_each(stage, samples)
     place = np.repeat(np.arange(len(samples)), [len(values["kind"]) for values in found])
-    labels = torch.from_numpy(np.concatenate([values["labels"] for values in found]))
-    clips = ClipDataset(
-        torch.from_numpy(np.concatenate([values["video_tokens"] for values in found])),
-        torch.from_numpy(np.stack([values["image_tokens"] for values in found])),
-        torch.from_numpy(place),
-        labels @ torch.tensor(networks.icreward_config(run).weights),
-        labels,
-    )
-    about = pd.DataFrame({key: np.concatenate([values[key] for values in found]) for key in ("kind", "severity")})
+    images = torch.from_numpy(np.stack([values.pop("image_tokens") for values in found]))
+    every = {key: np.concatenate([values[key] for values in found]) for key in found[0]}
+    videos, labels = (torch.from_numpy(every[key]) for key in ("video_tokens", "labels"))
+    overall = labels @ torch.tensor(networks.icreward_config(run).weights)
+    about = pd.DataFrame({key: every[key] for key in ("kind", "severity")})
+    clips = ClipDataset(videos, images, torch.from_numpy(place), overall, labels)
     return clips, about.assign(sample=np.array([sample.id for sample in samples])[place])
 
 
 def recipe_data(
     run: Run, curated: Curated, recipe: Recipe, generated: ClipDataset, departed: ClipDataset, split: str
 ) -> ClipDataset:
-    """What a recipe learns from in the split train, or is validated on in val.
-
-    `generated` are all clips of the curated set, in its order, `departed` those of `departed_clips` of the split.
-    """
+    """What a recipe learns from in a split; `generated` are all curated clips, in order, `departed` the split's."""
     rows = np.flatnonzero(curated.rows["split"] == split)
     data = generated.part(torch.from_numpy(rows))
     if recipe.conformity:
@@ -169,20 +147,33 @@ def recipe_data(
 
 
 def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trained]:
-    """Train every recipe of `RECIPES`, one new head on the body of each training of the poster's ICReward.
-
-    A body reads all clips once. With them comes `ROBUST`.
-    """
-    settings = run.profile.robust
-    config = TrainConfig(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=run.profile.icreward.lr,
-        decay=run.profile.icreward.weight_decay,
-    )
+    """Train a new head by each of `RECIPES` on the body of each training of the poster's ICReward; and `ROBUST`."""
+    own, usual = run.profile.robust, run.profile.icreward
+    config = TrainConfig(epochs=own.epochs, batch_size=own.batch_size, lr=usual.lr, decay=usual.weight_decay)
     generated = dataset(curated, vision_tokens(run, curated))
     found = {split: departed_clips(run, curated, split) for split in ("train", "val")}
     departed = {split: clips for split, (clips, _) in found.items()}
+
+    def train_heads(stage: Stage, folder: Path, number: int, missing: Sequence[str]) -> None:
+        """Train and save heads by some recipes on the body in a folder, with scores of all generated clips."""
+        bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
+        first = bodies[missing[0]]
+        states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
+        seeds = {name: run.seed("recipe", name, number) for name in missing}
+        # Before any training: they are drawn one after the other from the one global generator.
+        heads = {name: HeadOnCachedStates(with_new_head(bodies[name], seed=seeds[name]), generated) for name in missing}
+
+        def trained(name: str) -> tuple[History, np.ndarray]:
+            head, seed = heads[name], seeds[name]
+            data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
+            working = stage.folder / f"training_{name}_{number}"
+            history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
+            return history, predict(head, states).overall
+
+        # The longest first, so that all cores are done at one time.
+        for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
+            save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
+
     with run.stage(
         "recipes",
         code=train_recipes,
@@ -195,12 +186,11 @@ def train_recipes(run: Run, curated: Curated, poster: Trained) -> dict[str, Trai
         for number, folder in enumerate(poster.folders):
             missing = [name for name in RECIPES if not stage.has(f"{name}_{number}.npz")]
             if missing:
-                _train_heads(run, curated, folder, generated, departed, config, stage, missing, number)
-    seeds = range(len(poster.folders))
-    trained = {
-        name: finished(run, curated, stage, f"icreward_{name}", [f"{name}_{number}" for number in seeds])
-        for name in RECIPES
-    }
+                train_heads(stage, folder, number, missing)
+    trained = {}
+    for name in RECIPES:
+        items = [f"{name}_{number}" for number in range(len(poster.folders))]
+        trained[name] = finished(run, curated, stage, f"icreward_{name}", items)
     moving = movement_threshold(*found["train"])
     return {**trained, ROBUST: gated(run, curated, trained["departures"], generated, moving)}
 
@@ -223,44 +213,20 @@ def gated(run: Run, curated: Curated, trained: Trained, generated: ClipDataset, 
     return finished(run, curated, stage, f"icreward_{ROBUST}", items)
 
 
-def _train_heads(
-    run: Run,
-    curated: Curated,
-    folder: Path,
-    generated: ClipDataset,
-    departed: Mapping[str, ClipDataset],
-    config: TrainConfig,
-    stage: Stage,
-    missing: Sequence[str],
-    number: int,
-) -> None:
-    """Train and save heads by the recipes `missing` on the body in a folder, with scores of all generated clips."""
-    bodies = {name: ICRewardModel.from_pretrained(folder, device=run.device) for name in missing}
-    first = bodies[missing[0]]
-    states, others = read(first, generated), {split: read(first, data) for split, data in departed.items()}
-
-    heads = {}  # before any training: they are drawn one after the other from the one global generator
-    for name in missing:
-        reward = with_new_head(bodies[name], seed=run.seed("recipe", name, number))
-        heads[name] = HeadOnCachedStates(reward, generated)
-
-    def trained(name: str) -> tuple[History, np.ndarray]:
-        head, seed = heads[name], run.seed("recipe", name, number)
-        data = {s: recipe_data(run, curated, RECIPES[name], states, others[s], s) for s in others}
-        working = stage.folder / f"training_{name}_{number}"
-        history = train_reward(head, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
-        return history, predict(head, states).overall
-
-    # The longest first, so that all cores are done at one time.
-    for name, (history, scores) in side_by_side(trained, sorted(missing, key=lambda n: not RECIPES[n].departures)):
-        save_trained(stage, f"{name}_{number}", bodies[name], history, scores)
+def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
+    """What the robust reward says of the generated videos of a split, "samples videos"."""
+    return cautious(trained.matrices(split), run.profile.robust.caution)
 
 
-def recipe_scores(
-    run: Run, measured: Measured, poster: Trained, recipes: Mapping[str, Trained]
+def every_score(
+    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
 ) -> dict[str, np.ndarray]:
-    """What `measure.reward_scores` gives of every recipe, (seeds, N, 1 + D) each; a body reads the clips once."""
-    with run.stage("recipe_scores", code=recipe_scores, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
+    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each.
+
+    The overall score comes first, as of `measure.reward_scores`; for the recipes a body reads the clips once.
+    """
+    scores = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
+    with run.stage("recipe_scores", code=every_score, clips=measured.stage, recipes=recipes[ROBUST].stage) as stage:
         for number, folder in enumerate(poster.folders):
             missing = [name for name in recipes if not stage.has(f"{name}_{number}.npz")]
             if missing:
@@ -270,22 +236,10 @@ def recipe_scores(
                 found = predict(HeadOnCachedStates(own, measured.tokens), states)
                 values = np.concatenate([found.overall[:, None], found.dimensions], axis=1)
                 stage.save_npz(f"{name}_{number}.npz", scores=values)
-    seeds = range(len(poster.folders))
-    return {name: np.stack([stage.load_npz(f"{name}_{number}.npz")["scores"] for number in seeds]) for name in recipes}
-
-
-def robust_scores(run: Run, trained: Trained, split: str) -> np.ndarray:
-    """What the robust reward says of the generated videos of a split, "samples videos"."""
-    members = np.stack([trained.matrix(split, seed) for seed in range(len(trained.folders))])
-    return cautious(members, run.profile.robust.caution)
-
-
-def every_score(
-    run: Run, measured: Measured, mlp: Trained, poster: Trained, recipes: Mapping[str, Trained]
-) -> dict[str, np.ndarray]:
-    """What every training of the MLP, of `POSTER` and of all recipes says of measured clips, (seeds, N, 1 + D) each."""
-    two = {name: reward_scores(run, measured, trained) for name, trained in (("mlp", mlp), (POSTER, poster))}
-    return two | recipe_scores(run, measured, poster, recipes)
+    for name in recipes:
+        trainings = [stage.load_npz(f"{name}_{number}.npz")["scores"] for number in range(len(poster.folders))]
+        scores[name] = np.stack(trainings)
+    return scores
 
 
 def add_every_score(run: Run, measured: Measured, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -19,40 +19,34 @@ from icreward_lib.run.profile import load_profile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted.
-
-    A command may give a code of its own: `score` 3, if some of its files could not be scored.
-    """
+    """Run the command line; gives 0, or 1 after a failure, 2 after wrong usage, 130 if interrupted, or `score`'s 3."""
     chosen = _parser().parse_args(arguments)
     if getattr(chosen, "models", None):
         os.environ[ROOT] = str(chosen.models)  # kernels inherit it
     try:
-        code: int | None = chosen.command(chosen)
+        return chosen.command(chosen) or 0
     except (ValueError, DiskFullError, FileNotFoundError, MemoryError) as error:
         print(f"icreward: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nicreward: interrupted; the same command goes on from what has been written", file=sys.stderr)
         return 130
-    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="icreward", description="Image-to-video consistency rewards.")
     commands = parser.add_subparsers(required=True, metavar="command")
     profile = argparse.ArgumentParser(add_help=False)
-    profile.add_argument(
-        "--profile", default="laptop", help="laptop (default), smoke, paper, or the path of a YAML file"
-    )
+    profiles = "laptop (default), smoke, paper, or the path of a YAML file"
+    profile.add_argument("--profile", default="laptop", help=profiles)
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
         "--models", type=_folder, metavar="DIR",
         help="folder of models laid out like the hub, DIR/<owner>/<name>; no hub is used",
     )  # fmt: skip
 
-    run = commands.add_parser(
-        "reproduce", parents=[profile, models], help="run the notebooks, regenerate figures and results"
-    )
+    purpose = "run the notebooks, regenerate figures and results"
+    run = commands.add_parser("reproduce", parents=[profile, models], help=purpose)
     run.set_defaults(command=_reproduce)
     which = run.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", metavar="NN", help="begin with this notebook (default: 01)")
@@ -75,9 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         help="settings to change, by their dotted names, as the notebooks' parameter 'changes'",
     )  # fmt: skip
 
-    costs = commands.add_parser(
-        "costs", parents=[profile], help="expected GPU memory, disk and GPU-hours of every stage of the public models"
-    )
+    purpose = "expected GPU memory, disk and GPU-hours of every stage of the public models"
+    costs = commands.add_parser("costs", parents=[profile], help=purpose)
     costs.set_defaults(command=_costs)
     study.add_command(commands)
     score.add_command(commands, models)

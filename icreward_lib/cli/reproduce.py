@@ -44,9 +44,8 @@ def reproduce(
 ) -> None:
     """Run the notebooks from number 01 (or `first`) on, or `only` one, under a profile.
 
-    One whose code, with all that it reaches in the library, parameters, profile, models and predecessors are as they
-    were when it last ran, and whose outputs are still there, is skipped unless `force`. With `save_notebooks` the
-    executed notebooks replace those in the folder. Raises `NotebookError`, `ProfileError`, or as of `files.atomic`.
+    One that would give what it gave (`_keys`), and whose outputs are still there, is skipped unless `force`. With
+    `save_notebooks` executed copies replace the notebooks. Raises `NotebookError` or `ProfileError`.
     """
     profile = load_profile(profile_name)
     if profile_name.endswith((".yaml", ".yml")):
@@ -78,15 +77,14 @@ def reproduce(
             resume += [word for name, text in raw.items() for word in ("-p", f"{name}={text}")]
             live = LiveLine(f"[{position}/{len(selected)}] {book.name}")
             state.pop(book.name, None)
-            parameters = {"profile": profile_name, **book.parse(raw)}
-            account = execute(book, parameters, cache, live=live, resume=shlex.join(resume))
+            account = execute(book, {"profile": profile_name, **book.parse(raw)}, cache, live, shlex.join(resume))
             state[book.name] = {"key": keys[book.name], **account}
             write_json(cache / "reproduce.json", state)
             if save_notebooks:
                 save_executed(cache / "notebooks" / book.path.name, book.path)
             ran = True
         if ran and not raw:
-            _write_timing(profile, every, state, keys)
+            _write_timing(profile, state, keys)
     print("\nnotebook                  seconds")
     for book in selected:
         print(f"{book.name:<25}{state[book.name]['seconds']:>8.1f}")
@@ -117,8 +115,7 @@ def _check_parameters(selected: Sequence[Notebook], raw: Mapping[str, str]) -> N
 def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -> dict[str, str]:
     """One hash per notebook of all that its outputs follow from, its predecessors (from 01 on) included."""
     folders = [find(name) for name in profile.models.model_dump().values()]
-    common = [profile, installed_versions(), folders]
-    keys, previous = {}, digest(common)
+    keys, previous = {}, digest([profile, installed_versions(), folders])
     for book in every:
         keys[book.name] = digest([previous, book.name, notebook_code_hash(book.path), book.parse(raw)])
         if book.name[:2] != "00":  # it makes checkpoints, whose content counts already
@@ -129,8 +126,8 @@ def _keys(every: Sequence[Notebook], profile: Profile, raw: Mapping[str, str]) -
 def _up_to_date(entry: Mapping[str, Any] | None, key: str) -> bool:
     if entry is None or entry["key"] != key:
         return False
-    paths = {output_root() / name: sha for name, sha in entry["outputs"].items()}
-    return all(path.is_file() and content_hash(path) == sha for path, sha in paths.items())
+    outputs, root = entry["outputs"].items(), output_root()
+    return all((root / name).is_file() and content_hash(root / name) == sha for name, sha in outputs)
 
 
 def only_run(cache: Path) -> AbstractContextManager[None]:
@@ -139,14 +136,12 @@ def only_run(cache: Path) -> AbstractContextManager[None]:
     return only_one(cache / "lock", NotebookError(f"another run of the profile {cache.name} is at work: wait for it"))
 
 
-def _write_timing(
-    profile: Profile, every: Sequence[Notebook], state: Mapping[str, Any], keys: Mapping[str, str]
-) -> None:
+def _write_timing(profile: Profile, state: Mapping[str, Any], keys: Mapping[str, str]) -> None:
     """Write `timing.json` once every notebook from 01 on stands: what all of it takes from nothing.
 
     A stage that was found finished counts with the seconds that it took when this notebook made it.
     """
-    books = [book.name for book in every if book.name[:2] != "00"]
+    books = [name for name in keys if name[:2] != "00"]
     if any(name not in state or state[name]["key"] != keys[name] for name in books):
         return
     notebooks, stages, peaks = dict[str, float](), Counter[str](), [0.0]

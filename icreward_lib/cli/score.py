@@ -37,14 +37,11 @@ the others were; 130 interrupted.
 def add_command(commands: Any, models: argparse.ArgumentParser) -> None:
     """Add `score` to a parser's sub-commands; `models` is the parent parser with --models."""
     score = commands.add_parser(
-        "score",
-        parents=[models],
+        "score", parents=[models], epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         help="score and rank your own videos by how well they keep a picture",
         description="Score videos made from a reference picture by how well they keep it, and rank them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="icreward score REF VIDEO... [options]\n       icreward score --csv FILE [options]",
-    )
+    )  # fmt: skip
     score.set_defaults(command=_score, usage_error=score.error)
     add = score.add_argument
     add("reference", nargs="?", type=Path, metavar="REF", help="the reference picture")
@@ -79,21 +76,18 @@ def _count(text: str) -> int:
 def _misuse(chosen: argparse.Namespace) -> str | None:
     """What does not go together."""
     csv, out = chosen.csv, chosen.out
-    if csv and chosen.reference:
-        return "give a reference and videos, or --csv with a table of them, not both"
-    if not csv and not chosen.reference:
-        return "give a reference picture and videos made from it, or --csv with a table of them"
-    if not csv and not chosen.videos:
-        return f"give at least one video after the reference picture {chosen.reference}"
-    if out and not csv:
-        return "--out goes with --csv; for a few videos send --json to a file"
-    if chosen.report and csv:
-        return "--report goes with a reference and videos, not with --csv"
-    if out and out.suffix not in (".jsonl", ".csv"):
-        return f"--out {out}: name a file that ends in .jsonl or .csv"
-    if out and out.resolve() == csv.resolve():
-        return f"--out {out} would replace the table: name another file"
-    return None
+    wrong = {
+        "give a reference and videos, or --csv with a table of them, not both": csv and chosen.reference,
+        "give a reference picture and videos made from it, or --csv with a table of them": not (
+            csv or chosen.reference
+        ),
+        f"give at least one video after the reference picture {chosen.reference}": not (csv or chosen.videos),
+        "--out goes with --csv; for a few videos send --json to a file": out and not csv,
+        "--report goes with a reference and videos, not with --csv": chosen.report and csv,
+        f"--out {out}: name a file that ends in .jsonl or .csv": out and out.suffix not in (".jsonl", ".csv"),
+        f"--out {out} would replace the table: name another file": out and csv and out.resolve() == csv.resolve(),
+    }
+    return next((message for message, holds in wrong.items() if holds), None)
 
 
 def _score(chosen: argparse.Namespace) -> int:
@@ -101,25 +95,23 @@ def _score(chosen: argparse.Namespace) -> int:
         chosen.usage_error(misuse)
     from icreward_lib.score import batch, intake, judges, ranking
 
-    limits = intake.Limits(pixels=chosen.max_pixels, frames=chosen.max_frames)
-    opened = [judges.open_reward(name, maps=chosen.report is not None) for name in chosen.judges]
+    limits, report = intake.Limits(pixels=chosen.max_pixels, frames=chosen.max_frames), chosen.report is not None
+    opened = [judges.open_reward(name, maps=report) for name in chosen.judges]
     if chosen.csv:
         shown = _table(chosen, opened, limits)
     else:
-        keep = chosen.report is not None
-        ranked = ranking.rank_videos(
-            chosen.reference, chosen.videos, opened, limits, keep_clips=keep, progress=_progress
-        )
+        inputs = (chosen.reference, chosen.videos, opened, limits)
+        ranked = ranking.rank_videos(*inputs, keep_clips=report, progress=_progress)
         shown = [ranked.to_json()]
     if chosen.json:
         print(*map(json.dumps, shown), sep="\n")  # in ASCII, which every terminal and pipe takes
     else:
         print("\n\n".join(map(batch.to_text, shown)), flush=True)
-    if chosen.report:
-        from icreward_lib.score import report
+    if report:
+        from icreward_lib.score.report import write_report
 
         with batch.writing(chosen.report):
-            report.write_report(chosen.report, ranked)
+            write_report(chosen.report, ranked)
     videos = [video for each in shown for video in each["videos"]]
     errors = [video["error"] for video in videos if "error" in video]
     for error in errors:

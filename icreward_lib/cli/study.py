@@ -9,7 +9,7 @@ from typing import Any
 
 
 def add_command(commands: Any) -> None:
-    """Add `study` and its commands to a parser's sub-commands."""
+    """Add `study` to a parser's sub-commands."""
     study = commands.add_parser("study", help="the human study: pairs of clips, a page to rate them on, votes")
     steps = study.add_subparsers(required=True, metavar="step")
 
@@ -83,8 +83,7 @@ def _serve(chosen: argparse.Namespace) -> None:
 
 
 def _export(chosen: argparse.Namespace) -> None:
-    from icreward_lib.study.export import export
-    from icreward_lib.study.store import Store
+    from icreward_lib.study.store import Store, export
 
     with closing(Store(chosen.votes)) as store:
         print(f"{chosen.out}: {export(store, chosen.out)} votes")

@@ -19,24 +19,8 @@ from icreward_lib.figures.poster import (
 from icreward_lib.figures.tables import join_intervals, pivot_intervals
 
 __all__ = [
-    "COLOURS",
-    "METRIC_NAMES",
-    "NAMES",
-    "consistency_overlay",
-    "join_intervals",
-    "label_histogram",
-    "over_optimisation",
-    "paired_loss",
-    "pivot_intervals",
-    "power_grid",
-    "preference_accuracy",
-    "preferences",
-    "probes",
-    "rules",
-    "running_wins",
-    "shares_noticed",
-    "showcase_clipsim",
-    "style",
-    "validation_mse",
+    "COLOURS", "METRIC_NAMES", "NAMES", "consistency_overlay", "join_intervals", "label_histogram",
+    "over_optimisation", "paired_loss", "pivot_intervals", "power_grid", "preference_accuracy", "preferences",
+    "probes", "rules", "running_wins", "shares_noticed", "showcase_clipsim", "style", "validation_mse",
     "weight_trade_off",
-]
+]  # fmt: skip

@@ -1,7 +1,5 @@
 """What all figures share: colours, names, fonts, lines and bars."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 # Colour-blind safe (Okabe and Ito); one colour means one thing in every figure.
 COLOURS = {
@@ -36,8 +35,7 @@ NAMES = {
     "label": "IC label",
     "robust": "robust ICReward",
 }
-METRIC_NAMES = {
-    "clipsim": "CLIPSim",
+METRIC_NAMES = {name: NAMES[name] for name in ("clipsim", "label", "mlp", "icreward", "robust")} | {
     "clipsim_no_first": "CLIPSim, first frame left out",
     "subject": "VBench++ subject",
     "subject_mean": "subject, mean conformity",
@@ -45,10 +43,7 @@ METRIC_NAMES = {
     "background": "VBench++ background",
     "background_mean": "background, mean conformity",
     "background_min": "background, least conformity",
-    "label": "IC label",
-    "mlp": "MLP on CLIP",
     "mlp_seeds": "MLP, mean of its trainings",
-    "icreward": "ICReward",
     "icreward_seeds": "ICReward, mean of its trainings",
     "dynamic_degree": "dynamic degree",
     "fvd": "FVD",
@@ -56,7 +51,6 @@ METRIC_NAMES = {
     "subject_fidelity": "subject fidelity",
     "background_fidelity": "background fidelity",
     "motion_faithfulness": "motion faithfulness",
-    "robust": "robust ICReward",
     "preference_accuracy": "held-out preference accuracy",
     "winner_error": "winner's error",
     "loser_error": "loser's error",
@@ -88,6 +82,11 @@ def style() -> Iterator[None]:
 def interval_name(level: float) -> str:
     """How a figure names its intervals: "95 % intervals"."""
     return f"{level:.0%} intervals".replace("%", " %")
+
+
+def note(figure: Figure, text: str, size: float = 9) -> None:
+    """A small line above all panels."""
+    figure.suptitle(text, fontsize=size, x=0.01, ha="left")
 
 
 def errors(table: pd.DataFrame, value: str = "mean") -> np.ndarray:

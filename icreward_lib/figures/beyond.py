@@ -1,7 +1,5 @@
 """Figures 7 to 11: what rewards measure, how they are exploited, what better ones do, and the judge of real clips."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -10,25 +8,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from icreward_lib.figures.appearance import (
-    COLOURS,
-    METRIC_NAMES,
-    NAMES,
-    errors,
-    interval_name,
-    style,
-)
+from icreward_lib.figures.appearance import COLOURS, METRIC_NAMES, NAMES, errors, interval_name, note, style
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 def probes(table: pd.DataFrame, titles: Mapping[str, str], *, level: float) -> Figure:
-    """Figure 7: which departures from true clips each metric notices.
+    """Figure 7: which departures from true clips each metric notices; `titles` are the kinds', in their order.
 
-    Args:
-        table: columns metric, kind, mean, low, high, n: the AUROC of true against departed clips, in [0, 1].
-        titles: kind -> column's title, in their order.
-        level: of the intervals.
+    The table has columns metric, kind, mean, low, high, n: the AUROC of true against departed clips, in [0, 1].
     """
     cells = table.pivot(index="metric", columns="kind")
     metrics, kinds = list(dict.fromkeys(table["metric"])), [kind for kind in titles if kind in set(table["kind"])]
@@ -55,10 +43,8 @@ def probes(table: pd.DataFrame, titles: Mapping[str, str], *, level: float) -> F
 def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame, *, level: float) -> Figure:
     """Figure 8: judges that had no part in a score, as clips are picked, or a generator trained, ever harder by it.
 
-    Args:
-        picked: columns pick, judge, n, mean, low, high, samples: gains of the best of n over a random clip.
-        trained: columns judge, step, mean, low, high, samples: gains of fine-tuning over the base generator.
-        level: of the intervals.
+    `picked`: pick, judge, n, mean, low, high, samples, gains of the best of n over a random clip. `trained`: judge,
+    step, mean, low, high, samples, gains of fine-tuning over the base generator.
     """
     judges, picks = list(dict.fromkeys(picked["judge"])), list(dict.fromkeys(picked["pick"]))
     counts, steps = sorted(picked["n"].unique()), sorted(trained["step"].unique())
@@ -72,8 +58,7 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame, *, level: flo
                 places = np.log2(part["n"]) + 0.12 * (number - (len(picks) - 1) / 2)
                 _points(above, places, part, COLOURS[pick], MARKERS[number], NAMES[pick])
             above.set_xticks(np.log2(counts), [str(n) for n in counts])
-            above.set_title(METRIC_NAMES[judge])
-            above.set_xlabel("picked from n clips")
+            above.set(title=METRIC_NAMES[judge], xlabel="picked from n clips")
             part = trained[trained["judge"] == judge]
             _points(below, part["step"], part, COLOURS["tuned"], "o", "after Flow-DPO by the poster's rule")
             below.set_xticks(steps)
@@ -84,25 +69,25 @@ def over_optimisation(picked: pd.DataFrame, trained: pd.DataFrame, *, level: flo
         more, further = axes[1, 0].get_legend_handles_labels()
         names = [f"picked by {name}" for name in names]
         figure.legend(handles + more, names + further, loc="outside lower center", ncols=len(handles) + 1)
-        figure.suptitle(f"Bars: {interval_name(level)} over images", fontsize=9, x=0.01, ha="left")
+        note(figure, f"Bars: {interval_name(level)} over images")
     return figure
 
 
-def _points(axis: plt.Axes, x: pd.Series, table: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+def _points(
+    axis: plt.Axes, x: pd.Series, table: pd.DataFrame, colour: str, marker: str, label: str, nothing: float = 0
+) -> None:
     """A line of `mean` with its intervals as bars, and the line of no gain."""
     axis.errorbar(x, table["mean"], yerr=errors(table), color=colour, marker=marker, ms=4, lw=1, elinewidth=0.8,
                   label=label)  # fmt: skip
-    axis.axhline(0, color="#bbbbbb", lw=0.8, zorder=0)
+    axis.axhline(nothing, color="#bbbbbb", lw=0.8, zorder=0)
 
 
 def weight_trade_off(told: pd.DataFrame, kept: pd.DataFrame, *, level: float) -> Figure:
     """Figure 9: what a reward notices, and what its picks keep, as the weight moves from background to subject.
 
-    Args:
-        told: columns reward, weight (of the subject, against the background), and for `subject` and `background`
-            `<name>`, `<name>_low`, `<name>_high`: the AUROC of departures that break it alone; and n, the scenes.
-        kept: the same for `subject_fidelity` and `background_fidelity` of the picked clips, gains over a random clip.
-        level: of the intervals.
+    `told`: reward, weight (of the subject), n (scenes) and, for `subject` and `background`, `<name>`, `<name>_low`,
+    `<name>_high`: the AUROC of departures that break it alone. `kept`: the same for `subject_fidelity` and
+    `background_fidelity` of n images' picked clips, gains over a random clip.
     """
     panels = (
         (told, "subject", "noticed in probes: departures of the subject", "AUROC", "scenes"),
@@ -115,51 +100,39 @@ def weight_trade_off(told: pd.DataFrame, kept: pd.DataFrame, *, level: float) ->
         for axis, (table, name, title, what, units) in zip(axes.flat, panels, strict=True):
             for number, (reward, part) in enumerate(table.groupby("reward", sort=False)):
                 cells = part[[name, f"{name}_low", f"{name}_high"]].set_axis(["mean", "low", "high"], axis=1)
-                places = part["weight"] + 0.02 * (number - 0.5)
-                axis.errorbar(places, cells["mean"], yerr=errors(cells), marker=MARKERS[number], ms=4, lw=1,
-                              elinewidth=0.8, color=COLOURS[str(reward)], label=NAMES[str(reward)])  # fmt: skip
-            axis.axhline(0.5 if table is told else 0, color="#bbbbbb", lw=0.8, zorder=0)
-            axis.set_title(f"{title} ({table['n'].max()} {units})")
-            axis.set_ylabel(what)
+                places, look = part["weight"] + 0.02 * (number - 0.5), (COLOURS[str(reward)], MARKERS[number])
+                _points(axis, places, cells, *look, NAMES[str(reward)], nothing=0.5 if table is told else 0)
+            axis.set(title=f"{title} ({table['n'].max()} {units})", ylabel=what)
         for axis in axes[1]:
             axis.set_xlabel("weight of the subject (0: all background)")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        figure.suptitle(f"Bars: {interval_name(level)}", fontsize=9, x=0.01, ha="left")
+        note(figure, f"Bars: {interval_name(level)}")
     return figure
 
 
 def rules(table: pd.DataFrame, titles: Mapping[str, str], *, level: float) -> Figure:
-    """Figure 10: what fine-tuning on pairs of each rule comes to.
+    """Figure 10: what fine-tuning on pairs of each rule comes to; `titles` are the rules', in their order.
 
-    Args:
-        table: columns rule, measure, mean, low, high, n; a panel a measure.
-        titles: rule -> its name, in their order.
-        level: of the intervals.
+    The table has columns rule, measure, mean, low, high, n; a panel a measure.
     """
     with style():
         measures = list(dict.fromkeys(table["measure"]))
-        columns = 4
-        lines = -(-len(measures) // columns)
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(11, 0.34 * len(titles) * lines + 1.4 * lines), sharey=True, squeeze=False
-        )
+        lines = -(-len(measures) // 4)
+        size = (11, 0.34 * len(titles) * lines + 1.4 * lines)
+        figure, axes = plt.subplots(lines, 4, figsize=size, sharey=True, squeeze=False)
         for axis, measure in zip(axes.flat, measures, strict=False):
             part = table[table["measure"] == measure].set_index("rule").loc[list(titles)]
             places = np.arange(len(titles))
             axis.errorbar(part["mean"], places, xerr=errors(part), fmt="o", ms=4, lw=1.2, color=COLOURS["tuned"])
             axis.axvline(0.5 if measure == "preference_accuracy" else 0, color="#bbbbbb", lw=0.8)
             axis.set_yticks(places, list(titles.values()))
-            axis.invert_yaxis() if axis is axes[0, 0] else None
-            name = METRIC_NAMES[measure]
             what = "" if measure == "preference_accuracy" else "change, "
-            axis.set_title(f"{name}\n({what}n = {part['n'].max()})")
-        for axis in list(axes.flat)[len(measures) :]:
+            axis.set_title(f"{METRIC_NAMES[measure]}\n({what}n = {part['n'].max()})")
+        axes[0, 0].invert_yaxis()
+        for axis in axes.flat[len(measures) :]:
             axis.set_visible(False)
         several = f"{interval_name(level)}, {len(table)} of them and none corrected for their number"
-        chance = len(table) * (1 - level)
-        figure.suptitle(
-            f"{several}: about {chance:.0f} would miss the line by chance alone", fontsize=9, x=0.01, ha="left"
-        )
+        note(figure, f"{several}: about {len(table) * (1 - level):.0f} would miss the line by chance alone")
     return figure
 
 
@@ -175,9 +148,7 @@ MEASURES = {"noticed": "share scored below the true clip", "ordered": "share of 
 def shares_noticed(table: pd.DataFrame, *, level: float) -> Figure:
     """Figure 11: shares of departed real clips that judges notice, and of pairs of severities that they order.
 
-    Args:
-        table: columns judge, kind, measure ("noticed" or "ordered"), mean, low, high, n; shares in [0, 1] over n shots.
-        level: of the intervals, Wilson's.
+    The table has columns judge, kind, measure ("noticed" or "ordered"), mean, low, high, n: shares over n shots.
     """
     kinds, judges = list(dict.fromkeys(table["kind"])), list(dict.fromkeys(table["judge"]))
     with style():

@@ -1,7 +1,5 @@
 """Figures 1 to 6, which are the poster's, and those beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -13,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from icreward_lib.figures.appearance import COLOURS, NAMES, errors, interval_name, style
+from icreward_lib.figures.appearance import COLOURS, NAMES, errors, interval_name, note, style
 from icreward_lib.stats import Interval
 from icreward_lib.video import Video
 
@@ -25,13 +23,9 @@ def paired_loss(
 ) -> Figure:
     """Figure 1: what the paired loss compares, on one real pair, and where the held-out pairs lie on it.
 
-    Args:
-        pair: "winner" (ICReward's pick) and "loser" (the MLP's).
-        image: the reference, uint8 (H, W, 3).
-        prompt: its caption.
-        logits: held-out pairs after the first training, column `logit`; before it, all are 0.
-        chosen: by which rule this pair stands for all, in words.
-        trainings: how many there are.
+    `pair` has "winner" (ICReward's pick) and "loser" (the MLP's) of the reference `image`, uint8 (H, W, 3); `chosen`
+    says by which rule it stands for all. `logits` are of held-out pairs after the first of the trainings, column
+    `logit`; before it, all are 0.
     """
     with style():
         figure = plt.figure(figsize=(11, 3.4))
@@ -39,8 +33,7 @@ def paired_loss(
         axis = figure.add_subplot(grid[:, 0])
         axis.imshow(image, interpolation="bicubic")
         axis.set_title("reference", fontsize=8)
-        caption = [*wrap(f"“{prompt}”", 22), "", *wrap(chosen, 24)]
-        axis.set_xlabel("\n".join(caption), fontsize=7)
+        axis.set_xlabel("\n".join([*wrap(f"“{prompt}”", 22), "", *wrap(chosen, 24)]), fontsize=7)
         _bare(axis)
         for row, side in enumerate(("winner", "loser")):
             frames = pair[side].frames
@@ -57,9 +50,8 @@ def paired_loss(
         z = np.linspace(-widest, widest, 200)
         top = float(np.logaddexp(0, widest))
         axis.plot(z, np.logaddexp(0, -z), color="black", lw=1.2)
-        label = (
-            f"{len(values)} held-out pairs after training\n(1st of {trainings}): {np.mean(values > 0):.0%} right of 0"
-        )
+        label = f"{len(values)} held-out pairs after training\n"
+        label += f"(1st of {trainings}): {np.mean(values > 0):.0%} right of 0"
         axis.plot(values, np.full(len(values), -0.08 * top), "|", color=COLOURS["tuned"], ms=9, label=label)
         axis.axvline(0, color="#bbbbbb", lw=0.8, label="all pairs before training")
         axis.set_ylim(-0.16 * top, 1.05 * top)
@@ -78,18 +70,14 @@ def _bare(axis: plt.Axes) -> None:
 def validation_mse(epochs: pd.DataFrame, final: pd.DataFrame, *, level: float) -> Figure:
     """Figure 2: validation MSE while training, and the error of the chosen epoch on validation and test.
 
-    Args:
-        epochs: columns model, seed, epoch (1 ...), mse.
-        final: columns model, split, mean, low, high, n (images).
-        level: of the intervals.
+    `epochs` has columns model, seed, epoch (1 ...), mse; `final` has model, split, mean, low, high, n (images).
     """
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.4), width_ratios=(3, 2.4))
         for model, part in epochs.groupby("model", sort=False):
             seeds, last = part["seed"].nunique(), part["epoch"].max()
             label = f"{NAMES[str(model)]} ({seeds} trainings of {last} epoch{'' if last == 1 else 's'})"
-            by_epoch = part.groupby("epoch")["mse"]
-            colour = COLOURS[str(model)]
+            by_epoch, colour = part.groupby("epoch")["mse"], COLOURS[str(model)]
             left.plot(by_epoch.mean(), color=colour, marker="o", ms=3.5, lw=1.2, label=label)
             left.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
         left.set(xscale="log", yscale="log", xlabel="epoch (logarithmic)", ylabel="validation MSE of the IC score")
@@ -107,16 +95,15 @@ def validation_mse(epochs: pd.DataFrame, final: pd.DataFrame, *, level: float) -
         images = final.groupby("split")["n"].max()
         names = {"val": "validation,\nwhich chose the epoch", "test": "test"}
         right.set_xticks(range(len(splits)), [f"{names.get(s, s)} ({images[s]} images)" for s in splits])
-        right.set_ylabel("MSE of the IC score")
-        right.set_title(f"Epoch of least validation MSE\n({interval_name(level)}, images and trainings)")
+        title = f"Epoch of least validation MSE\n({interval_name(level)}, images and trainings)"
+        right.set(ylabel="MSE of the IC score", title=title)
     return figure
 
 
 def showcase_clipsim(table: pd.DataFrame) -> Figure:
     """Figure 3: CLIPSim of the top-1 video of each picker on the showcase samples.
 
-    Args:
-        table: columns sample (title), pick, video (its number), clipsim; of single clips, so there are no intervals.
+    The table has columns sample (title), pick, video (its number), clipsim; of single clips, so without intervals.
     """
     samples, picks = list(dict.fromkeys(table["sample"])), list(dict.fromkeys(table["pick"]))
     with style():
@@ -128,10 +115,9 @@ def showcase_clipsim(table: pd.DataFrame) -> Figure:
             for x, y, video in zip(places, part["clipsim"], part["video"], strict=True):
                 axis.annotate(f"video {video}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7)
         axis.set_xticks(range(len(samples)), samples)
-        axis.set_xlim(-0.5, len(samples) - 0.5)
         low, high = table["clipsim"].min(), table["clipsim"].max()
         pad = 0.15 * max(high - low, 0.02)
-        axis.set_ylim(low - pad, high + 2 * pad)
+        axis.set(xlim=(-0.5, len(samples) - 0.5), ylim=(low - pad, high + 2 * pad))
         axis.set_ylabel("CLIPSim (image-image cosine)")
         axis.set_title("The best video by each picker; single clips; the axis does not start at 0")
         axis.legend(ncols=len(picks), loc="upper center", bbox_to_anchor=(0.5, -0.1))
@@ -141,17 +127,12 @@ def showcase_clipsim(table: pd.DataFrame) -> Figure:
 def preferences(table: pd.DataFrame, *, raters: int, left_out: int, source: str, level: float) -> Figure:
     """Figure 4: how many raters preferred which pick.
 
-    Args:
-        table: one row per sample; columns sample (title), mlp, icreward, tie (votes), share, low, high.
-        raters: how many count.
-        left_out: how many more the rule of exclusion left out.
-        source: "simulated" or "people"; stands in the title.
-        level: of the Wilson intervals.
+    The table has a row per sample, columns sample (title), mlp, icreward, tie (votes), share, low, high (Wilson's).
+    `raters` count, and `left_out` more do not, by the rule of exclusion. `source`: "simulated" or "people".
     """
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.3), width_ratios=(3, 2))
-        x = np.arange(len(table))
-        bottom = np.zeros(len(table))
+        x, bottom = np.arange(len(table)), np.zeros(len(table))
         for arm in ("mlp", "tie", "icreward"):
             left.bar(x, table[arm], bottom=bottom, color=COLOURS[arm], label=NAMES[arm], width=0.6)
             for position, start, votes in zip(x, bottom, table[arm], strict=True):
@@ -170,20 +151,13 @@ def preferences(table: pd.DataFrame, *, raters: int, left_out: int, source: str,
         right.axvline(0.5, color="#bbbbbb", lw=0.8)
         decided = (table["mlp"] + table["icreward"]).astype(int)
         right.set_yticks(x, [f"{title}\n({n} decided)" for title, n in zip(table["sample"], decided, strict=True)])
-        right.set_xlim(0, 1)
-        right.set_ylim(len(table) - 0.5, -0.5)
-        right.set_xlabel("share for ICReward among decided votes")
+        right.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share for ICReward among decided votes")
         right.set_title(f"Wilson's {interval_name(level)}")
     return figure
 
 
 def power_grid(table: pd.DataFrame, *, level: float) -> Figure:
-    """How often a study sees a preference that is there, by its raters and pairs.
-
-    Args:
-        table: columns raters, pairs, rate (true win rate), power, low, high.
-        level: of the bands.
-    """
+    """How often a study sees a preference that is there: columns raters, pairs, rate (true wins), power, low, high."""
     with style():
         rates, pairs = sorted(table["rate"].unique()), sorted(table["pairs"].unique())
         figure, axes = plt.subplots(1, len(rates), figsize=(2.4 * len(rates), 3), sharey=True, squeeze=False)
@@ -197,21 +171,17 @@ def power_grid(table: pd.DataFrame, *, level: float) -> Figure:
             axis.set_xscale("log")
             axis.set_xticks(pairs, [str(number) for number in pairs])
             axis.minorticks_off()
-            axis.set_ylim(0, 1)
-            axis.set_xlabel("pairs")
+            axis.set(ylim=(0, 1), xlabel="pairs")
         axes[0, 0].set_ylabel("share of simulated studies\nthat report a preference")
         axes[0, 0].legend(loc="upper left")
-        figure.suptitle(f"Bands: {interval_name(level)} of the share", fontsize=8, x=0.01, ha="left")
+        note(figure, f"Bands: {interval_name(level)} of the share", size=8)
     return figure
 
 
 def preference_accuracy(curve: pd.DataFrame, poster: float, *, level: float) -> Figure:
-    """Figure 5: held-out preference accuracy over training.
+    """Figure 5: held-out preference accuracy over training, and the one that the poster reports, as a dashed line.
 
-    Args:
-        curve: columns seed (a number, or "all"), step, accuracy, low, high, n_pairs.
-        poster: the accuracy that the poster reports, as a dashed line.
-        level: of the intervals of "all".
+    The curve has columns seed (a number, or "all", which has the intervals), step, accuracy, low, high, n_pairs.
     """
     colour = COLOURS["tuned"]
     with style():
@@ -226,13 +196,9 @@ def preference_accuracy(curve: pd.DataFrame, poster: float, *, level: float) -> 
                       color="black", label="mean")  # fmt: skip
         axis.axhline(poster, color="#777777", ls="--", lw=0.9, label=f"poster {poster:.2f}")
         axis.axhline(0.5, color="#bbbbbb", lw=0.8)
-        axis.set_ylim(0, 1)
-        axis.set_xticks(mean["step"])
-        axis.set_xlabel("optimizer step")
-        axis.set_ylabel("preference accuracy")
-        axis.set_title(
-            f"{int(curve['n_pairs'].iloc[0])} held-out pairs; {interval_name(level)} over images and trainings"
-        )
+        axis.set(ylim=(0, 1), xticks=mean["step"], xlabel="optimizer step", ylabel="preference accuracy")
+        pairs = f"{int(curve['n_pairs'].iloc[0])} held-out pairs"
+        axis.set_title(f"{pairs}; {interval_name(level)} over images and trainings")
         axis.legend(loc="lower right", ncols=3)
     return figure
 
@@ -242,19 +208,14 @@ def running_wins(
 ) -> Figure:
     """Figure 6: running average of wins, by implicit reward while training and by new samples after it; and CLIPSim.
 
-    Args:
-        implicit: columns evaluated, running, low, high: held-out pairs, of all evaluations after the start in a row.
-        samples: likewise, and judge: new clips of the tuned against the base generator, same seeds, judged by a reward
-            or the label.
-        clipsim: columns base and tuned, a row an image: CLIPSim of these clips.
-        change: the mean of tuned less base.
-        level: of the intervals.
+    `implicit` has columns evaluated, running, low, high: held-out pairs, of all evaluations after the start in a row.
+    `samples` has these and judge: new clips of the tuned against the base generator, same seeds. `clipsim` has base and
+    tuned, a row an image: CLIPSim of these clips; `change` is the mean of tuned less base.
     """
     with style():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.4, 3.7))
         _running(left, implicit, "tuned", "implicit reward")
-        left.set_xlabel("held-out pairs evaluated, over all steps")
-        left.set_ylabel("running average of wins")
+        left.set(xlabel="held-out pairs evaluated, over all steps", ylabel="running average of wins")
         left.set_title(f"Implicit reward while training\n(bands: {interval_name(level)} over images)")
         for judge, part in samples.groupby("judge", sort=False):
             _running(middle, part, str(judge), f"by {NAMES[str(judge)]}: {part['running'].iloc[-1]:.2f} at the end")
@@ -284,25 +245,19 @@ def label_histogram(generated: np.ndarray, added: np.ndarray) -> Figure:
         bins = np.linspace(0, 1, 26).tolist()
         axis.hist(generated, bins, color=COLOURS["icreward"], label=f"generated (n={len(generated)})")
         axis.hist(added, bins, color=COLOURS["mlp"], alpha=0.8, label=f"low-score additions (n={len(added)})")
-        axis.set_yscale("log")
-        axis.set_xlabel("IC label (0: another image, 1: frozen copy)")
-        axis.set_ylabel("videos (logarithmic)")
+        axis.set(yscale="log", xlabel="IC label (0: another image, 1: frozen copy)", ylabel="videos (logarithmic)")
         axis.legend(loc="upper left")
     return figure
 
 
 def consistency_overlay(videos: Mapping[str, Video], maps: Sequence[np.ndarray], columns: int = 6) -> Figure:
-    """Where clips depart from their image: frames above, ICReward's consistency map (0 red, 1 blue) below.
+    """Where clips depart from their image: `columns` frames above, ICReward's consistency map (0 red, 1 blue) below.
 
-    Args:
-        videos: title -> clip.
-        maps: for each clip "t h w" in [0, 1].
-        columns: frames shown of each.
+    `videos` are by title; `maps` "t h w" in [0, 1], one for each.
     """
     with style():
-        figure, axes = plt.subplots(
-            2 * len(videos), columns, figsize=(1.25 * columns + 0.8, 2.6 * len(videos)), squeeze=False
-        )
+        size = (1.25 * columns + 0.8, 2.6 * len(videos))
+        figure, axes = plt.subplots(2 * len(videos), columns, figsize=size, squeeze=False)
         picture: Any = None
         for row, ((title, video), values) in enumerate(zip(videos.items(), maps, strict=True)):
             for column, t in enumerate(np.linspace(0, video.num_frames - 1, columns).round().astype(int)):
@@ -310,8 +265,8 @@ def consistency_overlay(videos: Mapping[str, Video], maps: Sequence[np.ndarray],
                 top.imshow(video.frames[t])
                 bottom.imshow(video.frames[t].mean(-1), cmap="gray", alpha=0.4)
                 picture = bottom.imshow(values[t], cmap="RdBu", vmin=0, vmax=1, alpha=0.65)
-                for axis in (top, bottom):
-                    axis.set_axis_off()
+                top.set_axis_off()
+                bottom.set_axis_off()
                 top.set_title(f"t = {t}", fontsize=7)
             axes[2 * row, 0].set_title(title, fontsize=7, loc="left")
         figure.colorbar(picture, ax=axes, shrink=0.5, label="consistency")

@@ -1,7 +1,5 @@
 """Tables of intervals as texts, such as "0.541 [0.507, 0.575]"."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from icreward_lib.stats import Interval

@@ -1,11 +1,9 @@
 """Generators of image-to-video: an image and a prompt become K videos."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -22,11 +20,7 @@ class Generator(Protocol):
     """What every image-to-video model has to offer here."""
 
     def generate(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> list[Video]:
-        """K = num_videos clips that start from an image, uint8 RGB (H, W, 3), and follow a prompt.
-
-        Clip k depends on the image, the prompt, the seed and k alone, not on how many are made.
-        """
-        ...
+        """Clips that start from an image, uint8 RGB (H, W, 3); clip k depends on image, prompt, seed and k alone."""
 
 
 PROMPTS_AT_A_TIME = 8  # T5-XXL needs about 0.2 GB for the activations of one
@@ -42,24 +36,18 @@ class OpenSoraGenerator:
 
     @classmethod
     def from_pretrained(
-        cls,
-        model: str | Path,
-        autoencoder: str | Path | None = None,
-        text_encoder: str | Path | None = None,
-        *,
-        settings: GenerationSettings,
-        device: str = "cpu",
-    ) -> OpenSoraGenerator:
+        cls, model: str | Path, *parts: str | Path, settings: GenerationSettings, device: str = "cpu"
+    ) -> Self:
         """Load a pipeline in float32 on the CPU, and in bfloat16 under offload on a GPU; errors as of `load_pipeline`.
 
-        `model` is a folder that `OpenSoraPipeline.save_pretrained` wrote, or that of the public denoiser, which its
-        `autoencoder` and `text_encoder` go with.
+        `model` is a folder that `OpenSoraPipeline.save_pretrained` wrote, or that of the public denoiser, and `parts`
+        are its autoencoder and text encoder.
         """
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-        if autoencoder is None or text_encoder is None:
-            pipeline = OpenSoraPipeline.from_pretrained(str(model), dtype=dtype)
+        if parts:
+            pipeline = load_pipeline(model, *parts, dtype=dtype)
         else:
-            pipeline = load_pipeline(model, autoencoder, text_encoder, dtype=dtype)
+            pipeline = OpenSoraPipeline.from_pretrained(str(model), dtype=dtype)
         if dtype == torch.float32:
             pipeline.vae.spatial_vae.to(memory_format=torch.channels_last)  # a third faster on CPUs
         else:
@@ -74,8 +62,7 @@ class OpenSoraGenerator:
     def sample(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> tuple[list[Video], torch.Tensor]:
         """The videos of `generate`, and the latents (K, c, t', h', w') that they were decoded from.
 
-        As many at a time as fit on a GPU, a few on a CPU, which changes no video. Raises `GpuMemoryError` where not
-        even one fits.
+        As many at a time as fit, which changes no video; `GpuMemoryError` where not even one fits on a GPU.
         """
         s = self.settings
         options = s.model_dump(include={"aesthetic", "motion", "num_frames", "height", "width", "fps"})
@@ -88,10 +75,8 @@ class OpenSoraGenerator:
             try:
                 output = self.pipeline(image, prompt, num_videos=len(part), generator=part, **options)
             except torch.OutOfMemoryError as error:
-                raise memory.GpuMemoryError(
-                    f"the GPU ran out of memory while it made {len(part)} videos at a time, although it is large "
-                    "enough: end what else uses it and run the same again"
-                ) from error
+                ran_out = f"the GPU ran out of memory while it made {len(part)} videos at a time"
+                raise memory.GpuMemoryError(f"{ran_out}: end what else uses it and run the same again") from error
             videos += [Video(frames, s.fps) for frames in output.frames]
             latents.append(output.latents.cpu())
         return videos, torch.cat(latents)
@@ -122,14 +107,12 @@ class OpenSoraGenerator:
             features, masks = encode_captions(parts.text_encoder, parts.tokenizer, some, length)
             found.append((features[:, 0].cpu(), masks.cpu()))
         parts.maybe_free_model_hooks()
-        return torch.cat([features for features, _ in found]), torch.cat([masks for _, masks in found])
+        features, masks = map(torch.cat, zip(*found, strict=True))
+        return features, masks
 
     @torch.inference_mode()
     def as_seen(self, image: np.ndarray) -> np.ndarray:
-        """An image, uint8 (H, W, 3), as its videos can at best begin: decoded from its own latent, uint8 (h, w, 3).
-
-        The decoder sees the whole clip, so that the latent is given it as that of a clip that stands still.
-        """
+        """An image, uint8 (H, W, 3), as its videos can at best begin: decoded as a clip that stands still."""
         s, vae = self.settings, self.pipeline.vae
         latent = self.pipeline.encode_image(image, s.height, s.width).to(vae.dtype)
         frames = vae.latent_size((s.num_frames, s.height, s.width))[0]

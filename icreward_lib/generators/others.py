@@ -1,13 +1,11 @@
 """Generators that are not ours: any image-to-video pipeline of diffusers, or finished videos made elsewhere."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,83 +16,49 @@ from PIL import Image
 from icreward_lib.run.files import first_few
 from icreward_lib.video import Video, read_video
 
-# What pipelines call a setting of `Sampling`: they have one of the names, or none.
-NAMES = {
-    "num_frames": ("num_frames",),
-    "height": ("height",),
-    "width": ("width",),
-    "steps": ("num_inference_steps",),
-    "guidance": ("guidance_scale", "max_guidance_scale"),
-}
+# What pipelines call their frame rate, if they take one.
 FPS_NAMES = ("fps", "target_fps", "frame_rate")
 SUFFIXES = ("mp4", "mov", "webm", "avi", "gif")
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What a pipeline is asked for. None leaves its own default, as VBench++ wants; scores depend on `fps`."""
-
-    fps: float  # of the clips; given to the pipeline, rounded, if it takes one
-    num_frames: int | None = None
-    height: int | None = None  # pixels
-    width: int | None = None  # pixels
-    steps: int | None = None
-    guidance: float | None = None
-
-
 class DiffusersGenerator:
-    """A diffusers pipeline whose call takes an `image`, and a `prompt` if it reads one (SVD does not)."""
+    """A diffusers pipeline whose call takes an `image`, and a `prompt` if it reads one (SVD does not).
 
-    def __init__(self, pipeline: DiffusionPipeline, sampling: Sampling) -> None:
-        """Read the signature of the pipeline's call.
+    `fps` is that of the clips, on which scores depend; the pipeline's other `settings` are its own, as VBench++ wants.
+    """
 
-        Raises:
-            ValueError: if it takes no image, or has no such setting as `sampling` gives.
-        """
-        self.pipeline, self.sampling, kind = pipeline, sampling, type(pipeline).__name__
+    def __init__(self, pipeline: DiffusionPipeline, fps: float, **settings: Any) -> None:
+        """ValueError if the pipeline takes no image."""
+        self.pipeline, self.fps, kind = pipeline, fps, type(pipeline).__name__
         self._accepted = set(inspect.signature(pipeline.__call__).parameters)
         if "image" not in self._accepted:
-            raise ValueError(
-                f"{kind} takes no image: name an image-to-video pipeline, such as THUDM/CogVideoX-5b-I2V or "
-                "stabilityai/stable-video-diffusion-img2vid-xt."
-            )
-        self._settings: dict[str, Any] = {name: round(sampling.fps) for name in FPS_NAMES if name in self._accepted}
-        for ours, theirs in NAMES.items():
-            if (value := getattr(sampling, ours)) is None:
-                continue
-            known = [name for name in theirs if name in self._accepted]
-            if not known:
-                raise ValueError(f"{kind} has no setting for {ours} ({' or '.join(theirs)}): leave it out.")
-            self._settings |= dict.fromkeys(known, value)
+            raise ValueError(f"{kind} takes no image: name an image-to-video pipeline, as THUDM/CogVideoX-5b-I2V.")
+        self._settings = settings | {name: round(fps) for name in FPS_NAMES if name in self._accepted}
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, sampling: Sampling, *, device: str = "cpu") -> DiffusersGenerator:
+    def from_pretrained(cls, model: str | Path, fps: float, *, device: str = "cpu") -> Self:
         """Load a pipeline by hub id or folder: float32 on the CPU; bfloat16, part by part, on a GPU."""
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         pipeline = DiffusionPipeline.from_pretrained(str(model), torch_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         if device != "cpu":
             pipeline.enable_model_cpu_offload(device=device)
-        return cls(pipeline, sampling)
+        return cls(pipeline, fps)
 
     def generate(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> list[Video]:
-        """See `generators.Generator`. One call a video, as not every pipeline keeps several apart.
-
-        Raises:
-            ValueError: if a video is not finite, as happens in half precision.
-        """
+        """As of a `Generator`; ValueError if a video is not finite, as happens in half precision."""
         inputs: dict[str, Any] = {"image": Image.fromarray(image), "output_type": "np", **self._settings}
         if "prompt" in self._accepted:
             inputs["prompt"] = prompt
         videos = []
-        for k in range(num_videos):
+        for k in range(num_videos):  # one call each, as not every pipeline keeps several apart
             number = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
             output = self.pipeline(**inputs, generator=torch.Generator().manual_seed(number))
             frames = np.asarray(output.frames[0], dtype=np.float32)
             if not np.isfinite(frames).all():
                 name = type(self.pipeline).__name__
                 raise ValueError(f"{name} gave nan in video {k} of {prompt!r}: load it as float32.")
-            videos.append(Video((frames * 255).round().clip(0, 255).astype(np.uint8), self.sampling.fps))
+            videos.append(Video((frames * 255).round().clip(0, 255).astype(np.uint8), self.fps))
         return videos
 
 
@@ -106,12 +70,10 @@ class FinishedVideos:
     paths: dict[str, list[Path]]  # prompt -> its videos, by their numbers
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> FinishedVideos:
+    def from_folder(cls, folder: str | Path) -> Self:
         """Videos named `{prompt}-{k}.mp4`, as VBench names them (or .mov, .webm, .avi, .gif).
 
-        Raises:
-            FileNotFoundError: if there are none.
-            ValueError: if two have one prompt and number.
+        FileNotFoundError if there are none, ValueError if two have one prompt and number.
         """
         rows = []
         for path in sorted(Path(folder).glob("[!.]*")):
@@ -120,7 +82,7 @@ class FinishedVideos:
         return cls._of(Path(folder), rows, "a video named like 'a dog runs-0.mp4'")
 
     @classmethod
-    def from_csv(cls, listing: str | Path) -> FinishedVideos:
+    def from_csv(cls, listing: str | Path) -> Self:
         """Videos listed in a CSV with columns prompt, k and video, a path from the CSV; errors as above."""
         listing = Path(listing)
         kinds = {"prompt": str, "k": int, "video": str}
@@ -134,7 +96,7 @@ class FinishedVideos:
         return cls._of(listing, list(zip(table["prompt"], table["k"], files, strict=True)), "a video")
 
     @classmethod
-    def _of(cls, source: Path, rows: Sequence[tuple[str, int, Path]], what: str) -> FinishedVideos:
+    def _of(cls, source: Path, rows: Sequence[tuple[str, int, Path]], what: str) -> Self:
         if not rows:
             raise FileNotFoundError(f"{source} does not hold {what}.")
         numbered: dict[str, dict[int, Path]] = {}
@@ -155,6 +117,5 @@ class FinishedVideos:
 
     def generate(self, image: np.ndarray, prompt: str, *, num_videos: int, seed: int) -> list[Video]:
         """The first `num_videos` videos of a prompt; image and seed were settled when they were made."""
-        del image, seed
         self.require([prompt], num_videos)
         return [read_video(path) for path in self.paths[prompt][:num_videos]]

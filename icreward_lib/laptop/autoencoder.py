@@ -1,7 +1,6 @@
-"""Train the small Open-Sora autoencoder on the sticker world: first the 2D part on frames, then the temporal part.
+"""Train the small Open-Sora autoencoder on the sticker world: upstream's three stages in two, for a small budget.
 
-Upstream's three stages in two, for a small budget: frames are cheap and various, so the 2D part is learned from them
-alone; then clips train the temporal part and the 2D decoder, with pixels decoded for a few frames of each clip only.
+Frames are cheap and various: they alone train the 2D part. Then clips train the temporal part and the 2D decoder.
 """
 
 from __future__ import annotations
@@ -93,10 +92,9 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def perceptual_distance(backbone: EfficientNet, a: Tensor, b: Tensor) -> Tensor:
-    """How differently a network trained on photographs sees two batches of frames "n 3 h w" in [-1, 1]: in [0, 20].
+    """How differently a network sees two batches of frames "n 3 h w" in [-1, 1], at twice their size: in [0, 20].
 
-    Squared distance of unit-normalised features, averaged over places and summed over five layers, as in LPIPS
-    (Zhang et al., arXiv 1801.03924, equation 1, unweighted), at twice the frames' size.
+    As LPIPS (Zhang et al., arXiv 1801.03924, equation 1, unweighted): squared distances of unit-norm features.
     """
     both = F.interpolate(torch.cat([a, b]), scale_factor=2, mode="bicubic")
     final, stages = backbone.forward_intermediates(both, indices=[1, 2, 3, 4])
@@ -136,17 +134,15 @@ def train_clips(model: VideoAutoencoder, folder: Path) -> None:
     """Stage 2: the temporal autoencoder and the 2D decoder on clips, then normalise the latents."""
     backbone = load_efficientnet_lite0()
     spatial, temporal = model.spatial_vae.module, model.temporal_vae
-    trained = nn.ModuleDict(
-        {"temporal": temporal, "decoder": spatial.decoder, "post_quant_conv": spatial.post_quant_conv}
-    )
+    parts = {"temporal": temporal, "decoder": spatial.decoder, "post_quant_conv": spatial.post_quant_conv}
 
     def loss(step: int) -> dict[str, Tensor]:
         x = augment(clips(2, CLIP_STAGE.seed * 10_000_000 + step))
         with torch.no_grad():
             z2 = model.spatial_vae.encode(x).mean * model.spatial_vae.scaling_factor
         # As in sampling, the first latent is that of the image alone: the norms see a chunk of one frame there.
-        posterior = Posterior.from_moments(torch.cat([temporal.encode(z2[:, :, :1]), temporal.encode(z2)[:, :, 1:]], 2))
-        output = temporal.decode(posterior.sample(torch.randn_like(posterior.mean)), x.shape[2])
+        posterior = Posterior(torch.cat([temporal.encode(z2[:, :, :1]), temporal.encode(z2)[:, :, 1:]], 2))
+        output = temporal.decode(posterior.draw(torch.randn_like(posterior.mean)), x.shape[2])
         chosen = torch.randperm(x.shape[2])[:DECODED_FRAMES]
         pixels = model.spatial_vae.decode(output[:, :, chosen]).transpose(1, 2).flatten(0, 1)
         target = x[:, :, chosen].transpose(1, 2).flatten(0, 1)
@@ -155,7 +151,9 @@ def train_clips(model: VideoAutoencoder, folder: Path) -> None:
         total = mse + 0.1 * latent_mse + KL_WEIGHT * kl + PERCEPTUAL_WEIGHT * perceptual
         return {"loss": total, "mse": mse, "latent_mse": latent_mse, "kl": kl, "perceptual": perceptual}
 
-    fit(trained, loss, CLIP_STAGE, folder, lambda: evaluate(model, clips(24, 98, split="unseen"), "unseen"))
+    fit(
+        nn.ModuleDict(parts), loss, CLIP_STAGE, folder, lambda: evaluate(model, clips(24, 98, split="unseen"), "unseen")
+    )
     with torch.inference_mode():
         z = torch.cat([model(clips(16, 97 + i)).latents for i in range(4)])
     model.set_normalisation(z.mean((0, 2, 3, 4)).tolist(), z.std((0, 2, 3, 4)).tolist())
@@ -170,10 +168,8 @@ def train(run_folder: Path, out: Path) -> dict[str, float]:
     with atomic(out) as folder:
         model.half().save_pretrained(folder)
     saved = VideoAutoencoder.from_pretrained(out, torch_dtype=torch.float32).eval()
-    figures: dict[str, float] = {}
-    for split in SPLITS:
-        figures |= evaluate(saved, clips(48, 1_000_000_007, split=split), split)
-    return figures
+    seen, unseen = (evaluate(saved, clips(48, 1_000_000_007, split=split), split) for split in SPLITS)
+    return seen | unseen
 
 
 @torch.inference_mode()

@@ -8,28 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from icreward_lib.world import scenes as world
 from icreward_lib.world.content import letters
-from icreward_lib.world.scenes import (
-    Scene,
-    Split,
-    another_background,
-    another_subject,
-    collaged,
-    recoloured,
-    render,
-    sample_scenes,
-)
+from icreward_lib.world.scenes import Scene, Split, render, sample_scenes
 
 _CHANGES: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
-    "nothing": lambda scene, rng: scene,
-    "recoloured": recoloured,
-    "replaced": another_subject,
+    "recoloured": world.recoloured,
+    "replaced": world.another_subject,
     "removed": lambda scene, rng: replace(scene, subject=None),
-    "elsewhere": another_background,
+    "elsewhere": world.another_background,
 }
 
 
-class Examples(NamedTuple):
+class ChangeExamples(NamedTuple):
     """Clips beside pictures of what they should have kept."""
 
     scenes: list[Scene]  # what the clips show, at their end if they drift
@@ -44,17 +35,13 @@ class Examples(NamedTuple):
 def out_of_vocabulary(scenes: list[Scene], share: float, rng: np.random.Generator) -> tuple[list[Scene], np.ndarray]:
     """Give a share of the scenes content without a word, a letter over a collage; and say which keep theirs, (n,).
 
-    What is the same and what is not must be learnt on more pictures than have a word, or everything new looks like a
-    change.
+    What changed must be learnt on more pictures than have a word, or everything new looks like a change.
     """
-    named = rng.random(len(scenes)) >= share
-    drawn = []
-    for scene, keeps in zip(scenes, named, strict=True):
-        if not keeps:
-            scene = collaged(scene, rng)
-            if scene.subject is not None:
-                scene = replace(scene, subject=str(rng.choice(letters())))
-        drawn.append(scene)
+    named, drawn = rng.random(len(scenes)) >= share, list(scenes)
+    for index in np.flatnonzero(~named):
+        drawn[index] = world.collaged(scenes[index], rng)
+        if scenes[index].subject is not None:
+            drawn[index] = replace(drawn[index], subject=str(rng.choice(letters())))
     return drawn, named
 
 
@@ -66,23 +53,21 @@ def examples(
     seed: int,
     split: Split = "seen",
     drifting: int = 0,
-    nameless: float = 0.0,
-) -> Examples:
-    """Draw scenes, change two in three of them, and render.
+    nameless: float = 0,
+) -> ChangeExamples:
+    """Draw scenes, change two in three of them, and render, at `size` x `size` pixels.
 
-    Args:
-        count: how many.
-        frames: indices, of the world's 17, of the frames to keep of each clip.
-        size: height and width in pixels.
-        seed: fixes every draw.
-        split: which content; what replaces it is of the same.
-        drifting: how many clips, the last ones, start like their picture and fade into their change.
-        nameless: share of the clips whose content has no word.
+    `frames` are indices, of the world's 17, of those to keep. The last `drifting` clips start like their picture and
+    fade into their change. `nameless` is the share of the clips whose content has no word.
     """
     rng = np.random.default_rng([seed, 2])
     before, named = out_of_vocabulary(sample_scenes(count, seed=seed, split=split), nameless, rng)
-    changes = [_draw_change(scene, rng) for scene in before]
-    after = [_CHANGES[change](scene, rng) for scene, change in zip(before, changes, strict=True)]
+    changes = []
+    for scene in before:
+        possible = list(_CHANGES) if scene.subject is not None else ["elsewhere"]
+        changes.append("nothing" if rng.random() < 1 / 3 else str(rng.choice(possible)))
+    pairs = zip(before, changes, strict=True)
+    after = [_CHANGES[change](scene, rng) if change in _CHANGES else scene for scene, change in pairs]
     # Both ends of the movement: a lone first frame would place a zooming view elsewhere.
     pictures = render(before, num_frames=2, size=size).frames[:, 0]
     rendered = render(after, size=size)
@@ -92,9 +77,4 @@ def examples(
         kept = render([before[index]], size=size).frames[0, frames]
         shown = np.clip((np.array(frames) - rng.uniform(0, 10)) / 4, 0, 1)[:, None, None, None]
         clips[index] = ((1 - shown) * kept + shown * clips[index]).round().astype(np.uint8)
-    return Examples(after, clips, rendered.masks, pictures, changes, fades, named)
-
-
-def _draw_change(scene: Scene, rng: np.random.Generator) -> str:
-    possible = ["elsewhere"] if scene.subject is None else [name for name in _CHANGES if name != "nothing"]
-    return "nothing" if rng.random() < 1 / 3 else str(rng.choice(possible))
+    return ChangeExamples(after, clips, rendered.masks, pictures, changes, fades, named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +13,24 @@ from icreward_lib.rewards.domain import SIDE, Domain, domain_features
 from icreward_lib.world.scenes import SPLITS, Split, render, sample_scenes
 
 
-@dataclass(frozen=True)
-class DomainConfig:
-    """How many scenes the gauge remembers, in how many dimensions, and which share of its own it may warn of."""
+def train(
+    out: Path, *, scenes: int = 2000, dimensions: int = 64, false_alarms: float = 0.01, judged: int = 500
+) -> dict[str, float]:
+    """Fit the gauge, save it to `out`, and give the share of new scenes that it warns of, by split.
 
-    scenes: int = 2000
-    dimensions: int = 64
-    false_alarms: float = 0.01
-    judged: int = 500  # new scenes behind the threshold, and as many behind each of the final figures
-
-
-def train(out: Path, config: DomainConfig = DomainConfig()) -> dict[str, float]:  # noqa: B008
-    """Fit the gauge, save it to `out`, and give the share of new scenes that it warns of, by split."""
-    seen = _scenes(config.scenes, seed=0, split="seen")
-    pca = PCA(config.dimensions, whiten=True, random_state=0).fit(seen)
+    It remembers `scenes`; `judged` new ones are behind the threshold, and as many behind each of the final figures.
+    """
+    seen = _scenes(scenes, seed=0, split="seen")
+    pca = PCA(dimensions, whiten=True, random_state=0).fit(seen)
     basis = pca.components_ / np.sqrt(pca.explained_variance_)[:, None]
     gauge = Domain(pca.mean_, basis, pca.transform(seen), threshold=np.inf)
-    distances = gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED, split="seen"))
-    gauge.threshold = float(np.quantile(distances, 1 - config.false_alarms))
+    distances = gauge.distances(_scenes(judged, seed=EVALUATION_SEED, split="seen"))
+    gauge.threshold = float(np.quantile(distances, 1 - false_alarms))
     gauge.save_pretrained(out)
     gauge = Domain.from_pretrained(out)
     figures = {}
     for split in SPLITS:
-        found = gauge.distances(_scenes(config.judged, seed=EVALUATION_SEED + 1, split=split))
+        found = gauge.distances(_scenes(judged, seed=EVALUATION_SEED + 1, split=split))
         figures[f"{split}_warned"] = float((found > gauge.threshold).mean())
     return figures
 

@@ -34,7 +34,7 @@ class LiteTraining:
     loop: LoopConfig = LoopConfig(steps=500, lr=1e-3, warmup=20, weight_decay=0.01, ema=0.98, save_every=50)
 
 
-class Examples(NamedTuple):
+class LiteExamples(NamedTuple):
     """Clips beside their reference images: uint8 "n t h w c" and "n h w c", labels float32 "n t 2" in [0, 1]."""
 
     clips: np.ndarray
@@ -42,13 +42,13 @@ class Examples(NamedTuple):
     labels: np.ndarray
 
 
-def examples(count: int, config: LiteTraining, *, seed: int, split: Split = "seen") -> Examples:
+def examples(count: int, config: LiteTraining, *, seed: int, split: Split = "seen") -> LiteExamples:
     """Draw clips that keep their image, depart from it in one region or both, or are of another one."""
     rng = np.random.default_rng([seed, 11])
     drawn = [_example(config, split, rng) for _ in range(count)]
     clips, images, labels = (np.stack(part) for part in zip(*drawn, strict=True))
     # What a codec or a blurry video model does to all of a clip is no departure.
-    return Examples(degrade(clips, rng, share=0.3), images, labels.astype(np.float32))
+    return LiteExamples(degrade(clips, rng, share=0.3), images, labels.astype(np.float32))
 
 
 def _example(config: LiteTraining, split: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def _pasted(clip: np.ndarray, subject: np.ndarray, mask: np.ndarray, rng: np.ran
     return np.asarray(((1 - cover) * clip + cover * moved[..., :3]).round().clip(0, 255).astype(np.uint8))
 
 
-def read(reward: ICRewardLite, batch: Examples) -> tuple[Tensor, Tensor, Tensor]:
+def read(reward: ICRewardLite, batch: LiteExamples) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens of clips and images, and labels."""
     count, frames = batch.clips.shape[:2]
     video = reward.encode(batch.clips.reshape(-1, *batch.clips.shape[2:])).unflatten(0, (count, frames))

@@ -36,7 +36,6 @@ class TextToVideo(nn.Module):
     """The two networks that are trained together, and the loss of latents."""
 
     def __init__(self, latent_channels: int, vocabulary: int) -> None:
-        """Draws the initial weights from the global generator."""
         super().__init__()
         self.transformer = STDiT3(
             input_sq_size=SIZE,
@@ -71,8 +70,7 @@ class TextToVideo(nn.Module):
 def training_flow() -> RectifiedFlow:
     """The noise levels of the small model: uniform, then shifted by 2.24 for clips of 17 frames of 64x64.
 
-    The public model's logit-normal draws relied on its larger clips' larger shift: here only 1 in 10^4 would lie above
-    980, where sampling starts and the movement is decided.
+    Of the public model's logit-normal draws, made for larger clips, too few would lie where the movement is decided.
     """
     return RectifiedFlow(sample_method="uniform", base_size=64)
 
@@ -120,7 +118,14 @@ def train(run_folder: Path, out: Path) -> dict[str, float]:
         return figures
 
     log = fit(model, loss, LOOP, run_folder, evaluate)
-    save(model.transformer, model.text_encoder, out)
+    vae = VideoAutoencoder.from_pretrained(out / "vae")
+    pipeline = OpenSoraPipeline(model.text_encoder, build_tokenizer(), vae, model.transformer, training_flow())
+    paths = (out / "vae" / name for name in ("README.md", "training.json"))
+    account = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    with atomic(out) as folder:
+        pipeline.to(dtype=torch.float16).save_pretrained(folder)
+        for name, content in account.items():
+            (folder / "vae" / name).write_bytes(content)
     figures = {name: value for name, value in log[-1].items() if name.startswith("loss")}
     for split in SPLITS:
         found = evaluate_samples(out, sample_scenes(JUDGED, seed=1_000_000_007, split=split))
@@ -128,28 +133,15 @@ def train(run_folder: Path, out: Path) -> dict[str, float]:
     return figures
 
 
-def save(transformer: STDiT3, text_encoder: T5EncoderModel, out: Path) -> None:
-    """Write the pipeline's parts, in half precision, beside the autoencoder that is already in `out`/vae."""
-    vae = VideoAutoencoder.from_pretrained(out / "vae")
-    pipeline = OpenSoraPipeline(text_encoder, build_tokenizer(), vae, transformer, training_flow())
-    paths = (out / "vae" / name for name in ("README.md", "training.json"))
-    account = {path.name: path.read_bytes() for path in paths if path.is_file()}
-    with atomic(out) as folder:
-        pipeline.to(dtype=torch.float16).save_pretrained(folder)
-        for name, content in account.items():
-            (folder / "vae" / name).write_bytes(content)
-
-
 def evaluate_samples(folder: Path, scenes: list[Scene]) -> dict[str, float]:
-    """How clips of the generator in `folder` compare with the true ones, one clip a scene, over the scenes that move.
+    """PSNR to the true clips, dB, of what the generator in `folder` makes of scenes that move, first frames left out.
 
-    `psnr_generated`: to the true clip, dB; `psnr_frozen`: of the first frame held still; `psnr_autoencoded`: of the
-    true clip encoded and decoded, the ceiling. The first frame is given and would flatter all alike: it is left out.
+    Beside it those of the first frame held still, and of the true clip encoded and decoded: the ceiling.
     """
-    settings = {"num_frames": FRAMES, "height": SIZE, "width": SIZE, "fps": FPS, "steps": 10, "guidance": 1}
-    generator = OpenSoraGenerator.from_pretrained(
-        folder, settings=GenerationSettings.model_validate(settings | {"aesthetic": None, "motion": None})
+    settings = GenerationSettings(
+        num_frames=FRAMES, height=SIZE, width=SIZE, fps=FPS, steps=10, guidance=1, aesthetic=None, motion=None
     )
+    generator = OpenSoraGenerator.from_pretrained(folder, settings=settings)
     figures: dict[str, list[float]] = {"psnr_generated": [], "psnr_frozen": [], "psnr_autoencoded": []}
     for index, scene in enumerate(scenes):
         truth = render([scene], num_frames=FRAMES, size=SIZE).frames

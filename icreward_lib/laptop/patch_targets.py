@@ -10,31 +10,22 @@ from icreward_lib.world.content import DIRECTIONS
 from icreward_lib.world.scenes import Scene
 
 
-def patch_masks(masks: np.ndarray, frames: list[list[int]], grid: int) -> Tensor:
-    """Mean of the subject's masks "n t h w" over groups of frames and grid x grid patches: "n g y x" in [0, 1]."""
-    groups = torch.from_numpy(np.stack([masks[:, group].mean(1) for group in frames], 1))
-    return torch.nn.functional.adaptive_avg_pool2d(groups, grid)
+def patch_targets(scenes: list[Scene], masks: np.ndarray, groups: list[list[int]], grid: int) -> tuple[Tensor, Tensor]:
+    """Coverage by the subject, in [0, 1], and movement of grid x grid patches: "n tokens" and "n tokens 2".
 
-
-def patch_flow(scenes: list[Scene], masks: Tensor, phases: list[float]) -> Tensor:
-    """How each patch moves, in frame sizes per clip: subject and background, mixed by coverage.
-
-    Args:
-        scenes: n of them.
-        masks: "n g y x", see `patch_masks`.
-        phases: of the groups, -1/2 at the clip's first frame and 1/2 at its last.
-
-    Returns:
-        "n g y x 2", to the right and down.
+    `masks` "n t h w" are of whole clips; a group of frames shares tokens, in the order "group y x". Movement is
+    to the right and down in frame sizes per clip: the subject's and the background's, mixed by coverage.
     """
-    side = masks.shape[-1]
-    centres = (torch.arange(side) + 0.5) / side
+    means = torch.from_numpy(np.stack([masks[:, group].mean(1) for group in groups], 1))
+    cover = torch.nn.functional.adaptive_avg_pool2d(means, grid)[..., None]
+    phases = [float(np.mean(group)) / (masks.shape[1] - 1) - 0.5 for group in groups]  # -1/2 first, 1/2 last
+    centres = (torch.arange(grid) + 0.5) / grid
     places = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)  # "y x 2"
     subject, background = (
         torch.stack([torch.stack([flow(scene, phase, places) for phase in phases]) for scene in scenes])
         for flow in (_subject_flow, _background_flow)
     )
-    return masks[..., None] * subject + (1 - masks[..., None]) * background
+    return cover.flatten(1), (cover * subject + (1 - cover) * background).flatten(1, 3)
 
 
 def _background_flow(scene: Scene, phase: float, places: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Train the laptop's Qwen2-VL: it captions clips and says what became of a reference picture.
 
-Sequences have the reward model's layout (video, question, reference) and its positions: one count of tokens,
-the same in all three axes of the rotary embedding. To generate with the saved model, drop `mm_token_type_ids`
-from the processor's output: transformers then uses these positions too.
+Sequences have the reward model's layout (video, question, reference) and positions: one count of tokens, the same in
+all axes of the rotary embedding; transformers uses it too if `mm_token_type_ids` are dropped from what it is given.
 """
 
 from __future__ import annotations
@@ -24,22 +23,14 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from icreward_lib.laptop import tokenizer
 from icreward_lib.laptop.changes import examples, out_of_vocabulary
-from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
-from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
-from icreward_lib.laptop.tokenizer import (
-    CAPTION_QUESTION,
-    CHANGE_QUESTION,
-    CHANGES,
-    PAD,
-    TURN_END,
-    VISION_TOKENS,
-    build_tokenizer,
-    factors,
-)
+from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights, reached
+from icreward_lib.laptop.patch_targets import patch_targets
+from icreward_lib.laptop.tokenizer import CHANGES, TURN_END, build_tokenizer, factors
 from icreward_lib.run.files import atomic
 from icreward_lib.world.content import CAMERAS, COLOURS, MOTIONS, PHOTOGRAPHS, SUBJECTS
-from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
+from icreward_lib.world.scenes import Scene, Split, render, sample_scenes
 
 Chat = list[dict[str, Any]]
 FRAMES = 17  # of the world's clips
@@ -47,7 +38,7 @@ NAMELESS = 1 / 3  # of the training clips show what has no word
 IGNORED = -100  # the label that cross-entropy passes over
 THUMB = 4  # pixels along a side of a token's square, as far as the token must know what it looks like
 FACTORS: tuple[Collection[str | None], ...] = (SUBJECTS, COLOURS, COLOURS, MOTIONS, PHOTOGRAPHS, CAMERAS)
-VISION_START, VISION_END, IMAGE, VIDEO = VISION_TOKENS
+VISION_START, VISION_END, IMAGE, VIDEO = tokenizer.VISION_TOKENS
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -56,9 +47,9 @@ CHAT_TEMPLATE = (
     "<|vision_end|>{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_SEEN = {"type": "video"}
-CAPTION_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CAPTION_QUESTION}]}]
-CHANGE_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": CHANGE_QUESTION}, {"type": "image"}]}]
+_SEEN, _ASKED = {"type": "video"}, {"type": "text", "text": tokenizer.CHANGE_QUESTION}
+CAPTION_CHAT: Chat = [{"role": "user", "content": [_SEEN, {"type": "text", "text": tokenizer.CAPTION_QUESTION}]}]
+CHANGE_CHAT: Chat = [{"role": "user", "content": [_SEEN, _ASKED, {"type": "image"}]}]
 
 
 @dataclass(frozen=True)
@@ -70,10 +61,9 @@ class VlmConfig:
     patch_size: int = 8
     vision_width: int = 160
     vision_layers: int = 3
-    vision_heads: int = 4
     width: int = 192
     layers: int = 4
-    heads: int = 4
+    heads: int = 4  # of both
     intermediate: int = 512
     batch_size: int = 16
     judged: int = 256  # new clips of each split behind the final figures
@@ -93,48 +83,21 @@ class VlmConfig:
         return indices
 
 
-def build_processor(config: VlmConfig) -> Qwen2VLProcessor:
-    """Qwen2-VL's processor with the small tokenizer; pictures are brought to an area of `image_size`^2."""
-    pixels = {"shortest_edge": config.image_size**2, "longest_edge": config.image_size**2}
-    shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
-    return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=build_tokenizer(chat=True),
-        video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
 def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL with new weights, drawn from the loop's seed."""
     ids = build_tokenizer(chat=True).get_vocab()
     half = config.width // config.heads // 2
     spatial = 3 * half // 8
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [half - 2 * spatial, spatial, spatial]}
+    text = {"hidden_size": config.width, "intermediate_size": config.intermediate, "rope_parameters": rope}
+    text |= {"num_hidden_layers": config.layers, "max_position_embeddings": 1024, "vocab_size": len(ids)}
+    text |= {"num_attention_heads": config.heads, "num_key_value_heads": config.heads}
+    text |= {"bos_token_id": None, "eos_token_id": ids[TURN_END], "pad_token_id": ids[tokenizer.PAD]}
+    vision = {"depth": config.vision_layers, "embed_dim": config.vision_width, "hidden_size": config.width}
+    vision |= {"num_heads": config.heads, "patch_size": config.patch_size}
     settings = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(ids),
-            "hidden_size": config.width,
-            "intermediate_size": config.intermediate,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.heads,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [half - 2 * spatial, spatial, spatial],
-            },
-            "bos_token_id": None,
-            "eos_token_id": ids[TURN_END],
-            "pad_token_id": ids[PAD],
-        },
-        vision_config={
-            "depth": config.vision_layers,
-            "embed_dim": config.vision_width,
-            "hidden_size": config.width,
-            "num_heads": config.vision_heads,
-            "patch_size": config.patch_size,
-        },
+        text_config=text,
+        vision_config=vision,
         vision_start_token_id=ids[VISION_START],
         vision_end_token_id=ids[VISION_END],
         image_token_id=ids[IMAGE],
@@ -146,27 +109,25 @@ def build(config: VlmConfig) -> Qwen2VLForConditionalGeneration:
         return Qwen2VLForConditionalGeneration(settings)
 
 
-def save(vlm: Qwen2VLForConditionalGeneration, config: VlmConfig, folder: Path) -> None:
-    """Write what `Qwen2VLForConditionalGeneration` and `Qwen2VLProcessor` read with `from_pretrained`."""
-    with atomic(folder) as new:
-        vlm.save_pretrained(new, state_dict=half_weights(vlm))
-        build_processor(config).save_pretrained(new)
-
-
-class Pretraining(nn.Module):
+class VlmPretraining(nn.Module):
     """The model and, while it trains, a head that reads off each video token what it shows.
 
     The tower learns with this head first (`tower_loss`) and then stays as it is while the language model learns to read
-    it (`language_loss`): through the words alone it would learn many times more slowly, and their first gradients would
-    undo what it knows. The head's outputs: movement, coverage by the subject, the token's square as `THUMB`^2 pixels,
-    then logits of subject, two colours, motion, photograph, camera.
+    it (`language_loss`): through the words alone it would learn many times more slowly. The head's outputs: movement,
+    coverage by the subject, the token's square as `THUMB`^2 pixels, then logits of each of `FACTORS`.
     """
 
     def __init__(self, vlm: Qwen2VLForConditionalGeneration, config: VlmConfig) -> None:
-        """Train `vlm`, whose output layer shares the weights of its input embeddings."""
         super().__init__()
         self.model, self.config = vlm.model, config
-        self.processor = build_processor(config)
+        area = dict.fromkeys(("shortest_edge", "longest_edge"), config.image_size**2)
+        shape = {"patch_size": config.patch_size, "merge_size": 2, "temporal_patch_size": 2, "size": area}
+        self.processor = Qwen2VLProcessor(
+            image_processor=Qwen2VLImageProcessor(**shape),
+            tokenizer=build_tokenizer(chat=True),
+            video_processor=Qwen2VLVideoProcessor(**shape, do_sample_frames=False, cap_pixels_per_frame=False),
+            chat_template=CHAT_TEMPLATE,
+        )
         self.sizes = [2, 1, 3 * THUMB**2, *map(len, FACTORS)]
         self.probe = nn.Linear(config.width, sum(self.sizes))
         nn.init.zeros_(self.probe.weight)
@@ -184,19 +145,16 @@ class Pretraining(nn.Module):
         return video.unflatten(0, (len(clips), -1)), image.unflatten(0, (-1, self.config.grid**2))
 
     def embed(self, chat: Chat, answers: Sequence[str], *pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (n,l,d) and labels (n,l) of a chat, n answers and the vision tokens (n,m,d) it shows.
-
-        Labels are the ids of the answers, elsewhere `IGNORED`.
-        """
+        """Embeddings (n,l,d) of a chat, answers, vision tokens (n,m,d); labels (n,l): the answers' ids or `IGNORED`."""
         prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
         for mark, tokens in zip((VIDEO, IMAGE), pictures, strict=False):
             prompt = prompt.replace(mark, mark * tokens.shape[1])
-        tokenizer = self.processor.tokenizer
-        batch = tokenizer([prompt + answer for answer in answers], padding=True, return_tensors="pt")
-        ids, start = batch.input_ids, len(tokenizer(prompt).input_ids)
+        words = self.processor.tokenizer
+        batch = words([prompt + answer for answer in answers], padding=True, return_tensors="pt")
+        ids, start = batch.input_ids, len(words(prompt).input_ids)
         embeddings = self.model.language_model.embed_tokens(ids)
         for mark, tokens in zip((VIDEO, IMAGE), pictures, strict=False):
-            places = ids == tokenizer.convert_tokens_to_ids(mark)
+            places = ids == words.convert_tokens_to_ids(mark)
             embeddings = embeddings.masked_scatter(places[..., None], tokens)
         labels = ids.masked_fill(batch.attention_mask == 0, IGNORED)
         labels[:, :start] = IGNORED
@@ -213,22 +171,24 @@ class Pretraining(nn.Module):
     def probe_loss(
         self, tokens: Tensor, scenes: list[Scene], clips: np.ndarray, masks: np.ndarray, groups: list[list[int]]
     ) -> Tensor:
-        """How badly video tokens (n,m,d) know what they show: the mean error over the head's parts.
+        """How badly video tokens (n,m,d) know what they show of clips "n t h w c": the mean over the head's parts.
 
         A token answers for the subject by how much of it is covered, and for the background by the rest. What has no
-        name is known by its looks alone. `groups` are indices of the frames, of whole clips "n t h w c" and masks
-        "n t h w" of the subject, that share tokens.
+        name is known by its looks alone. `masks` and `groups` are as in `patch_targets`.
         """
-        phases = [float(np.mean(group)) / (masks.shape[1] - 1) - 0.5 for group in groups]
-        coverage = patch_masks(masks, groups, self.config.grid)
-        cover = coverage.flatten(1)
+        cover, movement = patch_targets(scenes, masks, groups, self.config.grid)
         flow, covered, thumbs, *classes = self.probe(tokens).split(self.sizes, dim=-1)
         errors = [
-            F.mse_loss(flow, 4 * patch_flow(scenes, coverage, phases).flatten(1, 3)),
+            F.mse_loss(flow, 4 * movement),
             F.binary_cross_entropy_with_logits(covered[..., 0], cover),
             4 * F.mse_loss(thumbs, _thumbs(clips, groups, self.config.grid)),  # 4: to the scale of the others
         ]
-        labels = torch.tensor([_labels(scene) for scene in scenes])
+        labels = torch.full((len(scenes), len(FACTORS)), IGNORED)
+        for row, s in zip(labels, scenes, strict=True):
+            shown = (s.subject, *s.colours, s.motion, s.photograph, s.camera)
+            for place, (one, names) in enumerate(zip(shown, FACTORS, strict=True)):
+                if one in names:
+                    row[place] = list(names).index(one)
         for logits, label, weight in zip(classes, labels.T, (cover,) * 4 + (1 - cover,) * 2, strict=True):
             each = F.cross_entropy(logits.transpose(1, 2), label[:, None].expand(weight.shape), reduction="none")
             known = weight * (label != IGNORED)[:, None]
@@ -236,10 +196,7 @@ class Pretraining(nn.Module):
         return torch.stack(errors).mean()
 
     def tower_loss(self, step: int) -> dict[str, Tensor]:
-        """What the tokens of a pair of frames must know, without the language model.
-
-        A pair is cheap: a step sees many more scenes than with whole clips and words. A quarter are stills.
-        """
+        """What the tokens of a pair of frames, a quarter of them stills, must know: cheaper than clips and words."""
         config = self.config
         seed = config.tower.seed * 1_000_003 + step
         rng = np.random.default_rng([seed, 3])
@@ -269,12 +226,6 @@ class Pretraining(nn.Module):
         return {"loss": captions + changes, "captions": captions, "changes": changes}
 
 
-def _labels(scene: Scene) -> list[int]:
-    """Indices of subject, colours, motion, photograph and camera; the middle three do not count for scenery."""
-    shown = (scene.subject, *scene.colours, scene.motion, scene.photograph, scene.camera)
-    return [list(names).index(name) if name in names else IGNORED for name, names in zip(shown, FACTORS, strict=True)]
-
-
 def _thumbs(clips: np.ndarray, groups: list[list[int]], grid: int) -> Tensor:
     """The squares behind the tokens, shrunk to `THUMB`^2 pixels in [-1,1]: (n, groups * grid^2, 3 * THUMB^2)."""
     frames = np.stack([clips[:, group].mean(1) for group in groups], 1) / 127.5 - 1  # "n g h w c"
@@ -289,10 +240,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Shares of right answers about `count` new clips, written word by word.
 
-    Each factor of the captions (those of the subject over clips with one, `scenery` over clips without), and
-    `change` with its kinds.
+    Each factor of the captions (the subject's over clips with one, `scenery` over clips without); `change`, its kinds.
     """
-    task = Pretraining(vlm, config)
+    task = VlmPretraining(vlm, config)
     hits: dict[str, list[bool]] = {}
     for start in range(0, count, 32):
         seed, some = EVALUATION_SEED + start, min(32, count - start)
@@ -313,27 +263,22 @@ def evaluate(
     return {f"{split}_{name}": float(np.mean(right)) for name, right in sorted(hits.items())}
 
 
-def _answer(vlm: Qwen2VLForConditionalGeneration, task: Pretraining, embeddings: Tensor) -> list[str]:
-    ids = vlm.generate(
-        inputs_embeds=embeddings,
-        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
-        max_new_tokens=20,
-        do_sample=False,
-    )
+def _answer(vlm: Qwen2VLForConditionalGeneration, task: VlmPretraining, embeddings: Tensor) -> list[str]:
+    seen = torch.ones(embeddings.shape[:2], dtype=torch.long)
+    ids = vlm.generate(inputs_embeds=embeddings, attention_mask=seen, max_new_tokens=20, do_sample=False)
     texts: list[str] = task.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return texts
 
 
 def train(run_folder: Path, out: Path, config: VlmConfig = VlmConfig()) -> dict[str, float]:  # noqa: B008
-    """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
+    """Train, or go on training, in `run_folder`; save to `out`, for transformers; return the figures reached."""
     vlm = build(config)
-    task = Pretraining(vlm, config)
+    task = VlmPretraining(vlm, config)
     fit(task, task.tower_loss, config.tower, run_folder / "tower")
     vlm.model.visual.requires_grad_(False)
     judged = config.judged // 4
     log = fit(task, task.language_loss, config.loop, run_folder, lambda: evaluate(vlm, config, count=judged))
-    save(vlm, config, out)
-    figures = {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in vlm.parameters())}
-    for split in SPLITS:
-        figures |= evaluate(vlm, config, split=split, count=config.judged)
-    return figures
+    with atomic(out) as new:
+        vlm.save_pretrained(new, state_dict=half_weights(vlm))
+        task.processor.save_pretrained(new)
+    return reached(vlm, log, lambda split: evaluate(vlm, config, split=split, count=config.judged))

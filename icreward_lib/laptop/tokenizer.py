@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -32,23 +31,20 @@ _CAPTION = re.compile(
 )
 
 
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """All tokens in the order of their ids: special ones, then words of captions (all names), questions, answers."""
-    grammar = ("a and over the camera is ,", *content.CAMERAS, *content.MOTIONS)
-    talk = ("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values())
-    words = re.findall(r"\w+|,", " ".join((*grammar, *talk)))
-    names = (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS)
-    return (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS, *dict.fromkeys((*names, *words)))
+_GRAMMAR = ("a and over the camera is ,", *content.CAMERAS, *content.MOTIONS)
+_TALK = ("system user assistant", CAPTION_QUESTION, CHANGE_QUESTION, *CHANGES.values())
+_WORDS = re.findall(r"\w+|,", " ".join((*_GRAMMAR, *_TALK)))
+_NAMES = (*content.SUBJECTS, *content.COLOURS, *content.PHOTOGRAPHS)
+#: All tokens in the order of their ids: special ones, then words of captions (all names), questions, answers.
+VOCABULARY = (PAD, EOS, UNK, TURN_START, TURN_END, *VISION_TOKENS, *dict.fromkeys((*_NAMES, *_WORDS)))
 
 
 def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer, built from the captions' grammar; words outside of it become `<unk>`.
 
-    With `chat`, for Qwen2-VL, nothing is appended, and `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, every text
-    ends with `</s>`. Ids are the same.
+    With `chat`, for Qwen2-VL, `<|im_end|>` ends a turn; otherwise, for T5 and CLIP, `</s>` is appended to every text.
     """
-    ids = {token: index for index, token in enumerate(vocabulary())}
+    ids = {token: index for index, token in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -68,15 +64,11 @@ def build_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 def tokenize(captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask of captions, (n, length), padded or cut, as for T5 and CLIP."""
-    settings = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    batch = build_tokenizer()(captions, **settings)
+    batch = build_tokenizer()(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return batch.input_ids, batch.attention_mask
 
 
 def factors(caption: str) -> dict[str, str | None]:
-    """What a caption says: first and second colour, subject, motion, photograph, camera.
-
-    A scenery's first four are None; no caption at all gives an empty dict.
-    """
+    """What a caption says, by name in `_CAPTION`; the subject's are None for a scenery; nothing if it is no caption."""
     match = _CAPTION.fullmatch(caption)
     return match.groupdict() if match else {}

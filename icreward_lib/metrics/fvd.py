@@ -1,8 +1,7 @@
 """Distances between sets of videos by their features (`video_features`): FVD, FVD-infinity and KVD.
 
-FVD is Unterthiner et al., arXiv 1812.01717, with whatever features are given: I3D's for values like published ones.
-At a few hundred clips it is mostly bias: compare only values of one feature extractor, n, length and size, and do not
-expect it to notice frozen clips. `real_vs_real` gives a scale.
+FVD is Unterthiner et al., arXiv 1812.01717. At a few hundred clips it is mostly bias: compare only values of one
+feature extractor, n, length and size. It hardly notices frozen clips. `real_vs_real` gives a scale.
 """
 
 from collections.abc import Callable
@@ -19,8 +18,7 @@ Distance = Callable[[np.ndarray, np.ndarray], float]  # of features (n, d) and (
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) of features (n, d) and (m, d), in float64; 0 = alike.
 
-    Covariances divide by n - 1. The root's trace is the nuclear norm of A B^T with A, B the centred features /
-    sqrt(n - 1): exact also for n <= d, where covariances are singular.
+    The root's trace is the nuclear norm of A B^T with A, B the centred features / sqrt(n - 1): exact also for n <= d.
     """
     a, b = _pair(a, b)
     root_a, root_b = _root(a), _root(b)
@@ -47,9 +45,6 @@ def fvd_infinity(real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed:
 
     FVD of 15 random subsets of the images (n,) of the fake clips (n, d), from half of them to all, against as large a
     share of the real clips (m, d), is fitted by a line in 1/n. The estimate may lie below 0; it spreads more than FVD.
-
-    Raises:
-        ValueError: for fewer than 4 images or real clips, of which half is no sample.
     """
     (real, fake), labels = _pair(real, fake), np.asarray(images)
     names = np.unique(labels)
@@ -72,9 +67,8 @@ def real_vs_real(
 ) -> Interval:
     """Distance between two disjoint random sets of n real clips each: a scale for other values at this n, not a floor.
 
-    The two sets show different scenes. A generator whose clips are compared with the true clips of the *same* images
-    can come closer than that, a perfect one to 0. `real` (N, d) with N >= 2n, one clip per image; the limits are
-    quantiles over `draws` repeated splits.
+    `real` (N, d) with N >= 2n, one clip per image; the limits are quantiles over `draws` splits. A generator whose
+    clips are compared with the true clips of the *same* images can come closer, a perfect one to 0.
     """
     real = _features(real)
     if len(real) < 2 * n:
@@ -97,9 +91,9 @@ def bootstrap_fvd(
 ) -> Interval:
     """Distance of `fake` (n, d) to `real` (m, d) with an interval over images; n counts images.
 
-    `images` (n,) names the image of each fake clip: its clips are drawn together; real clips stay as they are. With
-    `minus` (n, d), other videos of the same rows, the interval is that of FVD(fake) - FVD(minus) on the same draws.
-    It shows the spread at this n (`stats.bootstrap`, biased), not the distance to the limit of infinitely many clips.
+    `images` (n,) names each fake clip's image, whose clips are drawn together; real clips stay as they are. With
+    `minus` (n, d), other videos of the same rows: of FVD(fake) - FVD(minus) on the same draws. The interval shows the
+    spread at this n, not the distance to the limit of infinitely many clips.
     """
     real, fake = _features(real), _features(fake)
     other = None if minus is None else _features(minus)
@@ -115,11 +109,9 @@ def bootstrap_fvd(
 def distance_columns(
     real: np.ndarray, fake: np.ndarray, *, images: ArrayLike, seed: int, draws: int = 200, level: float = 0.95
 ) -> dict[str, float]:
-    """All that has to stand beside one value of FVD: a row's columns.
+    """All that has to stand beside one value of FVD: counts, and fvd, kvd and their scale with limits, fvd_infinity.
 
-    `clips` (n), `images` and `real_clips` (m); for fvd and kvd `d`, `d_low`, `d_high` (`bootstrap_fvd`), and
-    `d_real_vs_real`, with `_low` and `_high` (`real_vs_real`), of `real_vs_real_clips` a side: n or, where fewer are
-    real, m / 2, at which FVD is larger; `fvd_infinity`.
+    The scale has `real_vs_real_clips` a side: n or, where fewer are real, m / 2, at which FVD is larger.
     """
     half = min(len(fake), len(real) // 2)
     row: dict[str, float] = {"clips": len(fake), "images": len(np.unique(images)), "real_clips": len(real)}

@@ -16,28 +16,24 @@ _PAIRS = 4  # of neighbouring frames, evenly spaced, whose flow is measured
 def dynamic_degree(video: Video) -> float:
     """Speed of what moves most, in frame widths per second: >= 0, 0 = frozen.
 
-    After VBench's dynamic degree, which thresholds the largest 5 % of RAFT flow. Here: the 95th percentile of its
-    length (the mean above it would be thrown by the strip that a moving camera uncovers), averaged over four evenly
-    spaced pairs of neighbouring frames; dense iterative Lucas-Kanade flow (Le Besnerais & Champagnat 2005). Steps
-    beyond a tenth of the width are not followed reliably. ValueError for a one-frame clip.
+    After VBench's, which thresholds the largest 5 % of RAFT flow: the 95th percentile of Lucas-Kanade flow's length
+    (Le Besnerais & Champagnat 2005), averaged over four evenly spaced pairs of neighbouring frames. Steps beyond a
+    tenth of the width are not followed reliably. ValueError for a one-frame clip.
     """
     return float(dynamic_degrees([video])[0])
 
 
 def dynamic_degrees(videos: Sequence[Video]) -> np.ndarray:
     """`dynamic_degree` of K videos, (K,); a pair of frames that several of them have is measured once."""
-    known: dict[tuple[bytes, bytes], float] = {}
+    known: dict[bytes, float] = {}
     degrees = np.empty(len(videos))
     for k, video in enumerate(videos):
         if video.num_frames < 2:
             raise ValueError("A one-frame clip has no motion to measure.")
         starts = np.unique(np.linspace(0, video.num_frames - 2, _PAIRS).round().astype(int))
-        pairs = [(video.frames[t], video.frames[t + 1]) for t in starts]
-        keys = [(first.tobytes(), second.tobytes()) for first, second in pairs]
-        for key, (first, second) in zip(keys, pairs, strict=True):
-            if key not in known:
-                known[key] = _pair_speed(_grey(first), _grey(second))
-        degrees[k] = np.mean([known[key] for key in keys]) * video.fps
+        pairs = {pair.tobytes(): pair for pair in (video.frames[t : t + 2] for t in starts)}
+        known |= {key: _pair_speed(*map(_grey, pair)) for key, pair in pairs.items() if key not in known}
+        degrees[k] = np.mean([known[video.frames[t : t + 2].tobytes()] for t in starts]) * video.fps
     return degrees
 
 
@@ -52,6 +48,5 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     height, width = grey.shape
     if width <= _WORKING_WIDTH:
         return grey
-    return np.asarray(
-        resize(grey, (max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH), anti_aliasing=True)
-    )
+    size = (max(1, round(height * _WORKING_WIDTH / width)), _WORKING_WIDTH)
+    return np.asarray(resize(grey, size, anti_aliasing=True))

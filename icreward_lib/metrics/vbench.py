@@ -1,8 +1,7 @@
 """VBench++ image-to-video consistency and the IC label made of it (Huang et al., arXiv 2411.13503).
 
-The formulas are those of VBench's code since 2024-07-12, for `i2v_subject` and `i2v_background` alike. They depend on
-the frame rate (neighbouring frames are more alike at a higher one) and a frozen copy of the reference is their optimum:
-compare clips of one rate and length only, and show a dynamic degree beside them.
+The formulas of VBench's code since 2024-07-12 for `i2v_subject` and `i2v_background`. A frozen copy of the reference
+is their optimum: compare clips of one frame rate and length only, and show a dynamic degree beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,9 +50,7 @@ class ConsistencyScorer:
         """
         shapes = {(video.num_frames, video.fps) for video in videos}
         if len(shapes) != 1:
-            raise ValueError(
-                f"Scores compare clips of one length and frame rate only, not (frames, fps) {sorted(shapes)}."
-            )
+            raise ValueError(f"Scores compare clips of one length and frame rate, not (frames, fps) {sorted(shapes)}.")
         reference, scores = self.features.reference(image), {}
         distinct, place = distinct_frames(videos)  # frozen and departing clips repeat theirs
         parts = (distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size))
@@ -80,20 +77,14 @@ class Anchors:
 
 
 def fit_anchors(mismatched: np.ndarray, frozen: np.ndarray) -> Anchors:
-    """The anchors of one dimension, from raw scores of the training split: medians.
-
-    `mismatched` (n,): clips against *another* sample's reference; `frozen` (m,): frozen copies of it against itself.
-    """
+    """Medians of raw scores: clips against *another* sample's reference (n,), and its frozen copies against it (m,)."""
     return Anchors(float(np.median(mismatched)), float(np.median(frozen)))
 
 
 def ic_label(
     scores: Mapping[str, np.ndarray], anchors: Mapping[str, Anchors], weights: Mapping[str, float]
 ) -> np.ndarray:
-    """Map the raw scores of both dimensions (K,) to the image-consistency label (K,) in [0, 1].
-
-    Each dimension is mapped affinely, anchors.low to 0 and anchors.high to 1, clipped, and averaged with `weights`.
-    """
+    """Raw scores (K,) of both dimensions, mapped from [low, high] to [0, 1], clipped and averaged: the label (K,)."""
     shares = np.array([weights[name] for name in DIMENSIONS], dtype=np.float64)
     if shares.min() < 0 or shares.sum() <= 0:
         raise ValueError(f"Weights must be >= 0 with a positive sum, not {dict(weights)}.")

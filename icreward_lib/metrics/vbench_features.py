@@ -1,18 +1,15 @@
 """VBench++'s own backbones: DINO ViT-B/16 for the subject, the DreamSim ensemble for the background.
 
-DINO: Caron et al., arXiv 2104.14294. DreamSim: Fu et al., arXiv 2306.09344, the LoRA-tuned ensemble of DINO, CLIP and
-OpenCLIP. All networks are timm's vision transformer, whose tensors have the names of the public files.
+DINO: arXiv 2104.14294. DreamSim: arXiv 2306.09344, the LoRA-tuned ensemble of DINO, CLIP and OpenCLIP. All networks are
+timm's vision transformer, whose tensors have the names of the public files.
 """
 
-from __future__ import annotations
-
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import timm
@@ -35,34 +32,51 @@ CLIP_FILES = ("clip_vitb16_pretrain.pth.tar", "open_clip_vitb16_pretrain.pth.tar
 LORA_FOLDER = "ensemble_lora"
 
 
+class DreamSim(nn.Module):
+    """Images (N, 3, 224, 224) in [0, 1] -> embeddings (N, 1792), centred on their own means, of no particular norm.
+
+    The cosine of two is DreamSim's similarity. Its adapters look for the networks under `extractor_list.I.model`.
+    """
+
+    def __init__(self, branches: Sequence[VisionTransformer], projections: Sequence[Tensor]) -> None:
+        """The networks in the order of `KINDS`, and the projections (width, d) of the two CLIP ones."""
+        super().__init__()
+        self.extractor_list = nn.ModuleList(nn.ModuleDict({"model": branch}) for branch in branches)
+        self.projections = nn.ParameterList(nn.Parameter(matrix, requires_grad=False) for matrix in projections)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        networks: list[Any] = [extractor.get_submodule("model") for extractor in self.extractor_list]
+        dino, *clips = networks
+        # DINO's token is taken before the last norm, CLIP's after it.
+        ((_, prefix),) = dino.forward_intermediates(
+            TF.normalize(images, *IMAGENET), indices=1, intermediates_only=True, return_prefix_tokens=True
+        )
+        images, pairs = TF.normalize(images, *CLIP), zip(clips, self.projections, strict=True)
+        embedding = torch.cat([prefix[:, 0], *(clip(images) @ projection for clip, projection in pairs)], dim=-1)
+        return embedding - embedding.mean(-1, keepdim=True)
+
+
 class VBenchFeatures:
     """DINO's class token (768) and DreamSim's centred embedding (1792), preprocessed as VBench's code does it.
 
-    Frames are resized as float tensors, the reference as an 8-bit PIL picture: the asymmetry is VBench's and kept.
-    Its leaderboard was made without antialiasing of frames, which newer torchvision would switch on: scores then
-    rise by 0.001 to 0.002, as much as many models differ.
+    Frames are resized as float tensors, the reference as an 8-bit picture: the asymmetry is VBench's. Its leaderboard
+    was made without `antialias` of frames, by which scores rise by 0.001 to 0.002, as much as many models differ.
     """
 
-    def __init__(
-        self, dino: VisionTransformer, dreamsim: DreamSim, *, antialias: bool = False, device: str = "cpu"
-    ) -> None:
-        """`antialias` is that of the frames; `device` computes, the features are given back on the CPU."""
+    def __init__(self, dino: VisionTransformer, dreamsim: DreamSim, *, antialias: bool, device: str = "cpu") -> None:
         self.dino, self.dreamsim = dino.to(device), dreamsim.to(device)
         self.antialias, self.device = antialias, device
+        kinds = f"dino-vit-{dino.embed_dim} crop-{SIDE}, dreamsim-ensemble squash-{SIDE}"
+        self.name = f"{kinds}, bicubic{' antialias' if antialias else ''}"
 
     @classmethod
     def from_pretrained(
-        cls,
-        dino: str | os.PathLike[str],
-        dreamsim: str | os.PathLike[str],
-        *,
-        antialias: bool = False,
-        device: str = "cpu",
-    ) -> VBenchFeatures:
+        cls, dino: str | Path, dreamsim: str | Path, *, antialias: bool = False, device: str = "cpu"
+    ) -> Self:
         """Load the public files: DINO's from one folder, DreamSim 0.2's unpacked ensemble archive from another.
 
-        DreamSim's DINO branch starts from the first. FileNotFoundError names all files that are missing; ValueError if
-        one is damaged or holds another network.
+        FileNotFoundError names all files that are missing; ValueError if one is damaged or holds another network.
         """
         files = [Path(dino) / DINO_FILE, *(Path(dreamsim) / name for name in CLIP_FILES)]
         adapter = Path(dreamsim) / LORA_FOLDER
@@ -83,12 +97,6 @@ class VBenchFeatures:
         # DreamSim's DINO is tuned in place, so the subject's needs a copy of its own.
         subject = deepcopy(branches[0])
         return cls(subject, _tuned(DreamSim(branches, projections), adapter), antialias=antialias, device=device)
-
-    @property
-    def name(self) -> str:
-        """Backbones and preprocessing."""
-        kinds = f"dino-vit-{self.dino.embed_dim} crop-{SIDE}, dreamsim-ensemble squash-{SIDE}"
-        return f"{kinds}, bicubic{' antialias' if self.antialias else ''}"
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -112,34 +120,6 @@ class VBenchFeatures:
         return self.dino(TF.normalize(cropped, *IMAGENET)).cpu(), self.dreamsim(squashed).cpu()
 
 
-class DreamSim(nn.Module):
-    """Images (N, 3, 224, 224) in [0, 1] -> embeddings (N, 1792), centred on their own means, of no particular norm.
-
-    The cosine of two embeddings is DreamSim's similarity. The networks keep DreamSim's names,
-    `extractor_list.I.model`, under which its adapters look for them.
-    """
-
-    def __init__(self, branches: Sequence[VisionTransformer], projections: Sequence[Tensor]) -> None:
-        """The networks in the order of `KINDS`, and the projections (width, d) of the two CLIP ones."""
-        super().__init__()
-        self.extractor_list = nn.ModuleList(nn.ModuleDict({"model": branch}) for branch in branches)
-        self.projections = nn.ParameterList(nn.Parameter(matrix, requires_grad=False) for matrix in projections)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        networks: list[Any] = [extractor.get_submodule("model") for extractor in self.extractor_list]
-        dino, *clips = networks
-        # DINO's token is taken before the last norm, CLIP's after it.
-        ((_, prefix),) = dino.forward_intermediates(
-            TF.normalize(images, *IMAGENET), indices=1, intermediates_only=True, return_prefix_tokens=True
-        )
-        tokens = [prefix[:, 0]]
-        for clip, projection in zip(clips, self.projections, strict=True):
-            tokens.append(clip(TF.normalize(images, *CLIP)) @ projection)
-        embedding = torch.cat(tokens, dim=-1)
-        return embedding - embedding.mean(-1, keepdim=True)
-
-
 def _tuned(dreamsim: DreamSim, adapter: Path) -> DreamSim:
     """DreamSim with its LoRA merged, frozen."""
     try:
@@ -155,14 +135,10 @@ def _tuned(dreamsim: DreamSim, adapter: Path) -> DreamSim:
 
 
 def load_branch(kind: str, weights: Mapping[str, Tensor], *, head_size: int = 64) -> VisionTransformer:
-    """A vision transformer of a public file's tensors, frozen, giving its class token.
+    """A vision transformer, one of `KINDS`, of a public file's tensors, frozen, giving its class token.
 
-    Args:
-        kind: one of `KINDS`: the two CLIPs have a norm after their positions, and OpenAI's another GELU.
-        weights: named as in DINO's repository; a "proj" is left out.
-        head_size: channels of an attention head, which the tensors do not tell; 64 in every public one.
-
-    ValueError if they are not those of such a network with patches of 16 pixels.
+    The CLIPs have a norm after their positions, OpenAI's another GELU. `head_size` is 64 in every public one.
+    ValueError if the weights, named as in DINO's repository, are not those of such a network with 16-pixel patches.
     """
     if "cls_token" not in weights:
         raise ValueError(f"it begins with {', '.join([*weights][:3])}, and no vision transformer does")

@@ -1,7 +1,5 @@
 """Features of whole videos, for the distances between sets of them: VideoMAE's, or I3D's as published FVD has them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +22,7 @@ I3D_SIDE, I3D_FRAMES, I3D_SIZE = 224, 9, 400  # pixels, the fewest frames it tak
 class VideoFeatures(Protocol):
     """Turns videos into one feature vector each."""
 
-    @property
-    def name(self) -> str:
-        """Network and preprocessing, for provenance: two names, two incomparable distances."""
+    name: str  # network and preprocessing, for provenance: two names, two incomparable distances
 
     def features(self, videos: Sequence[Video]) -> np.ndarray:
         """Map N videos to float32 (N, D), each row on its own."""
@@ -46,13 +42,8 @@ class VideoMAEFeatures:
         if report["missing_keys"] or report["mismatched_keys"]:
             raise ValueError(f"The weights in {folder} do not fit its config.json.")
         self.model.eval().requires_grad_(False).to(device)
-        self.batch_size, self.device = batch_size, device
-
-    @property
-    def name(self) -> str:
-        """See `VideoFeatures`."""
-        config = self.model.config
-        return f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
+        self.batch_size, self.device, config = batch_size, device, self.model.config
+        self.name = f"videomae-mean last-{config.num_frames}-frames squash-{config.image_size} bilinear antialias"
 
     @torch.inference_mode()
     def features(self, videos: Sequence[Video]) -> np.ndarray:
@@ -66,10 +57,9 @@ class VideoMAEFeatures:
 
 
 def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> torch.Tensor:
-    """Prepare videos for VideoMAE: float32 (N, num_frames, 3, size, size), ImageNet-normalised.
+    """The *last* `num_frames` frames, squashed to squares: float32 (N, num_frames, 3, size, size), ImageNet-normalised.
 
-    Takes the *last* `num_frames` frames (a first frame that copies the reference tells nothing) and squashes them to a
-    square with antialiased bilinear. ValueError for shorter clips.
+    (A first frame that copies the reference tells nothing.) ValueError for shorter clips.
     """
     clips = []
     for video in videos:
@@ -83,11 +73,12 @@ def videomae_pixels(videos: Sequence[Video], *, num_frames: int, size: int) -> t
 class I3DFeatures:
     """The 400 logits of I3D (Carreira and Zisserman, arXiv 1705.07750), which published FVD values are made of."""
 
+    name = f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
+
     def __init__(self, folder: str | os.PathLike[str], *, batch_size: int = 8, device: str = "cpu") -> None:
         """Load the TorchScript port of DeepMind's network, `i3d_torchscript.pt` in a folder (StyleGAN-V's).
 
-        TorchScript files hold code: load only one whose origin you trust. FileNotFoundError if there is none,
-        ValueError if it is damaged or not TorchScript.
+        TorchScript files hold code: load only one whose origin you trust. ValueError if it is damaged or none.
         """
         self.file, self.batch_size, self.device = Path(folder) / I3D_FILE, batch_size, device
         if not self.file.is_file():
@@ -97,17 +88,9 @@ class I3DFeatures:
         except RuntimeError as error:
             raise ValueError(f"{self.file} is not a TorchScript network, or damaged: download it again.") from error
 
-    @property
-    def name(self) -> str:
-        """See `VideoFeatures`."""
-        return f"i3d-logits all-frames squash-{I3D_SIDE} bilinear no-antialias [-1,1]"
-
     @torch.inference_mode()
     def features(self, videos: Sequence[Video]) -> np.ndarray:
-        """Map N videos of one length, at least 9 frames, to float32 (N, 400), each row on its own.
-
-        ValueError for others, or if the file holds another network than I3D.
-        """
+        """Map N videos of one length, at least 9 frames, to float32 (N, 400); ValueError if the file is not I3D."""
         rows = []
         for start in range(0, len(videos), self.batch_size):
             pixels = i3d_pixels(videos[start : start + self.batch_size]).to(self.device)
@@ -124,16 +107,11 @@ class I3DFeatures:
 
 
 def i3d_pixels(videos: Sequence[Video]) -> torch.Tensor:
-    """Prepare videos for I3D: float32 (N, 3, T, 224, 224) in [-1, 1], squashed by bilinear without antialias.
-
-    ValueError for fewer than 9 frames, which its strides and pooling do not leave, or several lengths.
-    """
+    """Videos of one length, at least 9 frames, for I3D: float32 (N, 3, T, 224, 224) in [-1, 1], squashed, bilinear."""
     lengths = sorted({video.num_frames for video in videos})
     if len(lengths) != 1 or lengths[0] < I3D_FRAMES:
         found = " and ".join(map(str, lengths))
         raise ValueError(f"I3D needs clips of one length, at least {I3D_FRAMES} frames; these have {found}.")
-    clips = []
-    for video in videos:
-        frames = torch.tensor(video.frames).permute(0, 3, 1, 2).float()
-        clips.append(F.interpolate(frames, (I3D_SIDE, I3D_SIDE), mode="bilinear"))
+    frames = (torch.tensor(video.frames).permute(0, 3, 1, 2).float() for video in videos)
+    clips = [F.interpolate(clip, (I3D_SIDE, I3D_SIDE), mode="bilinear") for clip in frames]
     return torch.stack(clips).transpose(1, 2) / 127.5 - 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from icreward_lib.run import Run
@@ -16,22 +15,8 @@ HOLDS, DOES_NOT_HOLD = "holds", "does not hold"
 _REWARDS = {"poster": "the poster's ICReward", "mlp": "the MLP", "robust": "the robust ICReward"}
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the poster: `ours` with its interval, and a verdict with its reason."""
-
-    id: str
-    claim: str
-    poster: str
-    ours: float
-    low: float
-    high: float
-    verdict: str
-    why: str
-
-
 class _Claims:
-    """Claims, and what notebooks recorded: values are read by the keys that lead to them, a mapping chooses a row."""
+    """Claims, and what notebooks recorded: values by the keys that lead to them, where a mapping chooses a row."""
 
     def __init__(self, run: Run, yes: str, no: str) -> None:
         self.found: list[dict[str, Any]] = []
@@ -40,7 +25,8 @@ class _Claims:
     def add(self, name: str, claim: str, poster: str, ours: Interval, verdict: bool | str, why: str) -> None:
         if isinstance(verdict, bool):
             verdict = self._yes if verdict else self._no
-        self.found.append(asdict(Claim(name, claim, poster, ours.mean, ours.low, ours.high, verdict, why)))
+        measured = {"ours": ours.mean, "low": ours.low, "high": ours.high}
+        self.found.append({"id": name, "claim": claim, "poster": poster, **measured, "verdict": verdict, "why": why})
 
     def value(self, file: str, *keys: str | dict[str, object]) -> Any:
         path = self._folder / f"{file}.json"
@@ -63,12 +49,10 @@ class _Claims:
 
 
 def collect(run: Run) -> list[dict[str, Any]]:
-    """Read what notebooks 03 to 06 recorded and hold it against the poster.
+    """The poster's claims against what notebooks 03 to 06 recorded: what was measured, a verdict and its reason.
 
-    A direction counts as reproduced where the whole interval lies on the claim's side.
-
-    Raises:
-        FileNotFoundError, ValueError: if a notebook has not recorded what a claim needs.
+    A direction counts as reproduced where the whole interval lies on the claim's side. Raises FileNotFoundError or
+    ValueError if a notebook has not recorded what a claim needs.
     """
     results = _Claims(run, REPRODUCED, NOT_REPRODUCED)
     add = results.add
@@ -82,17 +66,15 @@ def collect(run: Run) -> list[dict[str, Any]]:
     why = f"over all test videos {overall:.2f}, which mostly says which images are easy"
     add("order_within", claim, "picks the best of 5", within, within.low > 0, why)
 
-    for metric, name, poster, better in (
-        ("clipsim", "CLIPSim", "0.81 against 0.72 (+0.09)", 1),
-        ("fvd", "FVD", "89.6 against 110.3 (-20.7)", -1),
-    ):
+    clipsim, fvd = ("CLIPSim", "higher", "0.81 against 0.72 (+0.09)"), ("FVD", "lower", "89.6 against 110.3 (-20.7)")
+    for metric, (name, better, poster) in {"clipsim": clipsim, "fvd": fvd}.items():
         difference = results.interval("picks", "icreward_minus_mlp", {"metric": metric})
         first, second = (results.value("picks", "table1", {"pick": pick}, metric) for pick in ("icreward", "mlp"))
-        claim = f"ICReward's best of 5 has a {'higher' if better > 0 else 'lower'} {name} than the MLP's (difference)"
+        claim = f"ICReward's best of 5 has a {better} {name} than the MLP's (difference)"
         why = f"ours: {first:.3f} against {second:.3f}; the poster names no network for it, so only the sign compares"
         if metric == "fvd":
             why += f"; real clips of other scenes: {results.interval('picks', 'fvd_real_vs_real'):.0f}"
-        side = difference.low > 0 if better > 0 else difference.high < 0
+        side = difference.low > 0 if better == "higher" else difference.high < 0
         add(f"table1_{metric}", claim, poster, difference, side, why)
 
     rate, people = results.interval("study", "win_rate"), results.value("study", "source") == "people"
@@ -114,8 +96,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
     change = results.interval("dpo", "changes", {"metric": "clipsim"})
     claim = "The tuned generator's new clips stay nearer to the image than the base's (CLIPSim, tuned minus base)"
     why = f"{row['tuned']:.3f} against {row['base']:.3f}"
-    if change.high < 0:
-        why += ": tuned clips leave the image"
+    why += ": tuned clips leave the image" if change.high < 0 else ""
     add("dpo_clipsim", claim, "better consistency, no number", change, change.low > 0, why)
 
     claim = "The MLP, which the pairs are against, prefers the tuned generator's new clips too (share)"
@@ -124,10 +105,7 @@ def collect(run: Run) -> list[dict[str, Any]]:
 
 
 def collect_beyond(run: Run) -> list[dict[str, Any]]:
-    """Read what notebooks 07 to 10 recorded: claims of our own, `poster` being what they aim at.
-
-    A claim holds where its whole interval lies on its side; errors as of `collect`.
-    """
+    """As `collect`, of what notebooks 07 to 10 recorded: claims of our own, `poster` being what they aim at."""
     results = _Claims(run, HOLDS, DOES_NOT_HOLD)
     add = results.add
 
@@ -140,20 +118,16 @@ def collect_beyond(run: Run) -> list[dict[str, Any]]:
     for judge in ("subject_fidelity", "background_fidelity", "motion_faithfulness"):
         picked: dict[str, object] = {"pick": "icreward", "judge": judge}
         gain = results.interval("hacking", "best_of_n", {**picked, "n": last})
-        turn, best = (
-            results.interval("hacking", "turning_points", picked),
-            results.value("hacking", "turning_points", picked, "best_n"),
-        )
+        turn = results.interval("hacking", "turning_points", picked)
+        best = results.value("hacking", "turning_points", picked, "best_n")
         claim = f"ICReward's best of {last} has a higher {judge.replace('_', ' ')} than a random clip (gain)"
         why = f"best at n = {best}, change from there to the last n {turn}" if best < last else "no turn up to there"
         add(f"best_of_n_{judge}", claim, "above 0", gain, gain.low > 0, why)
 
     unknown = {name: results.interval("robust", name, "heldout_auroc") for name in _REWARDS}
     for other in ("poster", "mlp"):
-        ours = results.interval("robust", "heldout_difference", other)
-        claim = (
-            f"Robust ICReward tells departures of unknown kinds better than {_REWARDS[other]} (mean AUROC, difference)"
-        )
+        ours, than = results.interval("robust", "heldout_difference", other), _REWARDS[other]
+        claim = f"Robust ICReward tells departures of unknown kinds better than {than} (mean AUROC, difference)"
         add(f"robust_{other}", claim, "above 0", ours, ours.low > 0, f"{unknown['robust']} against {unknown[other]}")
 
     still, before = (results.interval("robust", name, "frozen_preference") for name in ("robust", "poster"))
@@ -170,17 +144,6 @@ def collect_beyond(run: Run) -> list[dict[str, Any]]:
     return results.found
 
 
-def _about(run: Run) -> str:
-    """What the numbers are of."""
-    models = run.profile.models
-    if models.labels == "efficientnet-lite0":
-        return (
-            "The generator, the VLM, CLIP and VideoMAE are the small stand-ins of this profile, trained on a synthetic "
-            "world; labels are VBench++'s formulas on EfficientNet-Lite0."
-        )
-    return f"Generator {models.generator}, VLM {models.vlm}, CLIP {models.clip}; labels are VBench++'s own."
-
-
 def to_markdown(claims: Sequence[dict[str, Any]], *, aim: str = "poster") -> str:
     """The claims as a table; `aim` heads the column of what they are held against."""
     lines = [f"| claim | {aim} | ours | interval | verdict | why |", "|---|---|---|---|---|---|"]
@@ -194,13 +157,19 @@ def to_markdown(claims: Sequence[dict[str, Any]], *, aim: str = "poster") -> str
 def publish(run: Run, claims: list[dict[str, Any]], beyond: list[dict[str, Any]]) -> None:
     """Write both tables as `claims.md` beside the JSON, and for the unchanged `laptop` profile as `results/claims.md`.
 
-    `beyond` are the claims of `collect_beyond`. The last notebook that has claims writes all of them: of two that write
-    one file, neither would ever be up to date.
+    The last notebook that has claims writes all of them: of two that write one file, neither would be up to date.
     """
+    models = run.profile.models
+    about = f"Generator {models.generator}, VLM {models.vlm}, CLIP {models.clip}; labels are VBench++'s own."
+    if models.labels == "efficientnet-lite0":
+        about = (
+            "The generator, the VLM, CLIP and VideoMAE are the small stand-ins of this profile, trained on a synthetic "
+            "world; labels are VBench++'s formulas on EfficientNet-Lite0."
+        )
     text = (
         "# The poster's claims, and ours\n\n"
         f"Profile `{run.name}`, seed {run.profile.seed}. Intervals: {run.profile.stats.level:.0%}. "
-        f"{_about(run)}\n\n{to_markdown(claims)}\n"
+        f"{about}\n\n{to_markdown(claims)}\n"
         f"## Beyond the poster\n\n{to_markdown(beyond, aim='aim')}"
     )
     run.record("claims.md", text)

@@ -1,12 +1,9 @@
-"""The curated set: images, their generated videos, VBench++ scores, labels and low-score additions.
-
-Each function is a stage that resumes where it was interrupted; `curate` runs through all of them.
-"""
+"""The curated set: images, their generated videos, VBench++ scores, labels and low-score additions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +11,7 @@ import pandas as pd
 
 from icreward_lib.metrics.motion import dynamic_degree, dynamic_degrees
 from icreward_lib.metrics.vbench import DIMENSIONS, Anchors, fit_anchors, ic_label
-from icreward_lib.poster.networks import backbone, consistency_scorer, open_sora, open_sora_files
+from icreward_lib.poster.networks import backbone, consistency_scorer, label_weights, open_sora, open_sora_files
 from icreward_lib.poster.samples import Sample, draw_samples
 from icreward_lib.poster.videos import Videos, compared_with, generate, load_each, save_each
 from icreward_lib.run import Run
@@ -28,12 +25,7 @@ FROZEN_COPIES = 20  # frozen clips behind the upper anchor; they all score 1 up 
 
 
 def score(run: Run, samples: Sequence[Sample], videos: Videos) -> pd.DataFrame:
-    """Raw scores of every video: VBench++ consistency, motion, and what simulated raters see.
-
-    Returns:
-        One row per video: sample, video, split, unseen, prompt; `subject`, `background` and their `_mean`, `_min`
-        conformity; dynamic_degree; the three fidelities.
-    """
+    """Raw scores, a row per video: sample, split, unseen, prompt, video; CONSISTENCY; dynamic_degree; FIDELITIES."""
     with run.stage("scores", code=score, videos=videos.stage, backbone=backbone(run)) as stage:
         if not stage.done:
             scorer = consistency_scorer(run)
@@ -68,15 +60,10 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
                 return scorer.score(compared_with(run, other, videos), [videos.first(sample.id)])
 
             mismatched = [scores for _, scores in side_by_side(mismatch, train)]
-            frozen = [
-                scorer.score(image, [Video(np.stack([image] * 2), 1.0)])
-                for image in (compared_with(run, sample, videos) for sample in train[:FROZEN_COPIES])
-            ]
-            arrays = {
-                f"{kind}_{name}": np.concatenate([scores[name] for scores in found])
-                for kind, found in (("mismatched", mismatched), ("frozen", frozen))
-                for name in CONSISTENCY
-            }
+            images = [compared_with(run, sample, videos) for sample in train[:FROZEN_COPIES]]
+            frozen = [scorer.score(image, [Video(np.stack([image] * 2), 1.0)]) for image in images]
+            arrays = {f"mismatched_{n}": np.concatenate([found[n] for found in mismatched]) for n in CONSISTENCY}
+            arrays |= {f"frozen_{n}": np.concatenate([found[n] for found in frozen]) for n in CONSISTENCY}
             stage.save_npz("scores.npz", **arrays)
     found = stage.load_npz("scores.npz")
     return {name: fit_anchors(found[f"mismatched_{name}"], found[f"frozen_{name}"]) for name in CONSISTENCY}
@@ -84,11 +71,14 @@ def anchors(run: Run, samples: Sequence[Sample], videos: Videos) -> dict[str, An
 
 def add_labels(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> pd.DataFrame:
     """Add `label` and `label_<dimension>`, all in [0, 1]."""
-    settings = run.profile.labels
-    weights = {"subject": settings.subject_weight, "background": settings.background_weight}
-    scores = {d: table[d].to_numpy() for d in DIMENSIONS}
-    table = table.assign(label=ic_label(scores, limits, weights))
-    return table.assign(**{f"label_{d}": on_label_scale(table[d], limits[d]) for d in DIMENSIONS})
+    each = {f"label_{d}": on_label_scale(table[d], limits[d]) for d in DIMENSIONS}
+    return table.assign(label=labels_of(run, table, limits), **each)
+
+
+def labels_of(run: Run, table: pd.DataFrame, limits: dict[str, Anchors]) -> np.ndarray:
+    """The labels of raw scores, (N,) in [0, 1]."""
+    weights = dict(zip(DIMENSIONS, label_weights(run), strict=True))
+    return ic_label({d: table[d].to_numpy() for d in DIMENSIONS}, limits, weights)
 
 
 def on_label_scale(raw: pd.Series, limits: Anchors) -> np.ndarray:
@@ -101,33 +91,21 @@ def low_scores(
 ) -> tuple[pd.DataFrame, list[Video]]:
     """Additional training videos whose label is low, as the poster adds about 30 by hand.
 
-    They begin as a training sample's own video and then cut, or dissolve, into another sample's: departures of a kind
-    and degree that the generator seldom shows. The first ones whose label falls below the limit are kept.
-
-    Returns:
-        A table like that of `add_labels`, with `video` counted from the sample's own videos on, and the clips.
+    They begin as a training sample's own video and then cut, or dissolve, into another sample's, which the generator
+    seldom does. The first ones whose label falls below the limit are kept: a table like that of `add_labels`, with
+    `video` counted from the sample's own videos on, and the clips.
     """
     data = run.profile.data
     train = [sample for sample in samples if sample.split == "train"]
-    with run.stage(
-        "low_scores",
-        code=low_scores,
-        videos=videos.stage,
-        labels=run.profile.labels,
-        backbone=backbone(run),
-        anchors={name: asdict(found) for name, found in limits.items()},
-        data=data,
-        seed=run.profile.seed,
-    ) as stage:
+    scale = {"labels": run.profile.labels, "backbone": backbone(run), "anchors": limits}
+    inputs = {"videos": videos.stage, "data": data, "seed": run.profile.seed, **scale}
+    with run.stage("low_scores", code=low_scores, **inputs) as stage:
         if stage.lacks("clips.npz"):
             scorer = consistency_scorer(run)
             rng = np.random.default_rng(run.seed("low scores"))
-            kept: list[np.ndarray] = []
-            rows: list[dict[str, float]] = []
+            kept, rows = list[np.ndarray](), list[dict[str, float]]()
             for first, second in zip(rng.permutation(len(train)), rng.permutation(len(train)), strict=True):
-                if len(kept) == data.low_score_additions:
-                    break
-                if first == second:
+                if len(kept) == data.low_score_additions or first == second:
                     continue
                 sample, other = train[first], train[second]
                 clip = _departure(videos.first(sample.id), videos.first(other.id), rng)
@@ -135,8 +113,7 @@ def low_scores(
                 found = {name: scored[name] for name in CONSISTENCY} | sample.fidelity([clip], scored)
                 row = {"sample": sample.id, "video": data.videos_per_sample, "dynamic_degree": dynamic_degree(clip)}
                 row |= {name: float(value[0]) for name, value in found.items()}
-                label = add_labels(run, pd.DataFrame([row]), limits)["label"].iloc[0]
-                if label < data.low_score_below:
+                if labels_of(run, pd.DataFrame([row]), limits)[0] < data.low_score_below:
                     kept.append(clip.frames)
                     rows.append(row)
             stage.save_json("rows.json", rows)
@@ -167,19 +144,12 @@ def _departure(own: Video, other: Video, rng: np.random.Generator) -> Video:
 class Curated:
     """The curated set in memory. Videos are read from disk when asked for."""
 
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # all that `draw_samples` draws: what is computed of one is looked up by its number
     videos: Videos
     anchors: dict[str, Anchors]
     table: pd.DataFrame  # one row per generated video
     additions: pd.DataFrame  # one row per low-score addition
     added_clips: list[Video]
-
-    def __post_init__(self) -> None:
-        if [sample.id for sample in self.samples] != list(range(len(self.samples))):
-            raise ValueError(
-                "the curated set's samples must be numbered 0, 1, 2, ... in their order, as what is computed of a "
-                "sample is looked up by its number: give all that `draw_samples` draws, in its order"
-            )
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -220,24 +190,14 @@ def some_of_test(curated: Curated) -> list[Sample]:
 def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
     """Raw scores of true clips and of the same clips after the autoencoder: what its blur alone costs.
 
-    Returns:
-        One row per sample, for each dimension: `true_<d>`, the true clip against its image; `blurred_<d>`, the
-        autoencoded clip against the image; `autoencoded_<d>`, the same against the image as the generator sees it, as
-        labels do.
+    A row per sample, for each dimension: `true_<d>`, the true clip against its image; `blurred_<d>`, the autoencoded
+    clip against the image; `autoencoded_<d>`, the same against the image as the generator sees it, as labels do.
     """
-    settings = run.profile.generation
-    with run.stage(
-        "autoencoded",
-        code=autoencoded_gap,
-        model=open_sora_files(run),
-        samples=[sample.account() for sample in samples],
-        generation=settings,
-        backbone=backbone(run),
-    ) as stage:
+    settings, accounts = run.profile.generation, [sample.account() for sample in samples]
+    networks = {"model": open_sora_files(run), "backbone": backbone(run)}
+    with run.stage("autoencoded", code=autoencoded_gap, samples=accounts, generation=settings, **networks) as stage:
         if stage.lacks("rows.json"):
-            generator = open_sora(run)
-            scorer = consistency_scorer(run)
-            rows = []
+            generator, scorer, rows = open_sora(run), consistency_scorer(run), []
             for sample in samples:
                 clip = sample.real_clip(settings)
                 blurred = generator.autoencode(clip)
@@ -246,9 +206,7 @@ def autoencoded_gap(run: Run, samples: Sequence[Sample]) -> pd.DataFrame:
                     "blurred": scorer.score(clip.frames[0], [blurred]),
                     "autoencoded": scorer.score(generator.as_seen(clip.frames[0]), [blurred]),
                 }
-                rows.append(
-                    {"sample": sample.id, "unseen": sample.is_unseen}
-                    | {f"{kind}_{d}": float(found[d][0]) for kind, found in scored.items() for d in DIMENSIONS}
-                )
+                gap = {f"{kind}_{d}": float(found[d][0]) for kind, found in scored.items() for d in DIMENSIONS}
+                rows.append({"sample": sample.id, "unseen": sample.is_unseen, **gap})
             stage.save_json("rows.json", rows)
     return pd.DataFrame(stage.load_json("rows.json"))

@@ -17,6 +17,7 @@ def dataset_card(summary: Mapping[str, Any], profile: Profile) -> str:
     images = "the VBench++ image suite with their prompts" if profile.data.suite else "the sticker world with captions"
     networks = "DINO and DreamSim" if public else "EfficientNet-Lite0 features (which stand in for DINO and DreamSim)"
     raw, own = summary["autoencoded_gap_raw"], summary["autoencoded_gap"]
+    kinds = "; ".join(f"{kind} {sum(counts.values())}" for kind, counts in summary["kinds"].items())
     as_seen = f"""**The reference of a label is the image as the generator sees it**: encoded and decoded by its
 autoencoder, whatever videos there are. Against the image itself an autoencoded true clip scores {raw:.3f} below the
 true clip, against the image as seen {own:.3f}: labels should measure the generator, not the blur of its autoencoder."""
@@ -40,13 +41,9 @@ are computed.
 nearly is the reference, what varies most is how alike neighbouring frames are. The label's standard deviation is
 {summary["label_spread_within"]:.3f} within an image and {summary["label_spread_between"]:.3f} between images.
 
-**Content.** {_kinds(summary["kinds"])}
+**Content.** {kinds}.
 
 {"" if profile.data.suite else _sticker_world()}"""
-
-
-def _kinds(kinds: Mapping[str, Mapping[str, int]]) -> str:
-    return "; ".join(f"{kind} {sum(counts.values())}" for kind, counts in kinds.items()) + "."
 
 
 def _sticker_world() -> str:

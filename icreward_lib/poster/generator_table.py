@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from icreward_lib.generators.open_sora import Generator
-from icreward_lib.generators.others import DiffusersGenerator, FinishedVideos, Sampling
+from icreward_lib.generators.others import DiffusersGenerator, FinishedVideos
 from icreward_lib.metrics.fvd import distance_columns
 from icreward_lib.metrics.motion import dynamic_degrees
-from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import networks
-from icreward_lib.poster.data_curation import Curated
+from icreward_lib.poster.data_curation import CONSISTENCY, Curated
 from icreward_lib.poster.measure import fvd_features
 from icreward_lib.poster.samples import Sample
 from icreward_lib.poster.videos import item_of
@@ -24,7 +23,7 @@ from icreward_lib.run.models import find, locate
 from icreward_lib.run.processes import own_share
 from icreward_lib.stats import bootstrap_mean
 
-SCORES = (*(d + end for d in DIMENSIONS for end in ("", "_mean", "_min")), "dynamic_degree")
+SCORES = (*CONSISTENCY, "dynamic_degree")
 
 
 @dataclass(frozen=True)
@@ -45,38 +44,24 @@ def measure_own(run: Run, curated: Curated, split: str) -> MeasuredGenerator:
 def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> MeasuredGenerator:
     """Another generator's videos of every sample, made or read, and measured; a stage that resumes by sample.
 
-    Where labels compare with the image as the generator sees it, a clip is compared with its own first frame: what
-    another generator's autoencoder makes of the image is not known.
-
-    Args:
-        run: gives the networks that measure, and the number of videos of an image.
-        source: what `open_generator` takes.
-        samples: the images.
-
-    Raises:
-        FileNotFoundError, ValueError: as of `open_generator`, or if finished videos are missing or of several lengths.
+    `source`: finished videos (a CSV, or a folder of them), or a pipeline of diffusers (its folder or hub id). Where
+    labels compare with the image as the generator sees it, a clip is compared with its own first frame. Raises
+    FileNotFoundError or ValueError, also if finished videos are missing or of several lengths.
     """
     k, prompts = run.profile.data.videos_per_sample, [sample.prompt for sample in samples]
+    shape, accounts = run.profile.generation, [sample.account() for sample in samples]
     finished = _finished(source)
     if finished:
         finished.require(prompts, k)
-    with run.stage(
-        "generator",
-        code=measure_generator,
-        # A hub id says what a pipeline is; finished videos count by their content.
-        source=[finished.paths[prompt][:k] for prompt in prompts] if finished else source,
-        samples=[sample.account() for sample in samples],
-        shape=run.profile.generation,
-        k=k,
-        backbone=networks.backbone(run),
-        fvd=run.model("fvd"),
-        seed=run.profile.seed,
-    ) as stage:
+    # A hub id says what a pipeline is; finished videos count by their content.
+    content = [finished.paths[prompt][:k] for prompt in prompts] if finished else source
+    made = {"source": content, "samples": accounts, "shape": shape, "k": k, "seed": run.profile.seed}
+    measured = {"backbone": networks.backbone(run), "fvd": run.model("fvd")}
+    with run.stage("generator", code=measure_generator, **made, **measured) as stage:
         items = {f"{item_of(sample.id)}.npz": sample for sample in samples}
         if wanted := [item for item in own_share(list(items)) if not stage.done and not stage.has(item)]:
-            generator: Generator = finished or open_generator(source, fps=run.profile.generation.fps, device=run.device)
+            generator: Generator = finished or _pipeline(source, fps=shape.fps, device=run.device)
             scorer, extractor = networks.consistency_scorer(run), networks.video_features(run)
-            shape = run.profile.generation
             for item in wanted:
                 sample = items[item]
                 image = sample.image(shape.height, shape.width)
@@ -92,18 +77,9 @@ def measure_generator(run: Run, source: str, samples: Sequence[Sample]) -> Measu
     return _measured(samples, found, np.concatenate([values["features"] for values in found]))
 
 
-def open_generator(source: str, *, fps: float, device: str) -> Generator:
-    """A generator by what it is: finished videos (`FinishedVideos`), or a pipeline of diffusers by folder or hub id.
-
-    Args:
-        source: a CSV, a folder of videos, a folder with a `model_index.json`, or a hub id.
-        fps: of a pipeline's clips.
-        device: for a pipeline.
-    """
-    if finished := _finished(source):
-        return finished
+def _pipeline(source: str, *, fps: float, device: str) -> DiffusersGenerator:
     folder = Path(source) if Path(source).is_dir() else locate(source)
-    return DiffusersGenerator.from_pretrained(folder, Sampling(fps), device=device)
+    return DiffusersGenerator.from_pretrained(folder, fps, device=device)
 
 
 def _finished(source: str) -> FinishedVideos | None:
@@ -129,19 +105,11 @@ def _measured(
 def generator_table(
     measured: Mapping[str, MeasuredGenerator], real: np.ndarray, *, seed: int, draws: int = 200, level: float = 0.95
 ) -> pd.DataFrame:
-    """One row per generator, by its name.
+    """One row per generator, by its name; `real` (m, d) are features of real clips.
 
     As VBench++ has it, `i2v_subject` is the mean over the clips of subject images, `i2v_background` over those of
     background images; both, and `dynamic_degree` over all, with `_low` and `_high` by resampling images. Then
-    `metrics.fvd.distance_columns`.
-
-    Args:
-        measured: name -> `measure_generator`.
-        real: features (m, d) of real clips, by the same extractor.
-        seed, draws, level: of the intervals.
-
-    Raises:
-        ValueError: if generators were measured on other images: their rows would not compare.
+    `metrics.fvd.distance_columns`. ValueError if generators were measured on other images: rows would not compare.
     """
     rows: dict[str, dict[str, float]] = {}
     first, *_ = measured.items()

@@ -16,13 +16,10 @@ from icreward_lib.world.truth import FIDELITIES
 
 
 def showcase(run: Run, curated: Curated, chosen: Sequence[np.ndarray]) -> dict[str, Sample]:
-    """The test samples that Figures 3 and 4 show one by one, by their titles there.
+    """The test samples that Figures 3 and 4 show one by one, by their titles there; `chosen` as `picks` gives, (S,).
 
     Those for which pickers chose different videos come first, and among them those with a subject: a rule that sees no
     score and no vote.
-
-    Args:
-        chosen: for each picker the video per test sample, (S,).
     """
     differ = np.ptp(np.stack(chosen), axis=0) > 0
     test = curated.of("test")
@@ -34,22 +31,15 @@ def showcase(run: Run, curated: Curated, chosen: Sequence[np.ndarray]) -> dict[s
 def pick_truth(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The true fidelities of the pickers' videos on the test samples where their picks differ.
 
-    Args:
-        scores: picker -> "samples videos" on the test split.
-
-    Returns:
-        Columns sample, arm and the three fidelities; `attrs["identical"]` counts the samples left out.
+    `scores` are "samples videos" of the test split by picker. Columns sample, arm and the three fidelities;
+    `attrs["identical"]` counts the samples left out.
     """
     chosen = {arm: picks(values) for arm, values in scores.items()}
     differ = np.ptp(list(chosen.values()), axis=0) > 0
     ids = np.array([sample.id for sample in curated.of("test")])
     truth = {name: curated.matrix(name, "test") for name in FIDELITIES}
-    tables = [
-        pd.DataFrame({"sample": ids, "arm": arm} | {name: of_picks(values, c) for name, values in truth.items()})[
-            differ
-        ]
-        for arm, c in chosen.items()
-    ]
+    seen = [{name: _of_picks(values, c) for name, values in truth.items()} for c in chosen.values()]
+    tables = [pd.DataFrame({"sample": ids, "arm": arm, **s})[differ] for arm, s in zip(chosen, seen, strict=True)]
     table = pd.concat(tables).sort_values("sample", kind="stable", ignore_index=True)
     table.attrs["identical"] = int((~differ).sum())
     return table
@@ -61,21 +51,17 @@ def pick_scores(curated: Curated, scores: Mapping[str, np.ndarray]) -> pd.DataFr
     tables = []
     for arm, values in scores.items():
         ids = [f"{sample.id}/{arm}" for sample in curated.of("test")]
-        tables.append(pd.DataFrame({j: of_picks(said, picks(values)) for j, said in judges.items()}, index=ids))
+        tables.append(pd.DataFrame({j: _of_picks(said, picks(values)) for j, said in judges.items()}, index=ids))
     return pd.concat(tables)
 
 
-def of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _of_picks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Values (S, K) of the videos that were picked, (S,), of each sample."""
     return np.asarray(values[np.arange(len(values)), columns])
 
 
 def picked_clips(run: Run, curated: Curated, chosen: Mapping[str, np.ndarray]) -> Iterator[Shown]:
-    """The image of each test sample with the video that every picker chose, for `study.pairs.write_pairs`.
-
-    Args:
-        chosen: picker -> video per test sample, (S,), as `best_of_k.picks` and `random_picks` give.
-    """
+    """The image of each test sample with the video that every picker chose, (S,), for `study.pairs.write_pairs`."""
     shape = run.profile.generation
     for position, sample in enumerate(curated.of("test")):
         videos = curated.videos.of(sample.id)

@@ -1,13 +1,9 @@
-"""What every metric says of any clips of any samples, and what the rewards read of them: all of it in one pass.
-
-`measure` and `fvd_features` are for the curated videos, `measure_clips` for clips that are no part of the curated set,
-such as probes, or many more videos of an image.
-"""
+"""What metrics and rewards say of clips; `measure` and `fvd_features` of curated ones, `measure_clips` of others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,9 +13,9 @@ from numpy.typing import ArrayLike
 from icreward_lib.metrics.clip import clipsim
 from icreward_lib.metrics.features import distinct_frames
 from icreward_lib.metrics.motion import dynamic_degrees
-from icreward_lib.metrics.vbench import DIMENSIONS, ic_label
+from icreward_lib.metrics.vbench import DIMENSIONS
 from icreward_lib.poster import networks
-from icreward_lib.poster.data_curation import CONSISTENCY, Curated
+from icreward_lib.poster.data_curation import CONSISTENCY, Curated, labels_of
 from icreward_lib.poster.reward_models import Trained, clip_features, load
 from icreward_lib.poster.samples import Sample, other_real_clips, real_folder
 from icreward_lib.poster.videos import load_each, save_each
@@ -33,8 +29,6 @@ from icreward_lib.video import Video
 #: What is higher for a clip that should be better.
 METRICS = ("clipsim", "clipsim_no_first", *CONSISTENCY, "label")
 READ = ("clip_image", "clip_frames", "image_tokens", "video_tokens", "features")
-
-
 TIE = 1e-5  # scores that differ by less are equal: the same frames in another order sum to other last digits
 
 
@@ -46,16 +40,12 @@ def wins(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SampleClips:
-    """K clips of one sample, of one length and size, and what they are compared with, uint8 RGB (H, W, 3) each.
-
-    CLIPSim and the rewards compare with `image`, labels with `seen` (see `videos.compared_with`). `about` are
-    further columns of the table, a value a clip.
-    """
+    """K clips of one sample, of one length and size, and what they are compared with, uint8 RGB (H, W, 3) each."""
 
     videos: Sequence[Video]
-    image: np.ndarray
-    seen: np.ndarray
-    about: Mapping[str, Sequence[object]]
+    image: np.ndarray  # for CLIPSim and the rewards
+    seen: np.ndarray  # for labels, see `videos.compared_with`
+    about: Mapping[str, Sequence[object]]  # further columns of the table, a value a clip
 
 
 @dataclass(frozen=True)
@@ -79,50 +69,35 @@ def measure_clips(
     code: Sequence[Callable[..., object]] = (),
     **inputs: object,
 ) -> Measured:
-    """Measure the clips of some samples.
+    """Measure the clips of some samples in one pass, in a stage called `name`; labels by the curated set's anchors.
 
-    Args:
-        run, name: of the stage.
-        curated: for the label's anchors.
-        samples, clips_of: whose clips they are, and what makes or reads those of one, on several threads.
-        code, inputs: functions that `clips_of` was given to call, and what else it follows from.
+    `clips_of` makes or reads those of one, on several threads; `code` are functions that it was given to call, `inputs`
+    what else it follows from.
     """
-    with run.stage(
-        name,
-        code=[measure_clips, clips_of, *code],
-        samples=[sample.account() for sample in samples],
-        generation=run.profile.generation,
-        icreward=asdict(networks.icreward_config(run)),
-        backbone=networks.backbone(run),
-        models=[*networks.icreward_files(run), run.model("clip"), run.model("fvd")],
-        **inputs,
-    ) as stage:
+    inputs |= {"samples": [sample.account() for sample in samples], "generation": run.profile.generation}
+    inputs |= {"icreward": networks.icreward_config(run), "backbone": networks.backbone(run)}
+    inputs["models"] = [*networks.icreward_files(run), run.model("clip"), run.model("fvd")]
+    with run.stage(name, code=[measure_clips, clips_of, *code], **inputs) as stage:
         if not stage.done:
             read_clips = _reader(run)
             save_each(stage, samples, lambda sample: read_clips(sample, clips_of(sample)))
     found = load_each(stage, samples)
     read = {key: [values.pop(key) for values in found] for key in READ}
     rows = zip(samples, found, strict=True)
-    table = pd.concat(
-        [pd.DataFrame({"sample": s.id, "unseen": s.is_unseen, **values}) for s, values in rows], ignore_index=True
-    )
-    labels = run.profile.labels
-    weights = {"subject": labels.subject_weight, "background": labels.background_weight}
-    table["label"] = ic_label({d: table[d].to_numpy() for d in DIMENSIONS}, curated.anchors, weights)
+    tables = [pd.DataFrame({"sample": s.id, "unseen": s.is_unseen, **values}) for s, values in rows]
+    table = pd.concat(tables, ignore_index=True)
+    table["label"] = labels_of(run, table, curated.anchors)
     place = np.repeat(np.arange(len(samples)), [len(values) for values in read["features"]])
-    clip, tokens = (
-        unlabelled(np.concatenate(read[clips]), np.stack(read[images]), place)
-        for clips, images in (("clip_frames", "clip_image"), ("video_tokens", "image_tokens"))
-    )
+    clip = unlabelled(np.concatenate(read["clip_frames"]), np.stack(read["clip_image"]), place)
+    tokens = unlabelled(np.concatenate(read["video_tokens"]), np.stack(read["image_tokens"]), place)
     return Measured(stage, table, clip, tokens, np.concatenate(read["features"]))
 
 
 def unlabelled(clips: np.ndarray, references: np.ndarray, place: np.ndarray) -> ClipDataset:
     """Clips (N, ...) and references (S, ...) to be scored; `place` (N,) is the row of a clip's reference."""
     nothing = torch.full((len(clips), len(DIMENSIONS)), torch.nan)
-    return ClipDataset(
-        torch.from_numpy(clips), torch.from_numpy(references), torch.from_numpy(place), nothing[:, 0], nothing
-    )
+    video, images, rows = (torch.from_numpy(each) for each in (clips, references, place))
+    return ClipDataset(video, images, rows, nothing[:, 0], nothing)
 
 
 def _reader(run: Run) -> Callable[[Sample, SampleClips], dict[str, np.ndarray]]:
@@ -155,13 +130,8 @@ def _reader(run: Run) -> Callable[[Sample, SampleClips], dict[str, np.ndarray]]:
 def reward_scores(run: Run, measured: Measured, trained: Trained) -> np.ndarray:
     """What each training of a reward says of measured clips: overall and dimensions, (seeds, N, 1 + D) in [0, 1]."""
     data = measured.clip if trained.name == "mlp" else measured.tokens
-    with run.stage(
-        "reward_scores",
-        code=reward_scores,
-        clips=measured.stage,
-        reward=trained.stage,
-        folders=[folder.name for folder in trained.folders],
-    ) as stage:
+    inputs = {"clips": measured.stage, "reward": trained.stage, "folders": [folder.name for folder in trained.folders]}
+    with run.stage("reward_scores", code=reward_scores, **inputs) as stage:
         if not stage.done:
             missing = [number for number in range(len(trained.folders)) if not stage.has(f"{number}.npz")]
             models = {number: load(run, trained, number) for number in missing}  # two cannot load at once
@@ -176,34 +146,24 @@ def measure(run: Run, curated: Curated, split: str) -> dict[str, np.ndarray]:
     features, samples = clip_features(run, curated), curated.of(split)
     frames, references = features.clips.numpy(), features.references.numpy()
     rows = np.flatnonzero(curated.table["split"] == split).reshape(len(samples), -1)
-    result = {
-        name: np.stack(
-            [clipsim(references[s.id], frames[own], include_first=first) for s, own in zip(samples, rows, strict=True)]
-        )
-        for name, first in (("clipsim", True), ("clipsim_no_first", False))
-    }
-    return result | {name: curated.matrix(name, split) for name in ("dynamic_degree", "label")}
+    pairs = [(references[sample.id], frames[own]) for sample, own in zip(samples, rows, strict=True)]
+    kinds = {"clipsim": True, "clipsim_no_first": False}
+    found = {name: np.stack([clipsim(*pair, include_first=first) for pair in pairs]) for name, first in kinds.items()}
+    return found | {name: curated.matrix(name, split) for name in ("dynamic_degree", "label")}
 
 
 def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Features for FVD of a split's generated videos, "samples videos d", and of its real clips, "samples d"."""
     shape = run.profile.generation
-    with run.stage(
-        "fvd_features",
-        code=fvd_features,
-        videos=curated.videos.stage,
-        model=run.model("fvd"),
-        real=real_folder(run),
-        split=split,
-    ) as stage:
+    inputs = {"videos": curated.videos.stage, "model": run.model("fvd"), "real": real_folder(run), "split": split}
+    with run.stage("fvd_features", code=fvd_features, **inputs) as stage:
         if stage.lacks("features.npz"):
             extractor = networks.video_features(run)
-            samples = curated.of(split)
 
             def seen(sample: Sample) -> np.ndarray:
                 return extractor.features([*curated.videos.of(sample.id), sample.real_clip(shape)])
 
-            found = np.stack([features for _, features in side_by_side(seen, samples)])
+            found = np.stack([features for _, features in side_by_side(seen, curated.of(split))])
             stage.save_npz("features.npz", fake=found[:, :-1], real=found[:, -1])
     arrays = stage.load_npz("features.npz")
     return arrays["fake"], arrays["real"]
@@ -211,15 +171,9 @@ def fvd_features(run: Run, curated: Curated, split: str) -> tuple[np.ndarray, np
 
 def real_clip_features(run: Run) -> np.ndarray:
     """Features for FVD of at least twice as many other real clips as the test split has."""
-    with run.stage(
-        "real_features",
-        code=real_clip_features,
-        model=run.model("fvd"),
-        real=real_folder(run),
-        generation=run.profile.generation,
-        data=run.profile.data,
-        seed=run.profile.seed,
-    ) as stage:
+    settings = {"generation": run.profile.generation, "data": run.profile.data, "seed": run.profile.seed}
+    inputs = {"model": run.model("fvd"), "real": real_folder(run), **settings}
+    with run.stage("real_features", code=real_clip_features, **inputs) as stage:
         if stage.lacks("features.npz"):
             stage.save_npz("features.npz", features=networks.video_features(run).features(other_real_clips(run)))
     return stage.load_npz("features.npz")["features"]

@@ -13,37 +13,23 @@ from icreward_lib.rewards.best_of_k import IntArray, picks
 from icreward_lib.stats import Interval, bootstrap, bootstrap_mean, paired_difference
 
 FloatArray = NDArray[np.float64]
+Values = Mapping[str, ArrayLike]  # by name, "samples videos" each
 # (images (n,), videos (n,)) -> FVD of the videos `videos[i]` of the images `images[i]` against real clips.
 # Images are resampled, so they may repeat.
 FvdOf = Callable[[IntArray, IntArray], float]
 
 RANDOM = "random"
+FVD_DRAWS = 200
 
 
 def sampling_table(
-    scores: Mapping[str, ArrayLike],
-    metrics: Mapping[str, ArrayLike],
-    *,
-    seed: int,
-    fvd: FvdOf | None = None,
-    draws: int = 2000,
-    fvd_draws: int = 200,
-    level: float = 0.95,
+    scores: Values, metrics: Values, *, seed: int, fvd: FvdOf | None = None, draws: int = 2000, level: float = 0.95
 ) -> pd.DataFrame:
-    """Mean metrics of each reward's best-of-K picks, and of a random pick.
+    """Mean metrics of each reward's best-of-K picks, and of a random pick: n (S), `<metric>`, its `_low` and `_high`.
 
-    Intervals are over images, the same resamples in every row: they say nothing about a difference between rows, which
-    is `sampling_difference`. A random pick is the expectation over all K videos; its FVD, which is biased by the number
-    of clips, is the mean over K draws of S clips that use each video once.
-
-    Args:
-        scores: name -> (S, K), for example "mlp", "icreward" and "oracle" (the label itself).
-        metrics: name -> (S, K).
-        seed, draws, level: of the bootstrap over images; fvd_draws: of that of FVD.
-        fvd: of picked videos against real clips.
-
-    Returns:
-        A row for "random" and one per reward; columns n (S), `<metric>`, `<metric>_low`, `<metric>_high`.
+    Intervals are over images, the same resamples in every row: of differences between rows see `sampling_difference`.
+    A random pick is the expectation over all K videos; its FVD, which is biased by the number of clips, is the mean
+    over K draws of S clips that use each video once.
     """
     chosen, values = _checked(scores, metrics)
     rows: dict[str, dict[str, float]] = {}
@@ -51,7 +37,7 @@ def sampling_table(
         measured = _measured(values, columns).items()
         cells = {m: bootstrap_mean(v, seed=seed, draws=draws, level=level) for m, v in measured}
         if fvd is not None:
-            cells["fvd"] = _fvd_interval(_fvd(fvd, columns), columns, seed, fvd_draws, level)
+            cells["fvd"] = _fvd_interval(_fvd(fvd, columns), columns, seed, level)
         rows[name] = {"n": columns.shape[1]}
         for metric, cell in cells.items():
             rows[name] |= {metric: cell.mean, f"{metric}_low": cell.low, f"{metric}_high": cell.high}
@@ -59,22 +45,20 @@ def sampling_table(
 
 
 def sampling_difference(
-    scores: Mapping[str, ArrayLike],
-    metrics: Mapping[str, ArrayLike],
+    scores: Values,
+    metrics: Values,
     first: str,
     second: str,
     *,
     seed: int,
     fvd: FvdOf | None = None,
     draws: int = 2000,
-    fvd_draws: int = 200,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Paired difference `first` minus `second` (names of rewards, or "random") of every metric, else as above.
 
-    Returns:
-        A row per metric; columns mean, low, high, n (images, the same for both), and same_pick, the share of images
-        where both picked one video (for "random" its expectation).
+    Columns mean, low, high, n (images, the same for both), and same_pick, the share of images where both picked one
+    video (for "random" its expectation).
     """
     chosen, values = _checked(scores, metrics)
     if unknown := {first, second} - set(chosen):
@@ -84,14 +68,12 @@ def sampling_difference(
     cells = {m: paired_difference(of_a[m], of_b[m], seed=seed, draws=draws, level=level) for m in values}
     if fvd is not None:
         fvd_a, fvd_b = _fvd(fvd, a), _fvd(fvd, b)
-        cells["fvd"] = _fvd_interval(lambda images: fvd_a(images) - fvd_b(images), a, seed, fvd_draws, level)
+        cells["fvd"] = _fvd_interval(lambda images: fvd_a(images) - fvd_b(images), a, seed, level)
     table = pd.DataFrame.from_dict({metric: asdict(cell) for metric, cell in cells.items()}, orient="index")
     return table.rename_axis("metric").assign(same_pick=float((a[:, None] == b[None]).mean()))
 
 
-def _checked(
-    scores: Mapping[str, ArrayLike], metrics: Mapping[str, ArrayLike]
-) -> tuple[dict[str, IntArray], dict[str, FloatArray]]:
+def _checked(scores: Values, metrics: Values) -> tuple[dict[str, IntArray], dict[str, FloatArray]]:
     """Arrays of picks (R, S) by row of the table: R = 1 for a reward, K rotations for the random pick."""
     if not scores:
         raise ValueError("No reward to pick by: give at least one array of scores.")
@@ -117,7 +99,5 @@ def _fvd(fvd: FvdOf, columns: IntArray) -> Callable[[IntArray], float]:
     return lambda images: float(np.mean([fvd(images, videos[images]) for videos in columns]))
 
 
-def _fvd_interval(
-    statistic: Callable[[IntArray], float], columns: IntArray, seed: int, draws: int, level: float
-) -> Interval:
-    return bootstrap(statistic, np.arange(columns.shape[1]), seed=seed, draws=draws, level=level, biased=True)
+def _fvd_interval(statistic: Callable[[IntArray], float], columns: IntArray, seed: int, level: float) -> Interval:
+    return bootstrap(statistic, np.arange(columns.shape[1]), seed=seed, draws=FVD_DRAWS, level=level, biased=True)

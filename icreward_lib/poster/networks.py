@@ -40,11 +40,16 @@ def clip(run: Run) -> ClipSim:
     return ClipSim(run.model("clip"), device=run.device)
 
 
+def label_weights(run: Run) -> tuple[float, float]:
+    """The weights of subject and background in the label."""
+    return run.profile.labels.subject_weight, run.profile.labels.background_weight
+
+
 def new_mlp(run: Run, seed: int) -> MLPReward:
     """The baseline before its training, with weights drawn from `seed`."""
-    labels, features = run.profile.labels, clip(run)
+    features = clip(run)
     width = features.image_features(np.zeros((1, 8, 8, 3), np.uint8)).shape[1]
-    config = MLPRewardConfig(width, run.profile.mlp.hidden, (labels.subject_weight, labels.background_weight))
+    config = MLPRewardConfig(width, run.profile.mlp.hidden, label_weights(run))
     return MLPReward(config, features, base=str(run.model("clip")), seed=seed).to(run.device)
 
 
@@ -65,15 +70,10 @@ def icreward_files(run: Run) -> list[Path]:
 
 def icreward_config(run: Run) -> ICRewardConfig:
     """ICReward's settings. VideoReward's weights come with its text and its size of frames."""
-    settings, labels = run.profile.icreward, run.profile.labels
-    return replace(
-        VIDEOREWARD_CONFIG if run.profile.models.videoreward else ICRewardConfig(),
-        num_frames=settings.num_frames,
-        fps=None,
-        lora_rank=settings.lora_rank,
-        lora_alpha=2 * settings.lora_rank,
-        weights=(labels.subject_weight, labels.background_weight),
-    )
+    base, settings = VIDEOREWARD_CONFIG if run.profile.models.videoreward else ICRewardConfig(), run.profile.icreward
+    rank = settings.lora_rank
+    own = replace(base, num_frames=settings.num_frames, fps=None, lora_rank=rank, lora_alpha=2 * rank)
+    return replace(own, weights=label_weights(run))
 
 
 def consistency_scorer(run: Run) -> ConsistencyScorer:
@@ -105,8 +105,7 @@ def label_files(run: Run) -> list[Path]:
 def video_features(run: Run) -> VideoFeatures:
     """The features of FVD: I3D's if the folder holds its TorchScript file, else VideoMAE's.
 
-    TorchScript files hold code. One that is not the published file is refused with `DamagedFileError`, unless its
-    owner vouches for it in the folder's `SHA256SUMS`.
+    TorchScript files hold code: `DamagedFileError` for another than the published one that `SHA256SUMS` does not name.
     """
     folder = run.model("fvd")  # which compares it with `SHA256SUMS`
     file, sums = folder / I3D_FILE, folder / CHECKSUMS

@@ -29,7 +29,11 @@ from icreward_lib.video import Video
 from icreward_lib.world.truth import FIDELITIES
 
 HELD_OUT = ("val", "test")
+POINTS = 200  # of a running average
+ADAPTERS = "adapters_{}.safetensors"  # of a step
 CHANGES = ("clipsim", "clipsim_no_first", "label", *FIDELITIES, "dynamic_degree")  # of clips, by tuning
+Scores = dict[str, np.ndarray]
+Rule = Callable[[Scores, np.ndarray], Pairs]  # scores by reward and dynamic degrees, (S, K) each, to pairs
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,6 @@ class Preferences:
 
     pairs: Pairs
     samples: list[Sample]
-
-
-Scores = dict[str, np.ndarray]
-Rule = Callable[[Scores, np.ndarray], Pairs]  # scores by reward and dynamic degrees, (S, K) each, to pairs
 
 
 def prefer(
@@ -68,8 +68,7 @@ def preferences(
 ) -> tuple[Preferences, Preferences, Preferences]:
     """Pairs of ICReward's pick over the MLP's, from every subset of a sample's videos of the profile's size.
 
-    Returns:
-        Those of training images, to train on; all of validation and test images; and those of them to evaluate.
+    Those of training images, to train on; all of validation and test images; and those of them to evaluate.
     """
 
     def rule(scores: Scores, motion: np.ndarray) -> Pairs:
@@ -108,24 +107,15 @@ def config_of(run: Run, seed: int) -> DPOConfig:
     """The profile's settings of Flow-DPO, for one of its trainings."""
     settings = run.profile.dpo
     shared = {"beta", "lr", "lora_rank", "steps", "batch_size", "micro_batch", "eval_every", "eval_timesteps"}
-    return DPOConfig(
-        **settings.model_dump(include=shared), lora_alpha=2.0 * settings.lora_rank, seed=run.seed("dpo", seed)
-    )
+    own = settings.model_dump(include=shared)
+    return DPOConfig(**own, lora_alpha=2.0 * settings.lora_rank, seed=run.seed("dpo", seed))
 
 
 def tune(run: Run, curated: Curated, training: Preferences, held_out: Preferences, config: DPOConfig) -> Tuned:
-    """Fine-tune the generator with LoRA; nothing is selected on the held-out pairs.
-
-    The adapters of every evaluated step are kept: `generate_new` makes clips with them.
-    """
-    with run.stage(
-        "dpo",
-        code=tune,
-        model=open_sora_files(run),
-        videos=curated.videos.stage,
-        pairs=[p.pairs.table.to_dict("list") for p in (training, held_out)],
-        config=asdict(config),
-    ) as stage:
+    """Fine-tune the generator with LoRA, with nothing selected on the held-out pairs; every evaluated step is kept."""
+    inputs = {"model": open_sora_files(run), "videos": curated.videos.stage, "config": config}
+    inputs["pairs"] = [part.pairs.table.to_dict("list") for part in (training, held_out)]
+    with run.stage("dpo", code=tune, **inputs) as stage:
         if not stage.done:
             generator = open_sora(run)
             known, unknown = (pair_data(run, curated, generator, part) for part in (training, held_out))
@@ -136,7 +126,7 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
 
             def keep(row: dict[str, float]) -> None:
                 if rank() == 0:
-                    with stage.write(_adapters(int(row["step"]))) as path:
+                    with stage.write(ADAPTERS.format(int(row["step"]))) as path:
                         save_file(get_peft_model_state_dict(policy), path)
 
             history = train(policy, generator.pipeline.scheduler, known, unknown, config, stage.folder, report=keep)
@@ -146,13 +136,8 @@ def tune(run: Run, curated: Curated, training: Preferences, held_out: Preference
 
 
 def _policy(generator: OpenSoraGenerator, config: DPOConfig) -> PeftModel:
-    return add_denoiser_lora(
-        generator.pipeline.transformer, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
-    )
-
-
-def _adapters(step: int) -> str:
-    return f"adapters_{step}.safetensors"
+    denoiser = generator.pipeline.transformer
+    return add_denoiser_lora(denoiser, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
 
 
 @dataclass(frozen=True)
@@ -174,21 +159,14 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
     """
     settings = run.profile.generation
     after = 0 if tuned is None else tuned.config.steps if step is None else step
-    with run.stage(
-        "new_samples",
-        code=generate_new,
-        model=open_sora_files(run),
-        tuned=tuned.stage if tuned and after else None,
-        step=after,
-        samples=[sample.account() for sample in samples],
-        generation=settings,
-        seed=run.profile.seed,
-    ) as stage:
+    inputs = {"samples": [sample.account() for sample in samples], "generation": settings, "seed": run.profile.seed}
+    inputs |= {"model": open_sora_files(run), "tuned": tuned.stage if tuned and after else None, "step": after}
+    with run.stage("new_samples", code=generate_new, **inputs) as stage:
         if not stage.done:
             generator = open_sora(run)
             if tuned and after:
                 policy = _policy(generator, tuned.config)
-                set_peft_model_state_dict(policy, load_file(tuned.stage.path(_adapters(after))))
+                set_peft_model_state_dict(policy, load_file(tuned.stage.path(ADAPTERS.format(after))))
 
             def sampled(sample: Sample) -> tuple[list[Video], dict[str, np.ndarray]]:
                 image, seed = sample.image(settings.height, settings.width), run.seed("new samples", sample.id)
@@ -201,11 +179,8 @@ def generate_new(run: Run, samples: Sequence[Sample], tuned: Tuned | None, step:
 def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float) -> pd.DataFrame:
     """Held-out preference accuracy at every evaluation: of each training, and of all (`seed` is "all").
 
-    The interval of "all" is over both what training and what data vary: a bootstrap over images, each draw also
-    taking a random training.
-
-    Returns:
-        Columns seed, step, accuracy, low, high, n_pairs; low and high of a single training are over images alone.
+    Columns seed, step, accuracy, low, high, n_pairs. The interval of a single training is over images; that of "all" is
+    over what training varies, too: each draw of the bootstrap also takes a random training.
     """
     single = pd.concat([pd.DataFrame(tuned.history.curve).assign(seed=str(n)) for n, tuned in enumerate(runs)])
     outcomes = pd.concat([pd.DataFrame(tuned.history.outcomes).assign(seed=n) for n, tuned in enumerate(runs)])
@@ -217,23 +192,20 @@ def accuracy_curve(runs: Sequence[Tuned], *, seed: int, draws: int, level: float
         sums = np.stack([np.bincount(codes, won[n]) for n in won])
         drawn = (counts * sums[chosen]).sum(1) / (counts @ np.bincount(codes))
         found = percentile_interval(drawn, estimate=float(won.to_numpy().mean()), level=level, n=len(won))
-        row = {"accuracy": found.mean, "low": found.low, "high": found.high, "n_pairs": found.n}
-        rows.append({"seed": "all", "step": step, **row})
-    columns = ["seed", "step", "accuracy", "low", "high", "n_pairs"]
-    return pd.concat([pd.DataFrame(rows), single], ignore_index=True)[columns]
+        rows.append(("all", step, found.mean, found.low, found.high, found.n))
+    every = pd.DataFrame(rows, columns=["seed", "step", "accuracy", "low", "high", "n_pairs"])
+    return pd.concat([every, single], ignore_index=True)[every.columns]
 
 
-def running_share(
-    won: ArrayLike, images: ArrayLike, *, seed: int, draws: int, level: float, points: int = 200
-) -> pd.DataFrame:
+def running_share(won: ArrayLike, images: ArrayLike, *, seed: int, draws: int, level: float) -> pd.DataFrame:
     """Running average of wins (n,) in {0, 1/2, 1} with a bootstrap interval over the images (n,) seen so far.
 
-    Returns columns evaluated, running, low, high, at about as many places as `points`, from the second image on.
+    Columns evaluated, running, low, high, at about `POINTS` places, from the second image on.
     """
     values, seen = np.asarray(won, float), np.asarray(images)
     second = int(np.argmax(seen != seen[0])) + 1
     rows = []
-    for n in np.unique(np.linspace(second, len(values), points).round().astype(int)):
+    for n in np.unique(np.linspace(second, len(values), POINTS).round().astype(int)):
         share = bootstrap_mean(values[:n], clusters=seen[:n], seed=seed, draws=draws, level=level)
         rows.append({"evaluated": n, "running": share.mean, "low": share.low, "high": share.high})
     return pd.DataFrame(rows)
@@ -259,10 +231,7 @@ def measure_new(run: Run, curated: Curated, made: NewClips) -> Measured:
 
 
 def judge_new(run: Run, curated: Curated, new: Mapping[str, NewClips], rewards: Mapping[str, Trained]) -> pd.DataFrame:
-    """What everything says of new clips, one row per sample and generator.
-
-    Columns: sample, unseen, generator; metrics, dynamic_degree and fidelities; each reward's first training.
-    """
+    """A row per sample and generator: what `measure_new` and each reward's first training say of new clips."""
     tables = []
     for generator, made in new.items():
         measured = measure_new(run, curated, made)
@@ -273,21 +242,15 @@ def judge_new(run: Run, curated: Curated, new: Mapping[str, NewClips], rewards: 
 
 def new_sample_wins(judged: pd.DataFrame) -> dict[str, np.ndarray]:
     """Per judge, whether the tuned generator's clip beats the base's on each sample: 1, 0, or 1/2 for a tie."""
-    found = {}
-    for judge in ("icreward", "mlp", "label"):
-        table = judged.pivot(index="sample", columns="generator", values=judge)
-        found["oracle" if judge == "label" else judge] = wins(table["tuned"], table["base"])
-    return found
+    wide = judged.pivot(index="sample", columns="generator")
+    judges = {"icreward": "icreward", "mlp": "mlp", "oracle": "label"}
+    return {name: wins(wide[column]["tuned"], wide[column]["base"]) for name, column in judges.items()}
 
 
 def metric_changes(
     judged: pd.DataFrame, metrics: Sequence[str] = CHANGES, *, seed: int, draws: int, level: float
 ) -> pd.DataFrame:
-    """What tuning changed in new clips of the same images and seeds, by each metric.
-
-    Returns:
-        Columns metric; base, tuned (means over samples); mean, low, high, n: of tuned less base, over samples.
-    """
+    """What tuning changed in new clips, by metric: means of base and tuned; mean, low, high, n of tuned less base."""
     rows = []
     for metric in metrics:
         table = judged.pivot(index="sample", columns="generator", values=metric)

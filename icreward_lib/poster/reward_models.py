@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from icreward_lib.run.profile import ICRewardSettings, MlpSettings
 from icreward_lib.run.stages import Stage
 from icreward_lib.stats import Interval, percentile_interval
 
-Build = Callable[[Run, int], MLPReward] | Callable[[Run, int], ICRewardModel]  # a reward before its training, of a seed
+RewardModel = MLPReward | ICRewardModel
+Build = Callable[[Run, int], RewardModel]  # a reward before its training, of a seed
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,15 @@ def clip_features(run: Run, curated: Curated) -> Features:
 
 def vision_tokens(run: Run, curated: Curated) -> Features:
     """Tokens of ICReward's frozen vision tower for the frames that it reads, and for the references."""
-    config = networks.icreward_config(run)
+    config, files = networks.icreward_config(run), networks.icreward_files(run)
     seen = {"num_frames": config.num_frames, "frame_pixels": config.frame_pixels}
-    return _features(run, curated, "vision_tokens", networks.icreward_files(run), networks.new_icreward, **seen)
+    return _features(run, curated, "vision_tokens", files, networks.new_icreward, **seen)
 
 
 def _features(run: Run, curated: Curated, name: str, models: list[Path], build: Build, **settings: object) -> Features:
     shape = run.profile.generation
-    with run.stage(
-        name,
-        code=[_features, build],
-        videos=curated.videos.stage,
-        added=curated.additions.to_dict("list"),
-        models=models,
-        **settings,
-    ) as stage:
+    inputs = {"videos": curated.videos.stage, "added": curated.additions, "models": models, **settings}
+    with run.stage(name, code=[_features, build], **inputs) as stage:
         if not stage.done:
             reward = build(run, 0)
 
@@ -72,11 +67,10 @@ def _features(run: Run, curated: Curated, name: str, models: list[Path], build: 
             if curated.added_clips and stage.lacks("added.npz"):
                 stage.save_npz("added.npz", clips=reward.encode_videos(curated.added_clips).numpy())
     items = load_each(stage, curated.samples)
-    found = [item["clips"] for item in items]
-    if curated.added_clips:
-        found.append(stage.load_npz("added.npz")["clips"])
+    added = [stage.load_npz("added.npz")] if curated.added_clips else []
+    clips = np.concatenate([item["clips"] for item in [*items, *added]])
     references = np.stack([item["reference"] for item in items])
-    return Features(stage, torch.from_numpy(np.concatenate(found)), torch.from_numpy(references))
+    return Features(stage, torch.from_numpy(clips), torch.from_numpy(references))
 
 
 def dataset(curated: Curated, features: Features, split: str | None = None) -> ClipDataset:
@@ -84,13 +78,9 @@ def dataset(curated: Curated, features: Features, split: str | None = None) -> C
     rows = curated.rows
     chosen = np.arange(len(rows)) if split is None else np.flatnonzero(rows["split"] == split)
     part = rows.iloc[chosen]
-    return ClipDataset(
-        video=features.clips[torch.from_numpy(chosen)],
-        references=features.references,
-        sample=torch.from_numpy(part["sample"].to_numpy(np.int64).copy()),
-        labels=torch.from_numpy(part["label"].to_numpy(np.float32).copy()),
-        dimension_labels=torch.from_numpy(part[[f"label_{d}" for d in DIMENSIONS]].to_numpy(np.float32).copy()),
-    )
+    sample = torch.tensor(part["sample"].to_numpy(np.int64))
+    labels = torch.tensor(part[["label", *(f"label_{d}" for d in DIMENSIONS)]].to_numpy(np.float32))
+    return ClipDataset(features.clips[torch.tensor(chosen)], features.references, sample, labels[:, 0], labels[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -126,33 +116,25 @@ class Trained:
         return np.square(self.matrices(split) - self.label_matrix(split)).mean(-1)
 
     def error(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
-        """Mean squared error against the label on a split.
+        """Mean squared error against the label on a split; `n` counts images.
 
-        The interval is over what both training and data vary: each draw takes images with replacement, and one
-        training. `n` counts images.
+        The interval is over what training and data vary: each draw takes images with replacement, and one training.
         """
         return _over_trainings(self.errors(split), np.mean, seed=seed, draws=draws, level=level)
 
     def correlation(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
-        """Spearman's correlation of score and label over all videos of a split; interval as in `error`.
-
-        Mostly it says which images have consistent videos: `correlation_within` is of the videos of one image.
-        """
+        """Spearman's correlation of score and label over a split's videos: mostly of which images are easy."""
         label = self.label_matrix(split)
         both = np.stack(np.broadcast_arrays(self.matrices(split), label), axis=-1)
 
         def statistic(chosen: np.ndarray) -> float:
             ranks = pd.DataFrame(chosen.reshape(-1, 2)).rank().to_numpy()
-            # Constant scores put nothing in order: no correlation, rather than none that could be written down.
-            return float(np.corrcoef(ranks.T)[0, 1]) if ranks.std(0).all() else 0.0
+            return float(np.corrcoef(ranks.T)[0, 1]) if ranks.std(0).all() else 0.0  # constant scores order nothing
 
         return _over_trainings(both, statistic, seed=seed, draws=draws, level=level)
 
     def correlation_within(self, split: str, *, seed: int, draws: int, level: float) -> Interval:
-        """Spearman's correlation of score and label within an image, averaged over images; interval as in `error`.
-
-        Images whose scores or labels are all equal are left out; `n` counts all.
-        """
+        """Likewise within an image, averaged over images, without those of equal scores or labels (in `n`, too)."""
         label = pd.DataFrame(self.label_matrix(split)).rank(axis=1)
         scores = [pd.DataFrame(values).rank(axis=1) for values in self.matrices(split)]
         found = np.stack([ranks.corrwith(label, axis=1).to_numpy() for ranks in scores])
@@ -172,85 +154,54 @@ def _over_trainings(
 
 def train_mlp(run: Run, curated: Curated) -> Trained:
     """Train the baseline."""
-    settings = run.profile.mlp
+    settings, features = run.profile.mlp, clip_features(run, curated)
     shape = {"hidden": settings.hidden, "labels": run.profile.labels}
-    features, config = clip_features(run, curated), _config(settings)
-    return _train(run, curated, "mlp", features, config, shape, settings.seeds, networks.new_mlp)
+    return _train(run, curated, "mlp", features, _config(settings), shape, settings.seeds, networks.new_mlp)
 
 
 def train_icreward(run: Run, curated: Curated) -> Trained:
     """Train ICReward."""
-    settings = run.profile.icreward
-    shape = asdict(networks.icreward_config(run))
-    features, config = vision_tokens(run, curated), _config(settings, pairwise_weight=settings.pairwise_weight)
+    settings, features = run.profile.icreward, vision_tokens(run, curated)
+    config, shape = _config(settings, settings.pairwise_weight), networks.icreward_config(run)
     return _train(run, curated, "icreward", features, config, shape, settings.seeds, networks.new_icreward)
 
 
 def _config(settings: MlpSettings | ICRewardSettings, pairwise_weight: float = 0.0) -> TrainConfig:
-    return TrainConfig(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        decay=settings.weight_decay,
-        pairwise_weight=pairwise_weight,
-    )
+    shared = settings.model_dump(include={"epochs", "batch_size", "lr"})
+    return TrainConfig(**shared, decay=settings.weight_decay, pairwise_weight=pairwise_weight)
 
 
 def _train(
-    run: Run,
-    curated: Curated,
-    name: str,
-    features: Features,
-    config: TrainConfig,
-    shape: object,
-    seeds: int,
-    build: Build,
+    run: Run, curated: Curated, name: str, features: Features, config: TrainConfig, shape: object, n: int, build: Build
 ) -> Trained:
-    """Train a reward with several seeds and have it score all clips of the curated set."""
+    """Train a reward with `n` seeds and have it score all clips of the curated set."""
     data = {split: dataset(curated, features, split) for split in ("train", "val")}
-    with run.stage(
-        f"reward_{name}",
-        code=[_train, build],
-        features=features.stage,
-        config=asdict(config),
-        shape=shape,
-        data=[data[split].digest() for split in ("train", "val")],
-        seeds=seeds,
-        seed=run.profile.seed,
-    ) as stage:
-        missing = [number for number in range(seeds) if not stage.has(f"{number}.npz")]
+    inputs = {"features": features.stage, "data": [part.digest() for part in data.values()]}
+    inputs |= {"config": config, "shape": shape, "seeds": n, "seed": run.profile.seed}
+    with run.stage(f"reward_{name}", code=[_train, build], **inputs) as stage:
+        missing = [number for number in range(n) if not stage.has(f"{number}.npz")]
         barrier()  # all have looked before the leader writes
         for number in missing:
             seed = run.seed(name, number)
             model = build(run, seed)
-            # Training keeps its own resumable state, which is not an item until it is finished.
-            working = stage.folder / f"training_{number}"
+            working = stage.folder / f"training_{number}"  # training's own resumable state, no item of the stage
             history = train_reward(model, data["train"], data["val"], config, seed=seed, checkpoint_dir=working)
             scores = predict(model, dataset(curated, features)).overall
             if rank() == 0:
                 save_trained(stage, str(number), model, history, scores)
-    return finished(run, curated, stage, name, [str(number) for number in range(seeds)])
+    return finished(run, curated, stage, name, [str(number) for number in range(n)])
 
 
 def finished(run: Run, curated: Curated, stage: Stage, name: str, items: Sequence[str]) -> Trained:
     """The trainings that a stage holds: for each item `model_<item>`, and its scores and epochs in `<item>.npz`."""
-    rows = curated.rows
-    found = [stage.load_npz(f"{item}.npz") for item in items]
+    folders, found = [stage.path(f"model_{item}") for item in items], [stage.load_npz(f"{item}.npz") for item in items]
     histories = [History(tuple(Epoch(*row) for row in each["epochs"]), int(each["best"])) for each in found]
-    generated = rows["video"] < run.profile.data.videos_per_sample
-    return Trained(
-        name,
-        [stage.path(f"model_{item}") for item in items],
-        histories,
-        np.stack([each["scores"] for each in found]),
-        rows[["sample", "video", "split", "unseen", "label"]].assign(generated=generated),
-        stage,
-    )
+    rows = curated.rows[["sample", "video", "split", "unseen", "label"]]
+    rows = rows.assign(generated=curated.rows["video"] < run.profile.data.videos_per_sample)
+    return Trained(name, folders, histories, np.stack([each["scores"] for each in found]), rows, stage)
 
 
-def save_trained(
-    stage: Stage, item: str, model: MLPReward | ICRewardModel, history: History, scores: np.ndarray
-) -> None:
+def save_trained(stage: Stage, item: str, model: RewardModel, history: History, scores: np.ndarray) -> None:
     """Write what `finished` reads."""
     with stage.write(f"model_{item}") as folder:
         model.save_pretrained(folder)
@@ -259,14 +210,11 @@ def save_trained(
 
 
 def published(trained: Trained) -> dict[str, str]:
-    """Where a reward is kept. Under its name in an entry `rewards` of a notebook's results, `icreward score` finds it.
-
-    The names are `icreward`, `mlp` and `robust`, as in `--with icreward=laptop`.
-    """
+    """Where a reward is kept, for the entry `rewards` of a notebook's results, where `icreward score` finds it."""
     return {"stage": trained.stage.name, "key": trained.stage.key}
 
 
-def load(run: Run, trained: Trained, number: int) -> MLPReward | ICRewardModel:
+def load(run: Run, trained: Trained, number: int) -> RewardModel:
     """The model of one training of a reward."""
     kind = MLPReward if trained.name == "mlp" else ICRewardModel
     return kind.from_pretrained(trained.folders[number], device=run.device)
@@ -284,10 +232,7 @@ def selection_note(models: Mapping[str, Trained]) -> str:
 
 
 def error_difference(a: Trained, b: Trained, split: str, *, seed: int, draws: int, level: float) -> Interval:
-    """Mean squared error of `a` minus that of `b` on a split; negative: `a` is better.
-
-    The bootstrap draws images, the same for both, and one seed's model of each.
-    """
+    """Mean squared error of `a` minus that of `b` on a split; draws take the same images of both and any seeds."""
     gaps = a.errors(split)[:, None] - b.errors(split)
     return _over_trainings(gaps.reshape(-1, gaps.shape[-1]), np.mean, seed=seed, draws=draws, level=level)
 
@@ -298,5 +243,4 @@ def error_by_content(models: Mapping[str, Trained], split: str) -> pd.DataFrame:
     for name, model in models.items():
         unseen = model.labels["unseen"].to_numpy(bool)[model._rows(split)[:, 0]]
         columns[name] = pd.Series(model.errors(split).mean(0)).groupby(unseen).mean()
-    table = pd.DataFrame(columns).rename({False: "seen", True: "unseen"})
-    return table.rename_axis("content")
+    return pd.DataFrame(columns).rename({False: "seen", True: "unseen"}).rename_axis("content")

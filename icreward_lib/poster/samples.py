@@ -24,37 +24,21 @@ REAL_SUFFIXES = (".mp4", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
-class SceneSample:
-    """A scene of the sticker world, whose true continuation is known."""
-
+class _Described:
     id: int  # from 0
     split: str  # one of `SPLITS`
+    prompt: str  # the text that the generator is given
+    title: str  # short, for figures
+    kind: str  # what sort of image it is: the suite's category, or `subject` or `scenery`
+    dimension: str  # what VBench++ scores it by: `subject` or `background`
+    is_unseen: bool  # held out from all training, the pretrained models' too; unknown, and False, in the suite
+
+
+@dataclass(frozen=True)
+class SceneSample(_Described):
+    """A scene of the sticker world, whose true continuation is known."""
+
     scene: Scene
-
-    @property
-    def prompt(self) -> str:
-        """The text that the generator is given: the scene's caption."""
-        return self.scene.caption
-
-    @property
-    def title(self) -> str:
-        """A short name for figures: its subject, or its photograph."""
-        return self.scene.subject or self.scene.photograph
-
-    @property
-    def kind(self) -> str:
-        """What sort of image it is: `subject` or `scenery`."""
-        return "scenery" if self.scene.subject is None else "subject"
-
-    @property
-    def dimension(self) -> str:
-        """What VBench++ scores it by: `subject`, or `background` if it has none."""
-        return "background" if self.scene.subject is None else "subject"
-
-    @property
-    def is_unseen(self) -> bool:
-        """Whether a glyph, a photograph or the movements are held out from all training, the pretrained models' too."""
-        return self.scene.is_unseen
 
     def image(self, height: int, width: int) -> np.ndarray:
         """The first frame of the scene's true clip, uint8 RGB (height, width, 3); scenes are square."""
@@ -71,31 +55,17 @@ class SceneSample:
         return asdict(self.scene)
 
     def fidelity(self, videos: Sequence[Video], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What simulated raters see of K videos: the `FIDELITIES` to the true clip, (K,) in [0, 1] each.
-
-        The `scores` (`ConsistencyScorer.score`) have no part in it.
-        """
-        del scores
+        """What simulated raters see of K videos: the `FIDELITIES` to the true clip, (K,) in [0, 1] each."""
+        del scores  # of `ConsistencyScorer`: they have no part in it
         return fidelity(self.scene, videos)
 
 
 @dataclass(frozen=True)
-class SuiteSample:
+class SuiteSample(_Described):
     """An image of the VBench++ suite."""
 
-    id: int
-    split: str
-    prompt: str  # the image's own
-    kind: str  # its category in the suite
-    dimension: str
     path: Path
     real: Path | None  # a real video, of whatever content; samples of the test split have one each
-    is_unseen: bool = False  # nobody knows what the public models have seen
-
-    @property
-    def title(self) -> str:
-        """The beginning of the prompt."""
-        return self.prompt if len(self.prompt) <= 24 else self.prompt[:23].rstrip() + "…"
 
     def image(self, height: int, width: int) -> np.ndarray:
         """The cropped picture, resized."""
@@ -121,11 +91,16 @@ class SuiteSample:
 Sample = SceneSample | SuiteSample
 
 
-def draw_samples(run: Run) -> Sequence[Sample]:
-    """The samples of a profile, those of the suite with an equal share of every kind in each split.
+def scene_sample(number: int, split: str, scene: Scene) -> SceneSample:
+    """A sample of a scene: its caption is the prompt, its subject, or photograph, the title."""
+    subject = scene.subject is not None
+    kind, dimension = ("subject", "subject") if subject else ("scenery", "background")
+    title = scene.subject or scene.photograph
+    return SceneSample(number, split, scene.caption, title, kind, dimension, scene.is_unseen, scene)
 
-    In the sticker world the test split has its share of unseen content, the others have none.
-    """
+
+def draw_samples(run: Run) -> Sequence[Sample]:
+    """The samples of a profile: in the sticker world only the test split has its share of unseen content."""
     data = run.profile.data
     if data.suite:
         return _suite_samples(run)
@@ -133,10 +108,11 @@ def draw_samples(run: Run) -> Sequence[Sample]:
     seen = sample_scenes(data.samples - unseen, seed=run.seed("scenes", "seen"))
     scenes = seen + sample_scenes(unseen, seed=run.seed("scenes", "unseen"), split="unseen")
     splits = [split for split in SPLITS for _ in range(getattr(data, split))]
-    return [SceneSample(i, split, scene) for i, (split, scene) in enumerate(zip(splits, scenes, strict=True))]
+    return [scene_sample(i, split, scene) for i, (split, scene) in enumerate(zip(splits, scenes, strict=True))]
 
 
 def _suite_samples(run: Run) -> list[SuiteSample]:
+    """Those of the suite, with an equal share of every kind in each split."""
     data, settings = run.profile.data, run.profile.generation
     folder = locate(data.suite)
     left = curate_images(read_suite(folder / INDEX), data.samples, seed=run.seed("suite"))
@@ -151,17 +127,15 @@ def _suite_samples(run: Run) -> list[SuiteSample]:
     files = image_files([image for _, image in parts], crops)
     real = _real_files(folder, data.test)
     clips = [*[None] * (len(parts) - data.test), *real[: data.test]]  # the test split comes last
-    return [
-        SuiteSample(i, split, image.prompt, image.kind, image.dimension, path, clip)
-        for i, ((split, image), path, clip) in enumerate(zip(parts, files, clips, strict=True))
-    ]
+    samples = []
+    for i, ((split, image), path, clip) in enumerate(zip(parts, files, clips, strict=True)):
+        title = image.prompt if len(image.prompt) <= 24 else image.prompt[:23].rstrip() + "…"
+        samples.append(SuiteSample(i, split, image.prompt, title, image.kind, image.dimension, False, path, clip))
+    return samples
 
 
 def other_real_clips(run: Run) -> list[Video]:
-    """Real clips beyond those of the test samples: in the sticker world twice as many, with their share of unseen.
-
-    Beside the suite: all the others in the folder `real`.
-    """
+    """Real clips beyond those of the test samples: twice as many, or, beside the suite, all others in `real`."""
     data, shape = run.profile.data, run.profile.generation
     if data.suite:
         return [fit_clip(read_video(path), shape) for path in _real_files(locate(data.suite), data.test)[data.test :]]
@@ -181,7 +155,7 @@ def _rendered(scenes: list[Scene], shape: GenerationSettings) -> list[Video]:
 
 
 def _real_files(suite: Path, test: int) -> list[Path]:
-    """Real videos: one for each test sample, and twice as many to say how far real clips are from each other."""
+    """Real videos: one for each test sample, and at least twice as many to compare real clips with each other."""
     found = sorted(path for path in (suite / REAL).glob("*") if path.suffix.lower() in REAL_SUFFIXES)
     if len(found) < 3 * test:
         raise FileNotFoundError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -26,18 +26,13 @@ class SuiteImage:
     prompt: str
     file: str  # name of the cropped image in every crop folder
     kind: str  # one of KINDS
-    dimension: Literal["subject", "background"]  # the one of i2v_subject and i2v_background that VBench++ scores it by
+    dimension: str  # subject or background: VBench++ scores it by i2v_subject or i2v_background
 
 
 def read_suite(index: Path) -> list[SuiteImage]:
-    """The suite's images, in the index's order: 355 of them in the public one, 246 of subjects, 109 of backgrounds.
+    """The images of VBench's `vbench2_i2v_full_info.json`, in its order: 246 of subjects, 109 of backgrounds.
 
-    Args:
-        index: VBench's `vbench2_i2v_full_info.json`.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for a file that is not such an index.
+    Raises FileNotFoundError if there is none, ValueError for a file that is not such an index.
     """
     if not index.is_file():
         raise FileNotFoundError(f"{index} is missing: it is in VBench's repository, in vbench2_beta_i2v/.")
@@ -45,11 +40,9 @@ def read_suite(index: Path) -> list[SuiteImage]:
     try:
         for entry in json.loads(index.read_text(encoding="utf-8")):
             dimensions = {"i2v_subject", "i2v_background"} & set(entry["dimension"])
-            if not dimensions:  # a camera prompt of an image that has its own entry
-                continue
-            (dimension,) = dimensions
-            side: Literal["subject", "background"] = "subject" if dimension == "i2v_subject" else "background"
-            images.append(SuiteImage(entry["prompt_en"], entry["image_name"], entry["image_type"], side))
+            if dimensions:  # else a camera prompt of an image that has its own entry
+                (dimension,) = (each.removeprefix("i2v_") for each in dimensions)
+                images.append(SuiteImage(entry["prompt_en"], entry["image_name"], entry["image_type"], dimension))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{index} is not VBench's vbench2_i2v_full_info.json: {error!r}.") from error
     strange = sorted({image.kind for image in images} - set(KINDS))
@@ -63,11 +56,8 @@ def read_suite(index: Path) -> list[SuiteImage]:
 def curate_images(images: Sequence[SuiteImage], count: int, *, seed: int) -> list[SuiteImage]:
     """A subset in which every kind has its share, drawn at random within the kinds, in the suite's order.
 
-    Shares are rounded by largest remainders, ties to the kind that `KINDS` names first. The same images and seed
-    give the same subset on every machine.
-
-    Raises:
-        ValueError: if there are fewer images than `count`.
+    Shares are rounded by largest remainders, ties to the kind that `KINDS` names first. The same images and seed give
+    the same subset on every machine. Raises ValueError if there are fewer images than `count`.
     """
     if not 1 <= count <= len(images):
         raise ValueError(f"The suite has {len(images)} images; {count} cannot be drawn from it.")
@@ -88,31 +78,19 @@ def curate_images(images: Sequence[SuiteImage], count: int, *, seed: int) -> lis
 def crop_folder(crops: Path, height: int, width: int) -> Path:
     """The crop folder (`16-9`, `7-4`, `8-5`, `1-1`, ...) whose shape comes nearest to a video's.
 
-    Raises:
-        FileNotFoundError: if there is no such folder in `crops`.
+    Raises FileNotFoundError if there is no such folder in `crops`.
     """
-
-    def ratio(folder: Path) -> float:
-        columns, rows = folder.name.split("-")
-        return float(np.log(int(columns) / int(rows)))
-
-    def is_shape(name: str) -> bool:
-        return all(part.isdecimal() and int(part) for part in name.split("-"))
-
-    found = [path for path in sorted(crops.glob("*-*")) if path.is_dir() and is_shape(path.name)]
-    if not found:
+    named = {path: re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", path.name) for path in sorted(crops.glob("*-*"))}
+    ratios = {path: int(shape[1]) / int(shape[2]) for path, shape in named.items() if shape and path.is_dir()}
+    if not ratios:
         raise FileNotFoundError(
             f"{crops} has no folder named by its shape, such as 16-9: unpack VBench's crop.zip there."
         )
-    return min(found, key=lambda folder: abs(ratio(folder) - np.log(width / height)))
+    return min(ratios, key=lambda folder: abs(np.log(ratios[folder]) - np.log(width / height)))
 
 
 def image_files(images: Sequence[SuiteImage], folder: Path) -> list[Path]:
-    """Where the images lie in a crop folder, checked to be all there; read them with `video.read_image`.
-
-    Raises:
-        FileNotFoundError: naming the first few of those that are missing, and how many there are.
-    """
+    """Where the images lie in a crop folder; FileNotFoundError names the first few that are not, and counts them."""
     paths = [folder / image.file for image in images]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise FileNotFoundError(

@@ -55,15 +55,8 @@ def compared_with(run: Run, sample: Sample, videos: Videos) -> np.ndarray:
 def generate(run: Run, samples: Sequence[Sample]) -> Videos:
     """Generate the videos of every sample from its image and prompt."""
     settings, k = run.profile.generation, run.profile.data.videos_per_sample
-    with run.stage(
-        "videos",
-        code=generate,
-        model=open_sora_files(run),
-        generation=settings,
-        seed=run.profile.seed,
-        samples=[sample.account() for sample in samples],
-        k=k,
-    ) as stage:
+    inputs = {"generation": settings, "seed": run.profile.seed, "samples": [sample.account() for sample in samples]}
+    with run.stage("videos", code=generate, model=open_sora_files(run), k=k, **inputs) as stage:
         if not stage.done:
             generator = open_sora(run)
 
@@ -84,10 +77,7 @@ def item_of(sample: int) -> str:
 def save_videos(
     stage: Stage, samples: Sequence[S], make: Callable[[S], tuple[Sequence[Video], Mapping[str, np.ndarray]]]
 ) -> None:
-    """Save the videos, and arrays, of every sample of this process's share that a stage lacks, as `Videos` reads them.
-
-    Several samples' are made side by side.
-    """
+    """Save the videos, and arrays, of every sample of this process's share that a stage lacks, several side by side."""
     missing = [sample for sample in own_share(samples) if not stage.has(item_of(sample.id))]
     for sample, (clips, arrays) in side_by_side(make, missing):
         with stage.write(item_of(sample.id)) as folder:

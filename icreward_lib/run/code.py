@@ -1,9 +1,7 @@
-"""The definitions of this library that a function, or a notebook, reaches: what the key of a stage follows from.
+"""The definitions (functions, classes, constants at the top of a module) that code reaches: stage keys follow from it.
 
-A definition is a function, a class or a constant at the top of a module. It reaches the ones that its names stand for,
-annotations included: as every function here is annotated, that finds the methods of its arguments too. A protocol
-reaches all classes of its module, which are those that fulfil it. The room `run` is left out: it says where content
-lies, not what it is.
+They are those that its names stand for, annotations included, which finds the methods of its arguments too. A protocol
+reaches all classes of its module, those that fulfil it. The room `run` is left out: it says where content lies.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ LIBRARY = Path(__file__).parents[1]
 _NAME = LIBRARY.name
 _LEFT_OUT = f"{_NAME}.run"
 
+Code = Callable[..., Any] | Sequence[Callable[..., Any]]
 Definition = tuple[str, str]  # a module's full name, and a name at its top; "" for the module itself
 
 
@@ -43,17 +42,14 @@ class _Module:
                 self.imported |= {bound: (module, "") for bound, module in found}
 
     def reached(self, top: str) -> Iterator[Definition]:
-        """What a definition reaches directly."""
         yield from self.named(self.defined[top])
         if any(each.name == top and "Protocol" in map(ast.unparse, each.bases) for each in self.classes):
             yield from ((self.name, each.name) for each in self.classes)
 
     def named(self, nodes: Iterable[ast.AST]) -> Iterator[Definition]:
         """The definitions that some code of this module names."""
-        for outer in nodes:
-            for node in ast.walk(outer):
-                if (found := self._place(node)) and found[1]:
-                    yield found
+        places = (self._place(node) for outer in nodes for node in ast.walk(outer))
+        return (found for found in places if found and found[1])
 
     def _place(self, node: ast.AST) -> Definition | None:
         """What a name, with or without dots, stands for; None for what is not of this library."""
@@ -67,7 +63,6 @@ class _Module:
 
     @cache  # noqa: B019 - modules live as long as the process
     def hash(self, top: str) -> str:
-        """Hash of a definition."""
         return _digest([_plain(statement) for statement in self.defined[top]])
 
 
@@ -76,7 +71,6 @@ def _ours(module: str) -> bool:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a statement at the top of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     nodes = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
@@ -119,11 +113,10 @@ def _closure(start: Iterable[Definition]) -> list[Definition]:
     return sorted(seen)
 
 
-def definitions(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) -> list[Definition]:
-    """All that some functions of this library reach, themselves included; an inner function stands for its outer one.
+def definitions(functions: Code) -> list[Definition]:
+    """All that some functions reach, themselves included; an inner one stands for its outer one.
 
-    Raises:
-        ValueError: for a function that is defined elsewhere.
+    Raises `ValueError` for a function that is not of this library.
     """
     roots = [functions] if callable(functions) else functions
     plain = [root.func if isinstance(root, partial) else root for root in roots]
@@ -135,17 +128,13 @@ def definitions(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) ->
     return _closure(start)
 
 
-def code_hash(functions: Callable[..., Any] | Sequence[Callable[..., Any]]) -> str:
+def code_hash(functions: Code) -> str:
     """Hash of `definitions`. Comments, docstrings and layout do not count."""
     return _hash(definitions(functions))
 
 
 def notebook_code_hash(path: Path) -> str:
-    """Hash of the code cells of a notebook and of all that they reach in this library; prose does not count.
-
-    Raises:
-        ValueError: for cells that are not Python.
-    """
+    """Hash of the code cells of a notebook and of all that they reach. Raises `ValueError` for what is not Python."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     try:

@@ -65,18 +65,15 @@ def make_folder(folder: Path) -> None:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
     if not os.access(folder, os.W_OK):
-        raise ReadOnlyError(
-            f"nothing can be written to {folder}: make it writable, or choose another folder (for runs: "
-            "ICREWARD_OUTPUT) and run the same again"
-        )
+        how = "make it writable, or choose another folder (for runs: ICREWARD_OUTPUT) and run the same again"
+        raise ReadOnlyError(f"nothing can be written to {folder}: {how}")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, to be written as a file or a folder, then moved into its place.
+    """Give a temporary path, of the same suffix, to write a file or a folder to, then move it into its place.
 
-    On an error, or if the process dies, `path` is what it was before. The temporary name keeps the suffix.
-    Raises `DiskFullError` when there is no room, and `ReadOnlyError`.
+    On an error, or if the process dies, `path` is what it was before. Raises `DiskFullError` and `ReadOnlyError`.
     """
     make_folder(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
@@ -92,10 +89,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_one(lock: Path, refusal: Exception) -> Iterator[None]:
-    """Hold the file `lock`, or raise `refusal` while another process does; it lets go however it ends.
-
-    Raises `OSError` if the file cannot be made, `DiskFullError` where that is why.
-    """
+    """Hold the file `lock`, or raise `refusal` while another process does; `OSError` if it cannot be made."""
     try:
         with reporting_full_disk(lock):
             held = FileLock(lock).acquire(blocking=False)
@@ -117,16 +111,12 @@ def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files under `folder` of processes that died while writing."""
     for path in folder.rglob(f"{_TEMPORARY}*"):
         pid = path.name.removeprefix(_TEMPORARY).split("-")[0]
-        if pid.isdecimal() and not _is_running(int(pid)):
-            remove(path)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno == errno.EPERM  # another user's
-    return True
+        if pid.isdecimal():
+            try:
+                os.kill(int(pid), 0)
+            except OSError as error:
+                if error.errno != errno.EPERM:  # another user's
+                    remove(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -136,10 +126,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole; tables, dataclasses, pydantic models and NumPy values may stand anywhere in it.
-
-    Raises `ValueError` for NaN and infinity.
-    """
+    """Write JSON with tables, dataclasses, pydantic models and NumPy values anywhere in it; `ValueError` for NaN."""
     try:
         text = json.dumps(value, indent=2, default=_plain, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
@@ -192,7 +179,7 @@ def _hash(path: Path) -> str:
 
 @cache
 def _remembered_hash(path: Path, size: int, modified: int) -> str:
-    """Hash of a file that was not touched since: once in a process, and of a large one once on a machine."""
+    """Once in a process, and of a large file once on a machine."""
     if size < LARGE:
         return _hash(path)
     note, known_by = hash_notes() / f"{digest(str(path))}.json", {"path": str(path), "size": size, "modified": modified}
@@ -223,10 +210,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path) -> dict[str, str]:
-    """Hashes of the files in a folder of weights, after a comparison with its `SHA256SUMS`, if it has one.
-
-    Raises `DamagedFileError` for a file that is missing or differs.
-    """
+    """`folder_hashes`, or `DamagedFileError` if one differs from the folder's `SHA256SUMS`, where it has that."""
     found, sums = folder_hashes(folder), folder / CHECKSUMS
     for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
         sha, name = line.split("  ", 1)

@@ -18,7 +18,7 @@ ROOT = "ICREWARD_MODELS"  # the environment variable that names a folder of mode
 
 @dataclass(frozen=True)
 class Pin:
-    """What a repository of the hub is: a commit of it, the files that are read, and SHA-256 of those that are known."""
+    """A commit of a repository of the hub, the files that are read, and SHA-256 of those that are known."""
 
     revision: str
     files: Sequence[str]
@@ -48,16 +48,12 @@ def locate(name: str) -> Path:
     if folder := find(name):
         return folder
     if name.startswith("checkpoints/"):
-        raise FileNotFoundError(
-            f"there is no folder {name}; restore it with 'git checkout -- {name}' or train it with "
-            "notebooks/00_laptop_models.ipynb"
-        )
+        how = f"restore it with 'git checkout -- {name}' or train it with notebooks/00_laptop_models.ipynb"
+        raise FileNotFoundError(f"there is no folder {name}; {how}")
     folder = models_root() / name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(
-            f"there is no folder {folder}: README.md says what belongs there ('At the poster's scale'); --models "
-            "names another folder of models"
-        )
+        how = "README.md says what belongs there ('At the poster's scale'); --models names another folder of models"
+        raise FileNotFoundError(f"there is no folder {folder}: {how}")
     revision = f" --revision {PINS[name].revision}" if name in PINS else ""
     command = f"hf download {name}{revision} --local-dir {folder}"
     if os.environ.get(ROOT):
@@ -75,21 +71,16 @@ def _fetch(name: str, place: Path, command: str) -> Path:
         with reporting_full_disk(Path(name)):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except errors.GatedRepoError as error:  # a kind of RepositoryNotFoundError
-        raise FileNotFoundError(
-            f"the hub gives {name} to registered users only: ask for access on its page, then 'hf auth login'"
-        ) from error
+        why = "to registered users only: ask for access on its page, then 'hf auth login'"
+        raise FileNotFoundError(f"the hub gives {name} {why}") from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(f"the hub has no repository {name}: check the name in the profile") from error
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"the hub's {name} no longer has the revision {revision}: put its files, from wherever they are kept, "
-            f"into {place}"
-        ) from error
+        why = f"no longer has the revision {revision}: put its files, from wherever they are kept, into {place}"
+        raise FileNotFoundError(f"the hub's {name} {why}") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name} is not here and the hub cannot be reached: where there is a network run '{command}' and bring "
-            "that folder here"
-        ) from error
+        why = f"the hub cannot be reached: where there is a network run '{command}' and bring that folder here"
+        raise FileNotFoundError(f"{name} is not here and {why}") from error
     for file, sha in pin.sha256.items() if pin else ():
         if content_hash(folder / file) != sha:
             raise DamagedFileError(f"{folder / file} is not the published file: delete it and run the same again")

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from icreward_lib.run.files import atomic, content_hash, output_root, reporting_full_disk
+from icreward_lib.run.files import content_hash, output_root, reporting_full_disk, write_text
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _START_SECONDS = 600  # for a kernel to answer, on a machine that does much else
@@ -53,38 +53,31 @@ class Notebook:
         except (ValueError, KeyError, TypeError) as error:
             raise NotebookError(f"{path.name} is not a notebook: restore it, such as with git checkout") from error
         if language != "python":
-            raise NotebookError(
-                f"{path.name} names no Python kernel: open it in JupyterLab, choose 'Python 3' and save it"
-            )
+            how = "open it in JupyterLab, choose 'Python 3' and save it"
+            raise NotebookError(f"{path.name} names no Python kernel: {how}")
         try:
             defaults = {name: ast.literal_eval(each["default"]) for name, each in inspect_notebook(path).items()}
         except (SyntaxError, ValueError) as error:
-            raise NotebookError(
-                f"{path.name}: the parameters cell may hold only lines of the form 'name: type = literal'"
-            ) from error
+            what = "the parameters cell may hold only lines of the form 'name: type = literal'"
+            raise NotebookError(f"{path.name}: {what}") from error
         if not defaults:
             raise NotebookError(f"{path.name} has no parameters: tag the cell that sets them 'parameters'")
         return cls(path, len(code), defaults)
 
     def parse(self, raw: Mapping[str, str]) -> dict[str, Any]:
         """Those of the `-p name=value` settings that this notebook has, in the types of its defaults."""
-        return {name: self._value(name, text) for name, text in raw.items() if name in self.defaults}
-
-    def _value(self, name: str, text: str) -> object:
-        default = self.defaults[name]
-        kind = type(default)
-        try:
-            value = yaml.safe_load(text) if kind in (dict, list) else TypeAdapter(kind).validate_strings(text)
-        except (yaml.YAMLError, ValidationError):
-            value = None
-        if type(value) is not kind:
-            raise NotebookError(f"-p {name}={text}: {self.name} takes a {kind.__name__} here, such as {default!r}")
-        return value
+        values: dict[str, Any] = {name: text for name, text in raw.items() if name in self.defaults}
+        for name, text in values.items():
+            default, value, kind = self.defaults[name], None, type(self.defaults[name])
+            with suppress(yaml.YAMLError, ValidationError):
+                value = yaml.safe_load(text) if kind in (dict, list) else TypeAdapter(kind).validate_strings(text)
+            if type(value) is not kind:
+                raise NotebookError(f"-p {name}={text}: {self.name} takes a {kind.__name__} here, such as {default!r}")
+            values[name] = value
+        return values
 
 
-def execute(
-    book: Notebook, parameters: Mapping[str, Any], cache: Path, *, live: LiveLine, resume: str
-) -> dict[str, Any]:
+def execute(book: Notebook, parameters: Mapping[str, Any], cache: Path, live: LiveLine, resume: str) -> dict[str, Any]:
     """Run one notebook in a fresh process; returns seconds, peak memory, outputs with hashes, and stages.
 
     The executed copy lies in `cache/notebooks`. Raises `NotebookError` for a cell that fails.
@@ -128,23 +121,19 @@ def _failure(book: Notebook, where: str, why: str, copy: Path, resume: str) -> N
 
 
 def save_executed(copy: Path, target: Path) -> None:
-    """Put an executed copy in the place of its notebook, without what belongs to one run on one machine.
-
-    That is papermill's times and paths, stderr with its warnings that name files, and progress bars.
-    """
+    """Put an executed copy in its notebook's place, without papermill's times and paths, stderr and progress bars."""
     content = json.loads(copy.read_text(encoding="utf-8"))
     content["metadata"].pop("papermill", None)
     for cell in content["cells"]:
         for added in ("papermill", "execution"):
             cell["metadata"].pop(added, None)
-        if "outputs" in cell:
-            cell["outputs"] = [output for output in cell["outputs"] if not _is_of_one_run(output)]
         if not cell["metadata"].get("tags", True):
             del cell["metadata"]["tags"]
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_of_one_run(output)]
     if not any(_WIDGET in output.get("data", {}) for cell in content["cells"] for output in cell.get("outputs", [])):
         content["metadata"].pop("widgets", None)
-    with atomic(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _is_of_one_run(output: Mapping[str, Any]) -> bool:

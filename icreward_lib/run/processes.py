@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:  # not for good: the command line imports this module and has to start quickly
     from accelerate import PartialState
 
-
 Item = TypeVar("Item")
-
+Result = TypeVar("Result")
 PATIENCE = timedelta(days=2)  # that processes wait for the slowest of them
 
 
@@ -37,15 +36,12 @@ def device() -> str:
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's share of the items, whichever exist already: no two processes ever take the same one."""
+    """This process's share of the items: no two processes ever take the same one."""
     return items[rank() :: processes()]
 
 
 def gather(made: Sequence[Item], count: int) -> list[Item]:
-    """What all processes made of their shares (`own_share`) of `count` items, in the order of the items, for each.
-
-    What one made beyond its share is left out. Numbers travel well; a tensor would bring its storage and device.
-    """
+    """What all processes made of their shares (`own_share`) of `count` items, in order; numbers rather than tensors."""
     if processes() == 1:
         return list(made[:count])
     import torch.distributed
@@ -70,14 +66,11 @@ def _group() -> PartialState:
     return PartialState(cpu=device() == "cpu", timeout=PATIENCE)
 
 
-Result = TypeVar("Result")
-
-
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Yield every item with `function(item)`, in order, as many at a time as torch has threads.
+    """Yield every item with `function(item)`, in order, on a GPU one at a time, else as many as torch has threads.
 
-    Inside, torch and BLAS work on one thread, so that results do not depend on the cores. An error is raised at its
-    item's turn; what has not begun by then is dropped. Where there is a GPU, one item at a time fills it.
+    There torch and BLAS work on one thread, so that results do not depend on the cores. An error is raised at its
+    item's turn; what has not begun by then is dropped.
     """
     import torch  # here, as in `device`: the command line has to start quickly
     from threadpoolctl import threadpool_limits

@@ -41,15 +41,7 @@ class ModelsSettings(Group):
     videoreward: str = Field(description="VideoReward's checkpoint to start ICReward from; empty: from the VLM itself")
     clip: str = Field(description="open_clip model: the baseline's features, and CLIPSim")
     fvd: str = Field(description="VideoMAE or I3D, features of the Frechet video distance")
-    labels: Literal["efficientnet-lite0", "vbench"] = Field(
-        description="backbone of the VBench++ scores: EfficientNet-Lite0, or VBench++'s own DINO and DreamSim"
-    )
-
-    @model_validator(mode="after")
-    def _whole_generator(self) -> ModelsSettings:
-        if bool(self.autoencoder) != bool(self.text_encoder):
-            raise ValueError("name both autoencoder and text_encoder of the public denoiser, or none of a pipeline")
-        return self
+    labels: Literal["efficientnet-lite0", "vbench"] = Field(description="backbone of VBench++'s scores, or its own two")
 
 
 class DataSettings(Group):
@@ -58,40 +50,25 @@ class DataSettings(Group):
     suite: str = Field(description="folder of the VBench++ image suite; empty: scenes of the sticker world")
     samples: Count = Field(description="reference images; the poster: 300")
     videos_per_sample: Count = Field(description="videos generated from one image; the poster: 5")
-    low_score_additions: Annotated[int, Field(ge=0)] = Field(
-        description="extra training videos with a low label; the poster: about 30"
-    )
+    low_score_additions: int = Field(ge=0, description="extra training videos with a low label; the poster: about 30")
     low_score_below: Share = Field(description="a label below this counts as low; the poster: 0.4")
     train: Count = Field(description="samples to train on")
     val: Count = Field(description="samples to choose epochs and settings on")
     test: Count = Field(description="samples that only final numbers are read from")
     unseen_share: Share = Field(
-        description="share of the test samples with subjects, photographs and motions held out from training"
+        description="share of the test samples with subjects and motions held out from training"
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DataSettings:
-        total = self.train + self.val + self.test
-        if total != self.samples:
-            raise ValueError(f"train + val + test must be samples ({self.samples}), they are {total}")
-        return self
 
 
 class GenerationSettings(Group):
     """How one video is sampled."""
 
-    num_frames: Annotated[int, Field(ge=17, multiple_of=17)] = Field(
-        description="frames of a clip, in the autoencoder's chunks of 17"
-    )
-    height: Annotated[int, Field(ge=32, multiple_of=2)] = Field(description="pixels")
-    width: Annotated[int, Field(ge=32, multiple_of=2)] = Field(
-        description="pixels; videos have whole latent pixels, 424 for 426"
-    )
+    num_frames: int = Field(ge=17, multiple_of=17, description="frames of a clip, in the autoencoder's chunks of 17")
+    height: int = Field(ge=32, multiple_of=2, description="pixels")
+    width: int = Field(ge=32, multiple_of=2, description="pixels; videos have whole latent pixels, 424 for 426")
     fps: Positive = Field(description="frames per second")
     steps: Count = Field(description="steps of the rectified flow from noise to clip")
-    guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        description="classifier-free guidance on the text; 1 = none, and half the work"
-    )
+    guidance: float = Field(ge=1, allow_inf_nan=False, description="classifier-free guidance; 1 = none, half the work")
     aesthetic: Positive | None = Field(description="aesthetic score that prompts ask for; null: none, as small models")
     motion: Positive | None = Field(description="motion score that prompts ask for; null: none")
 
@@ -101,21 +78,9 @@ class LabelsSettings(Group):
 
     subject_weight: NotNegative = Field(description="weight of i2v_subject in the label")
     background_weight: NotNegative = Field(description="weight of i2v_background in the label")
-    reference: Literal["image", "as_seen"] = Field(
-        description="what videos are compared with: the image, or the image as the generator's autoencoder shows it"
-    )
-    input_size: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        description="pixels that a frame is resized to for EfficientNet-Lite0, whose stride is 32"
-    )
-    antialias: bool = Field(
-        description="whether frames are antialiased for VBench++'s networks; its leaderboard was made without"
-    )
-
-    @model_validator(mode="after")
-    def _weights(self) -> LabelsSettings:
-        if abs(self.subject_weight + self.background_weight - 1) > 1e-9:
-            raise ValueError("subject_weight + background_weight must be 1")
-        return self
+    reference: Literal["image", "as_seen"] = Field(description="compare with the image, or with its autoencoded self")
+    input_size: int = Field(ge=32, multiple_of=32, description="pixels of a frame for EfficientNet-Lite0, in strides")
+    antialias: bool = Field(description="antialias frames for VBench++'s networks; its leaderboard was made without")
 
 
 class MlpSettings(Group):
@@ -138,31 +103,25 @@ class ICRewardSettings(Group):
     batch_size: Count = Field(description="videos per step")
     lora_rank: Count = Field(description="rank of the adapters on the language model")
     pairwise_weight: NotNegative = Field(description="weight of the Bradley-Terry term beside the MSE; 0 = off")
-    num_frames: Annotated[int, Field(ge=2, multiple_of=2)] = Field(description="frames seen, merged in twos")
+    num_frames: int = Field(ge=2, multiple_of=2, description="frames seen, merged in twos")
     seeds: Count = Field(description="independent trainings; intervals are over them")
 
 
 class DpoSettings(Group):
     """Flow-DPO: the generator learns to prefer ICReward's pick over the baseline's."""
 
-    subset: Several = Field(
-        description="videos that both rewards pick from; every such subset of a sample's videos is tried"
-    )
+    subset: Several = Field(description="videos that rewards pick from: each such subset of a sample's videos is tried")
     beta: Positive = Field(description="strength of the pull towards the reference model, constant over time")
     lr: Positive
     lora_rank: Count = Field(description="rank of the adapters on the transformer")
     steps: Count = Field(description="optimizer steps")
     batch_size: Count = Field(description="pairs per step")
     micro_batch: Count = Field(description="pairs in one pass through the network: memory, not results")
-    held_out_pairs: Several = Field(
-        description="pairs of validation and test images that the accuracy is measured on, at most"
-    )
+    held_out_pairs: Several = Field(description="at most as many pairs of val and test images to measure accuracy on")
     eval_every: Count = Field(description="steps between two points of the accuracy curve")
     eval_timesteps: Count = Field(description="noise levels at which a held-out pair is compared")
     seeds: Count = Field(description="independent trainings")
-    new_samples: Count = Field(
-        description="test images from which tuned and base generator each make a new clip, same seeds"
-    )
+    new_samples: Count = Field(description="test images from which tuned and base generator each make a new clip")
 
 
 class ProbesSettings(Group):
@@ -209,15 +168,15 @@ class StudySettings(Group):
 class StatsSettings(Group):
     """Intervals."""
 
-    bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="resamples behind an interval")
-    level: Annotated[float, Field(gt=0.5, lt=1)] = Field(description="coverage of an interval")
+    bootstrap_draws: int = Field(ge=100, description="resamples behind an interval")
+    level: float = Field(gt=0.5, lt=1, description="coverage of an interval")
 
 
 class Profile(Group):
     """One scale of the whole protocol. `name` is the file's name and the folder that results go to."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(description="every random draw is derived from it")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    seed: int = Field(ge=0, lt=2**31, description="every random draw is derived from it")
     models: ModelsSettings
     data: DataSettings
     generation: GenerationSettings
@@ -234,18 +193,24 @@ class Profile(Group):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:
+        models, data, labels = self.models, self.data, self.labels
+        if bool(models.autoencoder) != bool(models.text_encoder):
+            raise ValueError(
+                "models: name both autoencoder and text_encoder of the public denoiser, or none of a pipeline"
+            )
+        if (total := data.train + data.val + data.test) != data.samples:
+            raise ValueError(f"data: train + val + test must be samples ({data.samples}), they are {total}")
+        if abs(labels.subject_weight + labels.background_weight - 1) > 1e-9:
+            raise ValueError("labels: subject_weight + background_weight must be 1")
         limits = {
-            "study.showcase": "data.test",
-            "dpo.new_samples": "data.test",
-            "pool.images": "data.test",
-            "data.videos_per_sample": "pool.videos",
-            "rules.new_samples": "data.test",
-            "dpo.subset": "data.videos_per_sample",
-            "dpo.eval_every": "dpo.steps",
-            "icreward.num_frames": "generation.num_frames",
+            "data.test": ("study.showcase", "dpo.new_samples", "pool.images", "rules.new_samples"),
+            "pool.videos": ("data.videos_per_sample",),
+            "data.videos_per_sample": ("dpo.subset",),
+            "dpo.steps": ("dpo.eval_every",),
+            "generation.num_frames": ("icreward.num_frames",),
         }
-        for key, limiting in limits.items():
-            value, limit = (attrgetter(name)(self) for name in (key, limiting))
+        for key, limiting in ((key, limiting) for limiting, keys in limits.items() for key in keys):
+            value, limit = attrgetter(key, limiting)(self)
             if value > limit:
                 raise ValueError(f"{key} ({value}) must be at most {limiting} ({limit})")
         return self
@@ -262,7 +227,14 @@ def load_profile(name_or_path: str | Path, changes: Mapping[str, Any] | None = N
     `changes` replaces single settings by their dotted name: `{"icreward.epochs": 3, "seed": 1}`.
     Raises `ProfileError` for an unknown profile or key, a wrong type or an impossible value.
     """
-    path = _find(str(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        path = PROFILES / f"{name_or_path}.yaml"
+        if name_or_path not in profile_names():
+            names = ", ".join(profile_names())
+            raise ProfileError(f"there is no profile '{name_or_path}'; there are {names}, or give a .yaml file")
+    elif not path.is_file():
+        raise ProfileError(f"there is no profile file {name_or_path}")
     shown = path.name if path.parent == PROFILES else str(path)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -279,18 +251,6 @@ def load_profile(name_or_path: str | Path, changes: Mapping[str, Any] | None = N
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
         raise ProfileError(f"{shown}{' with changes' if changes else ''}: {problems}") from error
-
-
-def _find(name: str) -> Path:
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name).expanduser() if own else PROFILES / f"{name}.yaml"
-    if own and not path.is_file():
-        raise ProfileError(f"there is no profile file {name}")
-    if not own and name not in profile_names():
-        raise ProfileError(
-            f"there is no profile '{name}'; there are {', '.join(profile_names())}, or give a .yaml file"
-        )
-    return path
 
 
 def _change(settings: dict[str, Any], key: str, value: object) -> None:
@@ -311,7 +271,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"the key '{where}' is missing"
     if problem["type"] == "value_error":
-        return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
+        return str(problem["ctx"]["error"])
     if problem["type"] == "model_type":
         why = f"should be a group of {', '.join(_keys(problem['loc']))}"
     if problem["type"] == "float_type":  # YAML takes 1e-4 for text

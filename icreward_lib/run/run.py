@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,21 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icreward_lib.run.code import code_hash, notebook_code_hash
-from icreward_lib.run.files import (
-    atomic,
-    digest,
-    hash_notes,
-    output_root,
-    remove_leftovers,
-    verify_checksums,
-    write_json,
-    write_text,
-)
+from icreward_lib.run import files
+from icreward_lib.run.code import Code, code_hash, notebook_code_hash
 from icreward_lib.run.models import CHECKOUT, locate
 from icreward_lib.run.processes import barrier, device, rank
 from icreward_lib.run.profile import Profile, load_profile
-from icreward_lib.run.stages import Stage
+from icreward_lib.run.stages import ACCOUNT, Stage
 
 if TYPE_CHECKING:  # neither is needed to run the command line, which has to start quickly
     import pandas as pd
@@ -66,7 +57,7 @@ class Run:
     def __post_init__(self) -> None:
         # Results of a changed profile lie apart, so that trying something never overwrites what is published.
         self.name = self.profile.name + ("-changed" if self.changes else "")
-        self.root = output_root()
+        self.root = files.output_root()
         self.cache = self.root / ".cache" / self.profile.name
         self.results = self.root / "results" / self.name
         self.figures = self.root / "figures" / self.name
@@ -102,29 +93,26 @@ class Run:
             folder = locate(name)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"models.{role} of the profile {self.profile.name}: {error}") from error
-        self.used(role, name, verify_checksums(folder))
+        self.used(role, name, files.verify_checksums(folder))
         return folder
 
-    def used(self, role: str, name: str, files: Mapping[str, str]) -> None:
+    def used(self, role: str, name: str, sums: Mapping[str, str]) -> None:
         """Note weights in the provenance: what they are for, their name, and the SHA-256 of each file."""
-        self._models[role] = {"id": name, "files": dict(files)}
+        self._models[role] = {"id": name, "files": dict(sums)}
 
     @contextmanager
-    def stage(
-        self, stage: str, *, code: Callable[..., Any] | Sequence[Callable[..., Any]], **inputs: object
-    ) -> Iterator[Stage]:
+    def stage(self, stage: str, *, code: Code, **inputs: object) -> Iterator[Stage]:
         """Open a stage, one at a time; leaving the block without an error marks it as finished.
 
-        Its content depends on `inputs` (settings, seeds, other stages, paths by their content) and on `code`, the
-        library's functions that make it, with all that they reach (`run.code`): another value gives another folder.
-        Inside, make what is `missing`; if the stage is `done` there is nothing to do.
+        Its folder follows from `inputs` (settings, seeds, other stages, paths by their content) and from `code`, the
+        library's functions that make it, with all that they reach. Inside, make what is `missing`.
         """
         inputs = {name: value.key if isinstance(value, Stage) else value for name, value in inputs.items()}
-        key = digest({"stage": stage, "code": code_hash(code), "inputs": inputs})
+        key = files.digest({"stage": stage, "code": code_hash(code), "inputs": inputs})
         folder = self.cache / stage / key
         folder.mkdir(parents=True, exist_ok=True)
         if rank() == 0:  # one looks first, and deletes what is damaged
-            remove_leftovers(folder)
+            files.remove_leftovers(folder)
             Stage(stage, key, folder)
         barrier()
         opened = Stage(stage, key, folder, partial(self._tell, stage))
@@ -136,55 +124,48 @@ class Run:
             account = {"stage": stage, "key": key, "notebook": self.notebook, "peak_rss_gb": peak_rss_gb()}
             # Of a resumed stage, the seconds are those after the resumption.
             account |= {"seconds": round(time.perf_counter() - begin, 2), "resumed": resumed, "inputs": inputs}
-            opened.finish(account)
+            opened.save_json(ACCOUNT, account)
+            opened.done = True
             self.progress.unlink(missing_ok=True)
         barrier()
-        self._stages.append({**opened.account(), "reused": reused})
+        self._stages.append({**opened.load_json(ACCOUNT), "reused": reused})
         self._write_log()
 
     def _tell(self, stage: str, done: int, wanted: int) -> None:
-        """Write what the live line of `icreward reproduce` shows."""
         if rank() == 0:
-            write_text(self.progress, f"{stage}: item {done} of {wanted}")
+            files.write_text(self.progress, f"{stage}: item {done} of {wanted}")
 
     def record(self, name: str, payload: Payload) -> None:
-        """Write `results/<profile>/<name>`: JSON with its provenance, a table as CSV, or text.
-
-        In a JSON list every entry carries the provenance; beside a CSV it lies in `<name>.provenance.json`.
-        """
+        """Write `results/<profile>/<name>`: JSON, each entry of a list with its provenance, a table as CSV, or text."""
         path, provenance = self.results / name, self.provenance()
         if isinstance(payload, str):
-            write_text(path, payload)
+            files.write_text(path, payload)
         elif isinstance(payload, Mapping):
-            write_json(path, {**payload, "provenance": provenance})
+            files.write_json(path, {**payload, "provenance": provenance})
         elif isinstance(payload, list):
-            write_json(path, [{**entry, "provenance": provenance} for entry in payload])
+            files.write_json(path, [{**entry, "provenance": provenance} for entry in payload])
         else:
-            write_text(path, payload.to_csv(index=False, lineterminator="\n"))
-            write_json(path.with_suffix(".provenance.json"), provenance)
-            self._wrote(path.with_suffix(".provenance.json"))
+            beside = path.with_suffix(".provenance.json")
+            files.write_text(path, payload.to_csv(index=False, lineterminator="\n"))
+            files.write_json(beside, provenance)
+            self._wrote(beside)
         self._wrote(path)
 
     def figure(self, name: str, figure: Figure, data: pd.DataFrame) -> None:
         """Write `figures/<profile>/<name>` as PNG and PDF, and as CSV the numbers that it shows."""
         path = self.figures / name
         # Without the dates that matplotlib puts in, equal figures are equal files.
-        formats: dict[str, dict[str, Any]] = {".png": {}, ".pdf": {"metadata": {"CreationDate": None}}}
-        for suffix, options in formats.items():
-            with atomic(path.with_name(name + suffix)) as temporary:
-                figure.savefig(temporary, dpi=150, bbox_inches="tight", **options)
-        write_text(path.with_name(name + ".csv"), data.to_csv(index=False, lineterminator="\n"))
-        self._wrote(*(path.with_name(name + suffix) for suffix in (*formats, ".csv")))
+        for suffix, dates in {".png": {}, ".pdf": {"CreationDate": None}}.items():
+            with files.atomic(path.with_name(name + suffix)) as temporary:
+                figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=dates)
+        files.write_text(path.with_name(name + ".csv"), data.to_csv(index=False, lineterminator="\n"))
+        self._wrote(*(path.with_name(name + suffix) for suffix in (".png", ".pdf", ".csv")))
 
     @cached_property
-    def _code(self) -> dict[str, object]:
-        """The code that runs. Asked for once, as what changes later is not what was imported."""
+    def _code(self) -> dict[str, object]:  # once, as what changes later is not what was imported
         notebook = CHECKOUT / "notebooks" / f"{self.notebook}.ipynb"
-        return {
-            "versions": installed_versions(),
-            "git": _git(),
-            "source": notebook_code_hash(notebook) if notebook.is_file() else None,
-        }
+        source = notebook_code_hash(notebook) if notebook.is_file() else None
+        return {"versions": installed_versions(), "git": _git(), "source": source}
 
     def provenance(self) -> dict[str, Any]:
         """What the results of this run follow from, and when it ran."""
@@ -204,28 +185,30 @@ class Run:
         }
 
     def _wrote(self, *paths: Path) -> None:
-        names = [Path(os.path.relpath(path, self.root)).as_posix() for path in paths]
+        names = [path.relative_to(self.root).as_posix() for path in paths]
         self._outputs = list(dict.fromkeys([*self._outputs, *names]))
         self._write_log()
 
     def _write_log(self) -> None:
         """What `icreward reproduce` reads: the files that the notebook wrote, and where its time went."""
         if rank() == 0:
-            write_json(self._log, {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()})
+            files.write_json(
+                self._log, {"outputs": self._outputs, "stages": self._stages, "peak_rss_gb": peak_rss_gb()}
+            )
 
 
 def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:
     """Begin a run of `notebooks/<notebook>.ipynb` under a profile (a name, or the path of a YAML file).
 
-    `changes` replaces settings of the profile by their dotted names: `**{"icreward.epochs": 3}`. The environment
-    variable `ICREWARD_PROFILE` goes before `profile`, which is `laptop` in the notebooks. Raises `ProfileError`.
+    `changes` are settings of the profile by their dotted names: `**{"icreward.epochs": 3}`. The environment variable
+    `ICREWARD_PROFILE` goes before `profile`. Raises `ProfileError`.
     """
     name = os.environ.get("ICREWARD_PROFILE") or profile
     wanted = load_profile(name, changes)
     run = Run(notebook, wanted, changes if wanted != load_profile(name) else {})
     if rank() == 0:
-        for folder in (run.results, run.figures, run.progress.parent, hash_notes()):
-            remove_leftovers(folder)
+        for folder in (run.results, run.figures, run.progress.parent, files.hash_notes()):
+            files.remove_leftovers(folder)
     run._write_log()
     return run
 
@@ -244,9 +227,8 @@ def _git() -> dict[str, object]:
     """The commit that ran, and whether any source differed from it; nulls outside a git checkout."""
 
     def ask(*arguments: str) -> str:
-        return subprocess.check_output(
-            ["git", "-C", CHECKOUT, *arguments], stderr=subprocess.DEVNULL, text=True
-        ).strip()
+        command = ["git", "-C", str(CHECKOUT), *arguments]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
 
     with suppress(FileNotFoundError, subprocess.CalledProcessError):
         if ask("rev-parse", "--show-toplevel") == str(CHECKOUT):

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,30 @@ import numpy as np
 from icreward_lib.run.files import DamagedFileError, atomic, content_hash, remove, write_json
 from icreward_lib.run.processes import rank
 
-_ACCOUNT = ".done.json"
+ACCOUNT = ".done.json"  # of how a finished stage was made
 
 
 class Stage:
-    """A folder of items that were made from the same inputs. An item is a file or a folder.
+    """A folder of items (files or folders) that were made from the same inputs.
 
-    Items are written whole, with a checksum, one by one: a run that was killed goes on with the first item
-    that is missing, and an item damaged since is made again.
+    Items are written whole, with a checksum, one by one: a run that was killed goes on with the first item that is
+    missing, and an item damaged since is made again.
     """
 
-    def __init__(
-        self, name: str, key: str, folder: Path, on_progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, name: str, key: str, folder: Path, tell: Callable[[int, int], None] | None = None) -> None:
         self.name, self.key, self.folder = name, key, folder
-        self._on_progress = on_progress  # told how many items are there, of those that were asked for
+        self._tell = tell  # how many items are there, of those that were asked for
         # One for each process: on a disk that several machines share, what they append to one file can get lost.
         self._journal = folder / f".journal-{rank()}"
         self._sums: dict[str, set[str]] = {}
         self._there: dict[str, bool] = {}  # the items that were asked for
         for journal in sorted(folder.glob(".journal-*")):
             for line in journal.read_text(encoding="utf-8").splitlines():
-                if entry := re.fullmatch(r"(\w{64}|discarded) (.+)", line):
-                    self._note(*entry.groups())
+                if entry := re.fullmatch(r"(\w{64}) (.+)", line):
+                    self._sums.setdefault(entry[2], set()).add(entry[1])
         #: Whether anything was written before, and whether all of it was, and is still intact.
         self.started = bool(self._sums)
-        self.done = _ACCOUNT in self._sums and not self.missing(list(self._sums))
+        self.done = ACCOUNT in self._sums and not self.missing(list(self._sums))
         self._there.clear()
 
     def path(self, item: str) -> Path:
@@ -72,15 +70,13 @@ class Stage:
         with atomic(self.path(item)) as temporary:
             yield temporary
             # The checksum goes first: a kill between the two leaves the old item, whose checksum stands too.
-            self._append(content_hash(temporary), item)
-        if self._on_progress and item in self._there:
+            sha = content_hash(temporary)
+            with self._journal.open("a", encoding="utf-8") as journal:
+                journal.write(f"\n{sha} {item}\n")  # the leading newline keeps a line torn by a full disk apart
+            self._sums.setdefault(item, set()).add(sha)
+        if self._tell and item in self._there:
             self._there[item] = True
-            self._on_progress(sum(self._there.values()), len(self._there))
-
-    def discard(self, item: str) -> None:
-        """Delete an item that is no longer needed, such as the state of a finished training."""
-        self._append("discarded", item)
-        remove(self.path(item))
+            self._tell(sum(self._there.values()), len(self._there))
 
     def save_npz(self, item: str, **arrays: np.ndarray) -> None:
         """Write arrays as one `.npz` item; equal arrays give equal bytes."""
@@ -102,15 +98,6 @@ class Stage:
         with self._reading(item) as path:
             return json.loads(path.read_text(encoding="utf-8"))
 
-    def finish(self, account: Mapping[str, object]) -> None:
-        """Mark the stage as finished, with an account of how it was made."""
-        self.save_json(_ACCOUNT, account)
-        self.done = True
-
-    def account(self) -> dict[str, Any]:
-        """The account of a finished stage."""
-        return dict(self.load_json(_ACCOUNT))
-
     @contextmanager
     def _reading(self, item: str) -> Iterator[Path]:
         path = self.path(item)
@@ -120,14 +107,3 @@ class Stage:
             yield path
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise DamagedFileError(f"{path} is damaged: delete it and run the same notebook again") from error
-
-    def _append(self, sha: str, item: str) -> None:
-        with self._journal.open("a", encoding="utf-8") as journal:
-            journal.write(f"\n{sha} {item}\n")  # the leading newline keeps a line torn by a full disk apart
-        self._note(sha, item)
-
-    def _note(self, sha: str, item: str) -> None:
-        if sha == "discarded":
-            self._sums.pop(item, None)
-        else:
-            self._sums.setdefault(item, set()).add(sha)

@@ -18,11 +18,7 @@ _RATE = 8.0  # frames a second of a clip that comes as an array, which only few 
 
 
 class ICReward:
-    """Says how well videos keep a reference picture.
-
-        reward = ICReward.from_pretrained()
-        scores = reward.score("reference.png", ["a.mp4", "b.mp4"])
-        best = max(scores, key=lambda clip: clip.overall)
+    """Says how well videos keep a reference picture: `ICReward.from_pretrained().score("a.png", ["a.mp4", "b.mp4"])`.
 
     What it loads is `opened`, which has a `name` and an `identity`.
     """
@@ -33,16 +29,10 @@ class ICReward:
 
     @classmethod
     def from_pretrained(cls, source: str | PathLike[str] = LITE, *, maps: bool = False) -> ICReward:
-        """Load a reward.
+        """Load the reward of a folder that `save_pretrained` wrote, or of a profile that has been run here ("laptop").
 
-        Args:
-            source: a folder that any reward's `save_pretrained` wrote, or a profile that has been run here, such as
-                "laptop". By default the ICReward lite that comes with the checkout, which is meant for real clips.
-            maps: have scores carry consistency maps, where the reward has them.
-
-        Raises:
-            FileNotFoundError: if there is no such reward, or what it builds on is missing.
-            ValueError: if it is damaged.
+        The default is the checkout's ICReward lite, for real clips. With `maps` scores carry consistency maps, where
+        the reward has them. Raises FileNotFoundError if something is missing, ValueError if it is damaged.
         """
         return cls(open_reward(f"icreward={source}", maps=maps))
 
@@ -52,21 +42,11 @@ class ICReward:
         videos: Sequence[str | PathLike[str] | Video | np.ndarray],
         limits: Limits = Limits(),  # noqa: B008
     ) -> list[ClipScores]:
-        """Score videos against a reference picture.
+        """Score videos (files, `Video`s, or RGB uint8 (T, H, W, 3)) against a picture (a file, or RGB uint8 (H, W, 3)).
 
-        Args:
-            image: a file, or an array uint8 (H, W, 3), RGB.
-            videos: files, of which the frames that `limits` says are read; `Video`s, or arrays uint8 (T, H, W, 3),
-                RGB, which are scored as they are. Lengths and sizes may differ.
-            limits: on what is read of files.
-
-        Returns:
-            Of each video, in their order: `overall`, `dimensions` ("subject", "background") and `frames` (T,), all in
-            [0, 1], higher is better, and `warnings`.
-
-        Raises:
-            IntakeError: a ValueError, for a file that cannot be read.
-            ValueError: for an array of another type or shape, or a clip that the reward cannot score.
+        Gives of each video `overall`, `dimensions` ("subject", "background") and `frames` (T,), in [0, 1], higher is
+        better, and `warnings`. `limits` bound what is read of files. Raises ValueError for files that cannot be read
+        (IntakeError), arrays of another type or shape, and clips that cannot be scored.
         """
         if isinstance(videos, str | PathLike):
             raise ValueError("videos must be a list, such as [path], even of a single one")
@@ -78,11 +58,8 @@ class ICReward:
             picture = read_picture(Path(image), limits)
             image, shared = picture.image, tuple(f"reference: {text}" for text in picture.warnings)
         clips = [_clip(video, limits) for video in videos]
-        found = self.opened.score_clips(image, [video for video, _ in clips])
-        return [
-            replace(scores, warnings=(*shared, *own, *scores.warnings))
-            for scores, (_, own) in zip(found, clips, strict=True)
-        ]
+        found = zip(self.opened.score_clips(image, [video for video, _ in clips]), clips, strict=True)
+        return [replace(scores, warnings=(*shared, *own, *scores.warnings)) for scores, (_, own) in found]
 
 
 def _clip(video: str | PathLike[str] | Video | np.ndarray, limits: Limits) -> tuple[Video, tuple[str, ...]]:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,12 @@ class Row:
     @property
     def lacking(self) -> str | None:
         """What to say if a column that has to have a value has none."""
-        columns = [name for name in COLUMNS if not self.names[name]]
-        return f"line {self.line} of the table has no {' and no '.join(columns)}" if columns else None
+        columns = " and no ".join(name for name in COLUMNS if not self.names[name])
+        return f"line {self.line} of the table has no {columns}" if columns else None
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read a CSV file with columns image, video and, if wanted, group; paths are relative to its folder.
-
-    Raises BatchError for a file that is no such table, or has no rows.
-    """
+    """Read a CSV file with columns image, video and, if wanted, group; paths are relative to it. Raises BatchError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -85,19 +81,11 @@ def score_table(
     out: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[Line]:
-    """Score all rows, in their order, with memory bounded by `TOGETHER` clips.
+    """Score all rows, in their order, with memory bounded by `TOGETHER` clips; the line of each is as of `_line`.
 
     With `out`, a .jsonl file, every result is a line of it as soon as it is known, and rows that have theirs, of the
-    same files, judges and limits, are not scored again. However often a batch is interrupted, its file ends up the
-    same. `judges` as of `rank_videos`; `progress` is told how many of the rows are done, after each.
-
-    Returns:
-        A line for every row: image, video, group, then as in `Entry.to_json`, without a rank; `fps`; and `key`, of
-        all that the result follows from.
-
-    Raises:
-        BatchError: if `out` cannot be written, holds something else, or another batch is writing it.
-        DiskFullError: when there is no room.
+    same files, judges and limits, are not scored again. `judges` and `progress` as of `rank_videos`. Raises BatchError
+    if `out` cannot be written, holds something else or is being written, DiskFullError when there is no room.
     """
     known: dict[int, Line] = {}
     with ExitStack() as held:
@@ -126,15 +114,14 @@ def _scored(
     rows: Sequence[Row], known: frozenset[int], judges: Sequence[OpenedReward], limits: Limits
 ) -> Iterator[tuple[int, Line]]:
     """The lines of rows that are not known, by their place."""
-    picture_of = lru_cache(maxsize=1)(_picture)  # rows that follow each other share theirs
     for _, run in itertools.groupby(range(len(rows)), key=lambda place: rows[place].image):
         # Parts depend on the table alone, so that a part that was interrupted gives the same numbers when scored again.
-        places = list(run)
+        places, picture = list(run), None
         for part in (places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER)):
             if not known.issuperset(part):
                 own = [rows[place] for place in part]
-                entries = _entries(own, picture_of(own[0].folder / own[0].image, limits), judges, limits)
-                lines = zip(part, own, entries, strict=True)
+                picture = picture or _picture(own[0].folder / own[0].image, limits)
+                lines = zip(part, own, _entries(own, picture, judges, limits), strict=True)
                 yield from ((k, _line(row, entry, judges, limits)) for k, row, entry in lines if k not in known)
 
 
@@ -151,22 +138,20 @@ def _entries(
     """Entries of rows of one image."""
     if isinstance(picture, IntakeError):
         return [Entry(row.video, error=row.lacking or str(picture)) for row in rows]
-    whole = [row.folder / row.video for row in rows if not row.lacking]
-    scored = iter(assess(picture, whole, judges, limits))
+    scored = iter(assess(picture, [row.folder / row.video for row in rows if not row.lacking], judges, limits))
     entries = [Entry(row.video, error=row.lacking) if row.lacking else next(scored) for row in rows]
     warnings = tuple(f"reference: {text}" for text in picture.warnings)
     return [replace(entry, warnings=(*warnings, *entry.warnings)) for entry in entries]
 
 
 def _line(row: Row, entry: Entry, judges: Sequence[OpenedReward], limits: Limits) -> Line:
-    found = entry.to_json(judges[0].name)
-    found = {name: value for name, value in found.items() if name not in ("path", "rank")}
+    """Image, video, group, then as in `Entry.to_json`, without a rank; `fps`; `key`, of all that it follows from."""
+    found = {name: value for name, value in entry.to_json(judges[0].name).items() if name not in ("path", "rank")}
     rate = {} if entry.rate is None else {"fps": round(entry.rate, 3)}
     return {**row.names, **found, **rate, "key": _key(row, judges, limits)}
 
 
 def _key(row: Row, judges: Sequence[OpenedReward], limits: Limits) -> str:
-    """Of all that the result of a row follows from."""
     contents: list[str | None] = []
     for path in (row.folder / row.image, row.folder / row.video):
         try:
@@ -218,16 +203,14 @@ def _text(line: Line) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-# What people read
-
-
 def to_text(ranking: Mapping[str, Any]) -> str:
     """A ranking, as of `Ranking.to_json`, as aligned columns, and below them every warning once with its files."""
     scored = [video for video in ranking["videos"] if "error" not in video]
-    rows = [{name: video[name] for name in ("overall", "subject", "background")} for video in scored]
-    for row, video in zip(rows, scored, strict=True):
-        others = {judge: found["overall"] for judge, found in video.get("scores", {}).items()}
-        row |= {judge: score for judge, score in others.items() if judge != ranking["reward"]}
+    rows = [
+        {name: video[name] for name in ("overall", "subject", "background")}
+        | {j: found["overall"] for j, found in video.get("scores", {}).items() if j != ranking["reward"]}
+        for video in scored
+    ]
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
     lines = [["rank", *columns, "video"]]
     for row, video in zip(rows, scored, strict=True):
@@ -241,11 +224,10 @@ def to_text(ranking: Mapping[str, Any]) -> str:
     for video in scored:
         for text in video["warnings"]:
             warned.setdefault(text, []).append(printable(video["path"]))
-    everywhere = len(scored) if len(scored) > 1 else None
-    warnings = [
-        f"! {text} ({'all videos' if len(paths) == everywhere else ', '.join(paths)})" for text, paths in warned.items()
-    ]
-    return "\n".join([title, *table, *warnings])
+    where = {
+        text: "all videos" if len(scored) == len(paths) > 1 else ", ".join(paths) for text, paths in warned.items()
+    }
+    return "\n".join([title, *table, *(f"! {text} ({paths})" for text, paths in where.items())])
 
 
 def printable(text: str) -> str:
@@ -254,10 +236,7 @@ def printable(text: str) -> str:
 
 
 def rankings(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines of each image and group as of `Ranking.to_json`, with its `group`, in order of the table.
-
-    `judges` are their names.
-    """
+    """The lines of each image and group as of `Ranking.to_json`, with its `group`, in order; `judges` are names."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault((line["image"], line["group"]), []).append(line)
@@ -279,10 +258,7 @@ def _ranked(lines: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> list[d
 
 
 def write_csv(out: Path, ranked: Sequence[dict[str, Any]]) -> None:
-    """Write rankings as one CSV table, whole: a row for every video, best first within its image and group.
-
-    Raises OSError if it cannot be written.
-    """
+    """Write rankings as one CSV table, whole: a row for every video, best first within its image and group."""
     scored = [(each, video) for each in ranked for video in each["videos"]]
     others = list(dict.fromkeys(name for _, video in scored for name in video.get("scores", {})))
     names = ["image", "group", "rank", "video", "overall", "subject", "background", *others, "warnings", "error"]

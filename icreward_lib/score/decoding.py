@@ -1,8 +1,7 @@
 """The frames of videos that nobody vouches for: when each is shown, then the chosen ones, decoded once and shrunk.
 
-Only the opened file is read: playlists and scripts that would open others are refused. Sizes and counts are checked
-before frames are decoded. Memory does not depend on the length of a video: beside the kept frames it is some 25 bytes
-for each pixel of a frame of usual H.264 (200 MB for 4K), and 60 with 10 bits and many reference frames.
+Only the opened file is read, and its sizes and counts are checked before. Beside the kept frames memory is some 25
+bytes a pixel of one frame of usual H.264 (200 MB for 4K), and 60 with 10 bits and many reference frames.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Limits:
     kept: int = 32
     side: int = 512
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         for name, least in {"pixels": 1, "frames": 1, "kept": 2, "side": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"Limits.{name} must be at least {least}, not {getattr(self, name)}.")
@@ -71,15 +70,11 @@ class Limits:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-DEFAULTS = Limits()
-
-
 @contextmanager
 def open_file(path: Path, kind: str) -> Iterator[BinaryIO]:
     """Open a regular file that has something in it, and turn whatever is raised about it into an IntakeError.
 
-    Its message begins with the path; an IntakeError raised inside says only what is wrong ("holds no frames"). `kind`:
-    what the file should be ("video").
+    The path is put before its message. `kind`: what the file should be ("video").
     """
     name = os.fsencode(path).decode(errors="replace")  # names that are not UTF-8 could not be printed
     try:
@@ -109,9 +104,7 @@ def open_file(path: Path, kind: str) -> Iterator[BinaryIO]:
 _CONTAINERS = "mov,matroska,avi,gif"  # FFmpeg's names; mov reads mp4 and m4v too, matroska reads webm
 _TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave the alpha channel out
 _THREADS = 4  # each holds frames of its own: more would cost memory on large machines
-
-# Pillow's own limit is one number for the whole process, and lower than ours may be.
-_PILLOW_LIMIT = threading.Lock()
+_PILLOW_LIMIT = threading.Lock()  # Pillow's own limit is one number for the process, and lower than ours may be
 
 
 @contextmanager
@@ -139,7 +132,7 @@ def on_white(image: Image.Image) -> np.ndarray:
 class AnimatedWebP:
     """An animated (or still) webp, read by Pillow; methods as of `StreamedVideo`."""
 
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:  # noqa: D107
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self.file, self.limits = file, limits
 
     def _frames(self) -> Iterator[Image.Image]:
@@ -169,7 +162,7 @@ class AnimatedWebP:
 class StreamedVideo:
     """The first video stream of an mp4, mov, webm, mkv, avi or gif, read by PyAV."""
 
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:  # noqa: D107
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self.file, self.limits = file, limits
         # FFmpeg decodes some frames on opening, and frames may be larger than declared. It counts whole blocks.
         self._bound = {"max_pixels": str(2 * limits.pixels + 2**16)}
@@ -194,10 +187,7 @@ class StreamedVideo:
             yield container, stream
 
     def times(self) -> tuple[np.ndarray, float]:
-        """When each frame is shown, in seconds from the first: float64 (N,), sorted; and the clock's tick in s.
-
-        Nothing is decoded for it; a file that is cut short raises IntakeError.
-        """
+        """When each frame is shown, in s from the first: float64 (N,), sorted; and the clock's tick in s."""
         with self._open() as (container, stream):
             self.limits.check_frames(stream.frames)
             packets, stamps, is_avi = 0, [], container.format.name == "avi"
@@ -219,13 +209,13 @@ class StreamedVideo:
             return np.array([(stamp - first) * tick for stamp in sorted(stamps)]), tick
 
     def read(self, chosen: np.ndarray, count: int) -> tuple[list[np.ndarray], tuple[int, int]]:
-        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown.
-
-        Frames that are damaged or missing raise IntakeError.
-        """
+        """The chosen frames, shrunk, uint8 (H, W, 3), of the `count` there are; and their (width, height) as shown."""
         wanted, kept, seen, shape = set(chosen.tolist()), [], 0, (0, 0)
         with self._open() as (container, stream):
-            decoder, ratio = self._decoder(stream), float(stream.sample_aspect_ratio or 1)
+            ratio, decoder = float(stream.sample_aspect_ratio or 1), stream.codec_context
+            if stream.metadata.get("alpha_mode") == "1" and decoder.name in _TRANSPARENT:
+                decoder = av.CodecContext.create(_TRANSPARENT[decoder.name], "r")
+            decoder.options, decoder.thread_type, decoder.thread_count = self._bound, "AUTO", _THREADS
             for packet in container.demux(stream):
                 for frame in decoder.decode(packet if packet.size else None):
                     if not seen:  # once, since a frame whose side data was looked at stays in memory
@@ -244,14 +234,6 @@ class StreamedVideo:
         if seen != count:
             raise IntakeError(f"gives {seen} of its {count} frames: {AGAIN}")
         return kept, size[::-1] if abs(matrix[1]) > abs(matrix[0]) else size
-
-    def _decoder(self, stream: av.VideoStream) -> av.VideoCodecContext:
-        decoder = stream.codec_context
-        if stream.metadata.get("alpha_mode") == "1" and decoder.name in _TRANSPARENT:
-            decoder = av.CodecContext.create(_TRANSPARENT[decoder.name], "r")
-        decoder.options = self._bound
-        decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
-        return decoder
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

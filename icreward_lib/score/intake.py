@@ -1,7 +1,4 @@
-"""People's own files, of any kind and in any state: a picture or a clip in memory, or one sentence that says why not.
-
-A file is judged by its content, never by its name; the suffix does not matter.
-"""
+"""People's own files, whatever their suffix: a picture or a clip in memory, or one sentence that says why not."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from icreward_lib.score.decoding import (
-    DEFAULTS,
     PICTURES,
     AnimatedWebP,
     IntakeError,
@@ -52,7 +48,7 @@ class Clip:
     warnings: tuple[str, ...]
 
 
-def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Picture:
+def read_picture(path: str | os.PathLike[str], limits: Limits = Limits()) -> Picture:  # noqa: B008 (frozen)
     """Read a picture of any mode: png, jpeg, webp, gif, tiff, bmp or avif.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit values are scaled to 8 bits; of an animation the
@@ -73,13 +69,11 @@ def read_picture(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Pic
         return Picture(on_white(image), (height, width) if turned else (width, height), warnings)
 
 
-def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
+def read_clip(path: str | os.PathLike[str], limits: Limits = Limits()) -> Clip:  # noqa: B008 (frozen)
     """Read a video: mp4, mov, webm, mkv, avi, gif or animated webp.
 
-    At most `limits.kept` frames are kept, each the nearest to one of that many instants evenly spaced in time; the
-    first and the last are among them, none is there twice, and a video of fewer frames is kept whole. Rotation and
-    pixel shape are applied, transparency is laid on white. A file that gives fewer frames than it declares, or a
-    damaged frame, raises IntakeError, as does everything else that cannot be used.
+    At most `limits.kept` frames are kept, evenly spaced in time, the first and the last among them. Rotation and pixel
+    shape are applied, transparency is laid on white. Missing or damaged frames, too, raise IntakeError.
     """
     path = Path(path)
     with open_file(path, "video") as file:
@@ -96,10 +90,7 @@ def read_clip(path: str | os.PathLike[str], limits: Limits = DEFAULTS) -> Clip:
 
 
 def framed(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Cut the middle of a picture (H, W, 3) to the shape width:height of a clip, without resizing it.
-
-    The same array comes back if the two shapes agree within 2 %.
-    """
+    """Cut the middle of a picture (H, W, 3) to the shape width:height; the same array, if they agree within 2 %."""
     tall, wide = image.shape[:2]
     if abs(wide * height / (tall * width) - 1) <= 0.02:
         return image
@@ -113,8 +104,7 @@ def _eight_bits(picture: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """Bring a picture into a mode of 8 bits that can be shrunk, and say what had to be assumed."""
     if picture.mode.startswith("I") or picture.mode == "F":
         picture.load()
-        values = np.asarray(picture)
-        low, high = values.min(), values.max()
+        low, high = (values := np.asarray(picture)).min(), values.max()
         ranges = (1, 255) if picture.mode == "F" else (65535,)
         white = next((white for white in ranges if 0 <= low and high <= white), None)  # none either if it holds NaN
         if white is None:

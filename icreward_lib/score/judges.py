@@ -37,18 +37,15 @@ from icreward_lib.video import Video
 
 LITE = "checkpoints/laptop/icreward-lite"
 _SMALL = "checkpoints/laptop"  # the small models, which see everything at `SIDE`
-VBENCH_SIDE = (
-    128  # pixels at which EfficientNet-Lite0 sees clips here; the laptop profile's labels have a size of theirs
-)
+VBENCH_SIDE = 128  # pixels at which EfficientNet-Lite0 sees clips here; the laptop profile's labels have their own
 
 
 @dataclass(frozen=True)
 class OpenedReward:
     """A `Reward` for clips of any lengths and sizes, under the name that it was opened by ("icreward=laptop").
 
-    `made_of` are its weights, as paths, and settings. Clips of one length and size are scored together if they have
-    one `batch_key`, too. `small`: it sees everything squashed to `SIDE`, and its scores warn of clips unlike the
-    sticker world. `maps`: scores carry the maps of a reward that has `consistency_maps`.
+    `made_of`: its weights, as paths, and settings. Clips of one shape and `batch_key` are scored together. `small`: it
+    sees all squashed to `SIDE`, and warns of clips unlike the sticker world. `maps`: scores carry `consistency_maps`.
     """
 
     name: str
@@ -68,10 +65,7 @@ class OpenedReward:
         return Domain.from_pretrained(locate(f"{_SMALL}/domain"))
 
     def score_clips(self, image: np.ndarray, videos: Sequence[Video]) -> list[ClipScores]:
-        """The scores of each clip, in their order, against an image uint8 (H, W, 3).
-
-        Raises ValueError if one of them cannot be scored.
-        """
+        """The scores of each clip against an image uint8 (H, W, 3); ValueError if one of them cannot be scored."""
         groups: dict[object, list[int]] = {}
         for place, video in enumerate(videos):
             groups.setdefault((video.frames.shape, self.batch_key(video)), []).append(place)
@@ -113,25 +107,13 @@ def _squashed(frames: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
-# By name
-
-
 def open_reward(text: str, *, maps: bool = False) -> OpenedReward:
-    """Open a reward or metric: "NAME" or "NAME=SOURCE".
+    """Open a reward or metric: "NAME" or "NAME=SOURCE"; with `maps` scores carry consistency maps, in twice the time.
 
-    icreward: SOURCE is the folder of a saved ICReward, ensemble or ICReward lite, or a profile (`laptop`, or a YAML
-    file), meaning the reward of its published run. Default: ICReward lite.
-    mlp, robust: likewise the baseline and the cautious ensemble; default: of the profile laptop.
-    vbench: the networks, `efficientnet-lite0` (default; at `VBENCH_SIDE`) or `dino-dreamsim`.
-    clipsim: an open_clip name, a hub id or a folder; default: the small model of the checkout.
-
-    What is built on the small models of checkpoints/laptop, ICReward lite apart, has learned on the sticker world
-    alone and is `small`. Public models see what their own processors make of a clip. With `maps` scores carry
-    consistency maps where a reward has them, for about twice the time.
-
-    Raises:
-        ValueError: for a name that does not exist, or weights that are damaged.
-        FileNotFoundError: for weights that are not there, with what to do.
+    icreward: the folder of a saved reward, or a profile (`laptop`, or a YAML file), meaning its published run's; mlp,
+    robust: likewise the baseline and the cautious ensemble; vbench: `efficientnet-lite0` or `dino-dreamsim`; clipsim:
+    an open_clip name, a hub id or a folder. Raises ValueError for a name that does not exist or damaged weights,
+    FileNotFoundError for missing ones.
     """
     name, equals, source = text.partition("=")
     if name not in _KINDS or (equals and not source):
@@ -173,16 +155,13 @@ def _saved(source: str, *, name: str) -> OpenedReward:
         path = Path(source).expanduser()
         folder = path if path.is_dir() else locate(source) if source.startswith("checkpoints/") else find(source)
     if folder is None:
-        raise FileNotFoundError(
-            f"there is no folder {source} with a saved reward: name one, or a profile that has been run "
-            f"({', '.join(profile_names())})"
-        )
+        runs = f"a profile that has been run ({', '.join(profile_names())})"
+        raise FileNotFoundError(f"there is no folder {source} with a saved reward: name one, or {runs}")
     return _opened(load_reward(folder), [folder])
 
 
 def _robust(source: str) -> OpenedReward:
-    profile = load_profile(source)
-    folders = published(profile.name, "robust")
+    folders = published((profile := load_profile(source)).name, "robust")
     members = [ICRewardModel.from_pretrained(folder, device=device()) for folder in folders]
     return _opened(Ensemble(members, caution=profile.robust.caution), folders)
 
@@ -220,14 +199,10 @@ _KINDS: Mapping[str, tuple[Callable[[str], OpenedReward], str]] = {
 }
 
 
-# From files
-
-
 def published(profile: str, name: str) -> list[Path]:
-    """The trainings of a reward by the published run of a profile: `icreward`, `mlp` or `robust`.
+    """The trainings of a reward (`icreward`, `mlp` or `robust`) by the published run of a profile.
 
-    Its results name the stage, in an entry `rewards: {name: {stage, key}}`; runs with changed settings, which share
-    the cache, write theirs elsewhere. Raises FileNotFoundError if there was no such run, or its cache is gone.
+    An entry `rewards: {name: {stage, key}}` of its results names the stage. Raises FileNotFoundError without such.
     """
     for path in sorted((output_root() / "results" / profile).glob("*.json")):
         record: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -246,27 +221,18 @@ def published(profile: str, name: str) -> list[Path]:
 def load_reward(folder: Path) -> SavedReward:
     """Load whichever reward `save_pretrained` wrote to a folder, on this process's device (ICReward lite: the CPU).
 
-    Raises:
-        FileNotFoundError: if the folder, or a model that the reward builds on, is not there.
-        ValueError: if it holds something else, or is damaged.
+    Raises FileNotFoundError if it, or a model that it builds on, is not there; ValueError if it is damaged.
     """
     verify_checksums(folder)
     try:
         settings = read_config(folder, "saved reward")
-        for setting, kind in _KNOWN_BY.items():
-            if setting in settings:
-                loaded: SavedReward = kind.from_pretrained(folder, device=device())
-                return loaded
+        # A setting that only this kind of reward has.
+        kinds: dict[str, Any] = {"members": Ensemble, "features": MLPReward, "template": ICRewardModel}
+        for kind in (kind for setting, kind in kinds.items() if setting in settings):
+            loaded: SavedReward = kind.from_pretrained(folder, device=device())
+            return loaded
         if settings["model_type"] == "icreward-lite":
             return ICRewardLite.from_pretrained(folder)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no whole reward: {' '.join(str(error).split())}") from error
     raise ValueError(f"{folder} holds no reward of this library, but a model of type {settings['model_type']}")
-
-
-#: A setting that only this kind of reward has.
-_KNOWN_BY: Mapping[str, type[Ensemble | MLPReward | ICRewardModel]] = {
-    "members": Ensemble,
-    "features": MLPReward,
-    "template": ICRewardModel,
-}

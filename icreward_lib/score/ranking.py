@@ -93,8 +93,7 @@ def rank_videos(
     """Score videos against a reference picture and rank them by the first of the judges; equal scores share a rank.
 
     A video that cannot be scored becomes an entry with an error; a reference that cannot be read raises IntakeError.
-    `judges` have different names. Without `keep_clips` entries have no clips, and memory is bounded however many
-    videos there are. `progress` is told how many of them are done, now and then.
+    `judges` have different names. Without `keep_clips` memory is bounded. `progress` is told how many are done.
     """
     picture = read_picture(reference, limits)
     entries: list[Entry] = []
@@ -104,7 +103,7 @@ def rank_videos(
         progress(len(entries), len(videos))
     shared = rate_warnings([entry.rate for entry in entries], [judge.name for judge in judges])
     reward = judges[0].name
-    places = ranks([entry.scores[reward].overall if entry.error is None else None for entry in entries])
+    places = ranks([None if entry.error else entry.scores[reward].overall for entry in entries])
     ranked = [
         entry if place is None else replace(entry, rank=place, warnings=(*entry.warnings, *shared))
         for entry, place in zip(entries, places, strict=True)
@@ -130,9 +129,9 @@ def assess(picture: Picture, videos: Sequence[Path], judges: Sequence[OpenedRewa
 def _read(path: Path, limits: Limits) -> Entry:
     try:
         clip = read_clip(path, limits)
+        return Entry(str(path), clip, warnings=clip.warnings, rate=clip.video.fps)
     except IntakeError as error:
         return Entry(str(path), error=str(error))
-    return Entry(str(path), clip, warnings=clip.warnings, rate=clip.video.fps)
 
 
 def _scored(judge: OpenedReward, picture: Picture, clips: Sequence[Clip]) -> Iterator[ClipScores | str]:

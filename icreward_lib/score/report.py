@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,7 @@ SHORTEST, LONGEST = 2.0, 8.0  # seconds that all clips of a reference are stretc
 
 
 def write_report(path: Path, ranking: Ranking) -> None:
-    """Write a ranking as one self-contained HTML file, whole or not at all.
-
-    Raises ValueError if it was made without its clips, `DiskFullError` if no room is left.
-    """
+    """Write a ranking as one self-contained HTML file, whole or not at all; ValueError if it has not kept its clips."""
     if any(entry.clip is None and entry.error is None for entry in ranking.entries):
         raise ValueError(f"The ranking has not kept the clips that {path} is to show: rank with keep_clips=True.")
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -74,17 +72,11 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, shared) if shared else path for path in paths]
 
 
-# What the page is made of: `report.html` takes the parts of these by name, pictures and clips as data URIs.
-
-
 def _section(ranking: Ranking) -> dict[str, Any]:
-    """The ranking: `warnings` hold for the reference or for every video, `seconds` is what its clips last here."""
+    """The parts of `report.html`; `warnings` are about the reference or all videos, `seconds` what clips last here."""
     shown = [entry for entry in ranking.entries if entry.error is None]
     judges = list(dict.fromkeys([ranking.reward, *(judge for entry in shown for judge in entry.scores)]))
-    columns = [
-        (judge, list(dict.fromkeys(part for entry in shown for part in entry.scores[judge].dimensions)))
-        for judge in judges
-    ]
+    columns = [(j, list(dict.fromkeys(part for entry in shown for part in entry.scores[j].dimensions))) for j in judges]
     mapped_by = next((j for j in judges if any(entry.scores[j].maps is not None for entry in shown)), None)
     seconds = min(max([SHORTEST, *(float(entry.clip.times[-1]) for entry in shown if entry.clip)]), LONGEST)
     warnings = [entry.all_warnings() for entry in ranking.entries]
@@ -125,10 +117,9 @@ def _time(seconds: float) -> str:
 
 
 def _player(entry: Entry, clip: Clip, judges: Sequence[str], mapped_by: str | None, seconds: float) -> dict[str, Any]:
-    """What moves on a card.
+    """What moves on a card: `scores` of the ranking judge per frame, `lines` (SVG, in the unit square) of all judges.
 
-    `scores` are those of the ranking judge per frame; `lines` has one per judge as points of an SVG polyline in
-    the unit square; `maps` is a strip of one picture per frame, `map_size` the width and height of one.
+    `maps` is a strip of one picture per frame, `map_size` the width and height of one.
     """
     frames = _fitted(clip.video.frames, PLAYER)
     scores = entry.scores[judges[0]].frames
@@ -152,10 +143,7 @@ def _player(entry: Entry, clip: Clip, judges: Sequence[str], mapped_by: str | No
 
 
 def _strip(frames: np.ndarray, times: np.ndarray, scores: np.ndarray, worst: int) -> list[dict[str, Any]]:
-    """Up to `THUMBNAILS` frames, evenly spaced but for the worst, which takes the place of the one nearest to it.
-
-    `place` is where in the clip they lie, in [0, 1].
-    """
+    """Up to `THUMBNAILS` frames, evenly spaced but for the worst, and their `place` in the clip, in [0, 1]."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, THUMBNAILS).round().astype(int))
     chosen[np.argmin(np.abs(chosen - worst))] = worst
     return [
@@ -203,18 +191,14 @@ def _mp4(video: Video) -> str:
         return _uri("video/mp4", path.read_bytes())
 
 
-def _jpeg(picture: np.ndarray) -> str:
-    return _encoded(picture, "jpeg", quality=85)
-
-
-def _png(picture: np.ndarray) -> str:
-    return _encoded(picture, "png", optimize=True)
-
-
-def _encoded(picture: np.ndarray, kind: str, **options: int) -> str:
+def _picture(picture: np.ndarray, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, kind, **options)
     return _uri(f"image/{kind}", buffer.getvalue())
+
+
+_jpeg = partial(_picture, kind="jpeg", quality=85)
+_png = partial(_picture, kind="png", optimize=True)
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -1,13 +1,12 @@
-"""What a table of pairwise votes says: counts, win rate, how far raters agree, and a summary of everything.
+"""What a table of `study.votes` says: counts, win rate, how far raters agree, and a summary of everything.
 
-Every function takes a table of `study.votes` and looks at the trials of one question, without attention items and
-repeats. `arms` names the two pickers, the one whose wins are counted first.
+Functions look at the trials of one question. `arms` names the two pickers, the one whose wins are counted first.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import choix
@@ -32,11 +31,10 @@ from icreward_lib.study.votes import (
 
 
 def counts(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
-    """Votes per sample (Fig 4): how many preferred each arm or neither.
+    """Votes per sample (Fig 4): how many preferred each arm, neither ("tie"), and "n".
 
-    Columns: both arms, "tie", "n"; "share" of the first arm among decisive votes in [0, 1] with its 95 %
-    Wilson interval "low", "high"; "p" of the exact two-sided binomial test against one half. Without decisive
-    votes the share is NaN, the interval [0, 1] and p 1.
+    "share" of the first arm among decisive votes, in [0, 1] or NaN, its 95 % Wilson interval "low", "high"; "p" of the
+    exact two-sided binomial test against one half.
     """
     table = _choices(trials(votes, arms), "sample", arms).assign(n=lambda t: t.sum(axis=1))
     decided = [(int(k), int(k + lost)) for k, lost in zip(table[arms[0]], table[arms[1]], strict=True)]
@@ -70,9 +68,8 @@ def win_rates(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
 def rater_agreement(votes: pd.DataFrame, *, seed: int, draws: int = 1000) -> tuple[Interval | None, float | None]:
     """How far raters agree on a pair: Krippendorff's nominal alpha (<= 1), and the share of pairs of votes alike.
 
-    None where undefined. Alpha is no gate: honest raters of close pairs reach low values. Its 95 % interval draws
-    raters and samples, both with replacement; a rater drawn twice agrees with itself, which lifts alpha: the interval
-    is moved back by the draws' mean error.
+    None where undefined. Alpha's 95 % interval draws raters and samples; a rater drawn twice agrees with itself, so the
+    interval is moved back by the draws' mean error.
     """
     found = trials(votes)
     chosen = pd.get_dummies(found["preferred"]).to_numpy(dtype=np.int64)  # (votes, answers)
@@ -120,11 +117,8 @@ PRIOR = 0.5  # votes that every arm is taken to have won against every other: an
 def bradley_terry(votes: pd.DataFrame, *, seed: int, draws: int = 500) -> pd.DataFrame:
     """How strong every arm is, the strongest first: arm a beats arm b with probability 1 / (1 + exp(b - a)).
 
-    A tie is half a win for each. The interval draws raters and samples, both with replacement (a vote counts as
-    often as its rater times its sample), never single votes; it errs on the wide side.
-
-    Returns:
-        Per arm "strength" (log odds, mean 0), its 95 % limits "low", "high", "wins" (with half the ties) and "n" votes.
+    Per arm "strength" (log odds, mean 0), its 95 % limits "low", "high", "wins" (with half the ties) and "n" votes. The
+    interval draws raters and samples, never single votes; it errs on the wide side.
     """
     found = trials(votes)
     require_several(found, "rater", "sample")
@@ -169,16 +163,17 @@ def counted(
 def summarise(
     votes: pd.DataFrame, arms: tuple[str, str], *, seed: int, rule: Exclusion | None = None
 ) -> dict[str, Any]:
-    """Everything that needs no scores, ready for JSON; what does not exist is None.
+    """Everything that needs no scores, of what is `counted` of the first question, as JSON; None where undefined.
 
-    It is about what is `counted` of the first question. "questions" has the win rates of all questions, "strengths" all
-    arms if there are more than two, "left_out" the raters who do not count and why; "attention" is about everybody.
+    "questions" has the win rates of all questions, "strengths" all arms if more than two; "attention" everybody's.
     """
     votes = validate(votes)
     kept, left_out = counted(votes, arms, rule)
     first = kept[kept["question"] == questions(kept)[0]]
-    found = trials(first, arms)
-    attention = attention_pass_rate(votes)
+    found, attention = trials(first, arms), attention_pass_rate(votes)
+    every = votes[~votes["rater"].isin(left_out["rater"]) & (votes["question"] == questions(kept)[0])]
+    every = every[~every["is_attention"]]
+    several = every[["arm_left", "arm_right"]].stack().nunique() > 2
     per_sample = counts(first, arms).reset_index()
     left, repeated = side_bias(first, seed=seed), repeat_consistency(first, seed=seed)
     alpha, alike = rater_agreement(first, seed=seed)
@@ -192,7 +187,7 @@ def summarise(
         "samples": per_sample.astype(object).where(per_sample.notna(), None).to_dict(orient="records"),
         "win_rate": win_rate(first, arms).as_dict(),
         "questions": win_rates(kept, arms).reset_index().to_dict(orient="records"),
-        "strengths": _strengths(votes[~votes["rater"].isin(left_out["rater"])], found["question"].iloc[0], seed=seed),
+        "strengths": bradley_terry(every, seed=seed).reset_index().to_dict(orient="records") if several else None,
         "side_bias": left and left.as_dict(),
         "consistency": repeated and repeated.as_dict(),
         "attention": {"passed": int(attention["passed"].sum()), "n": int(attention["n"].sum())},
@@ -201,14 +196,6 @@ def summarise(
         "themes": themes(first, arms).reset_index().to_dict(orient="records"),
         "tags": tag_counts(first, arms).reset_index().to_dict(orient="records"),
     }
-
-
-def _strengths(votes: pd.DataFrame, question: str, *, seed: int) -> list[dict[Hashable, Any]] | None:
-    """Bradley-Terry over all arms; None if there are only two."""
-    own = votes[(votes["question"] == question) & ~votes["is_attention"]]
-    if own[["arm_left", "arm_right"]].stack().nunique() <= 2:
-        return None
-    return bradley_terry(own, seed=seed).reset_index().to_dict(orient="records")
 
 
 # A comment carries a theme if a word in it starts with one of the theme's stems; it may carry several.
@@ -236,10 +223,8 @@ def themes(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
     written = _commented(trials(votes, arms))
     stems = {theme: re.compile(rf"\b(?:{words.replace(' ', '|')})", re.IGNORECASE) for theme, words in THEMES.items()}
     carried = [[theme for theme, stem in stems.items() if stem.search(text)] for text in written["feedback"]]
-    about = (
-        written.assign(theme=pd.Series(carried, written.index, dtype=object)).explode("theme").dropna(subset="theme")
-    )
-    table = _choices(about, "theme", arms).reindex(list(THEMES), fill_value=0)
+    about = written.assign(theme=pd.Series(carried, written.index, dtype=object)).explode("theme")
+    table = _choices(about.dropna(subset="theme"), "theme", arms).reindex(list(THEMES), fill_value=0)
     table.insert(0, "comments", table.sum(axis=1))
     table.insert(1, "share", table["comments"] / max(1, len(written)))
     return table.rename_axis("theme")
@@ -248,9 +233,8 @@ def themes(votes: pd.DataFrame, arms: tuple[str, str]) -> pd.DataFrame:
 def frequent_terms(votes: pd.DataFrame, *, top: int = 20) -> pd.Series:
     """The `top` words and word pairs by the number of comments they occur in, without English stop words."""
     comments = _commented(trials(votes))["feedback"].tolist()
-    vectorizer = CountVectorizer(
-        stop_words="english", ngram_range=(1, 2), binary=True, token_pattern=r"(?u)\b[^\W\d_]{3,}\b"
-    )
+    words = r"(?u)\b[^\W\d_]{3,}\b"
+    vectorizer = CountVectorizer(stop_words="english", ngram_range=(1, 2), binary=True, token_pattern=words)
     try:
         occurrences = vectorizer.fit_transform(comments)
     except ValueError:  # scikit-learn's "empty vocabulary"
@@ -261,10 +245,7 @@ def frequent_terms(votes: pd.DataFrame, *, top: int = 20) -> pd.Series:
 
 
 def quotes(votes: pd.DataFrame, *, seed: int, count: int = 6) -> pd.DataFrame:
-    """Comments drawn by `seed`, with their sample and what was preferred, without the rater.
-
-    At most half of them: to be quoted is an example, to be published whole is not what a rater wrote for.
-    """
+    """At most half of the comments (the whole of them is not published), with their sample and what was preferred."""
     written = _commented(trials(votes))
     drawn = written.sample(min(count, len(written) // 2), random_state=seed)
     return drawn[["sample", "preferred", "feedback"]].reset_index(drop=True)

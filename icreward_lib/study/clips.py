@@ -20,16 +20,12 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 def in_one_format(videos: Mapping[str, Video]) -> dict[str, Video]:
-    """Bring clips to the smallest of their sizes, the lowest of their rates and the shortest of their lengths.
-
-    Raises ValueError if their shapes are so different that one would be distorted.
-    """
+    """Bring clips to the smallest size, rate and length among them; ValueError if that would distort one."""
     aspects = {name: video.width / video.height for name, video in videos.items()}
     widest, narrowest = max(aspects, key=aspects.__getitem__), min(aspects, key=aspects.__getitem__)
     if aspects[widest] > aspects[narrowest] * (1 + ASPECT_TOLERANCE):
         raise ValueError(f"the clips of {widest} and {narrowest} have different shapes: crop one of them")
-    smallest = min(videos.values(), key=lambda video: video.height)
-    size = (smallest.width, smallest.height)
+    size = min(((video.width, video.height) for video in videos.values()), key=lambda size: size[1])
     fps = min(video.fps for video in videos.values())
     seconds = min(video.num_frames / video.fps for video in videos.values())
     times = np.arange(max(1, round(seconds * fps))) / fps

@@ -1,7 +1,7 @@
 """The pairs that people compare: building them from the videos of several arms, reading and checking them.
 
-`pairs.csv` has one row per `Pair`, with paths relative to its folder. Media files have random names, since raters can
-read them; beside every .mp4 lies its .webm.
+Paths in `pairs.csv` are relative to its folder. Media have random names, which raters can read; beside every .mp4 lies
+its .webm.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,10 +83,9 @@ def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def write_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[int, int]:
-    """Write `pairs.csv` and its media to a folder: all pairs of arms, both sides encoded alike.
+    """Write `pairs.csv` and its media to a folder: all pairs of arms whose clips differ, both sides encoded alike.
 
-    Pairs whose clips are identical are dropped. Gives how many were written and how many dropped. Raises
-    `PairsError`, and `DiskFullError` when there is no room; then no `pairs.csv` is left.
+    Gives how many were written and how many dropped. Raises `PairsError` and `DiskFullError`, and then leaves none.
     """
     if (folder / "pairs.csv").exists():
         raise PairsError(f"{folder} already holds pairs, maybe with votes: choose another folder.")
@@ -96,11 +94,9 @@ def write_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[i
     with atomic(folder / "media") as media:
         media.mkdir()
         for shown in samples:
-            _check_arms(shown.videos)
             couples = list(itertools.combinations(shown.videos, 2))
-            different = [(a, b) for a, b in couples if not _same(shown.videos[a], shown.videos[b])]
-            dropped += len(couples) - len(different)
-            rows += _rows(shown, different, media, seed=seed)
+            rows += (found := _rows(shown, couples, media, seed=seed))
+            dropped += len(couples) - len(found)
     if not rows:
         raise PairsError(f"There is nothing to compare: all {dropped} pairs show one clip twice.")
     table = pd.DataFrame(rows).assign(pair=[f"p{number:04}" for number in range(1, len(rows) + 1)])
@@ -109,8 +105,15 @@ def write_pairs(samples: Iterable[Shown], folder: Path, *, seed: int) -> tuple[i
     return len(rows), dropped
 
 
-def _rows(shown: Shown, different: list[tuple[str, str]], media: Path, *, seed: int) -> list[dict[str, str]]:
+def _rows(shown: Shown, couples: list[tuple[str, str]], media: Path, *, seed: int) -> list[dict[str, str]]:
     """Write a sample's media; gives its rows of `pairs.csv`, without the pairs' names."""
+    if not couples:
+        raise PairsError("Pairs need two arms at least, there is one.")
+    for arm in shown.videos:
+        if not _ARM.fullmatch(arm) or arm == CORRUPTED:
+            raise PairsError(f"'{arm}' cannot be an arm's name: use letters and digits, and not '{CORRUPTED}'.")
+    sides = {(a, b): (shown.videos[a], shown.videos[b]) for a, b in couples}
+    different = [key for key, (a, b) in sides.items() if a.fps != b.fps or not np.array_equal(a.frames, b.frames)]
     if not different:
         return []
     try:
@@ -127,18 +130,6 @@ def _rows(shown: Shown, different: list[tuple[str, str]], media: Path, *, seed: 
     ]
 
 
-def _check_arms(videos: dict[str, Video]) -> None:
-    if len(videos) < 2:
-        raise PairsError("Pairs need two arms at least, there is one.")
-    for arm in videos:
-        if not _ARM.fullmatch(arm) or arm == CORRUPTED:
-            raise PairsError(f"'{arm}' cannot be an arm's name: use letters and digits, and not '{CORRUPTED}'.")
-
-
-def _same(a: Video, b: Video) -> bool:
-    return a.fps == b.fps and np.array_equal(a.frames, b.frames)
-
-
 def read_pairs(path: Path) -> list[Pair]:
     """Read `pairs.csv` and check every row and file of it; raises `PairsError` about the first problem."""
     if not path.is_file():
@@ -153,13 +144,11 @@ def read_pairs(path: Path) -> list[Pair]:
         raise PairsError(f"{path} has no rows: there is nothing to compare.")
     table = table[list(COLUMNS)]
     _check_rows(table, path.name)
-    folder = path.resolve().parent
-    pairs = []
-    for number, row in enumerate(table.to_numpy(), 1):
-        cells: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-        for column, suffixes in MEDIA.items():
-            cells[column] = _media(folder, cells[column], suffixes, f"Row {number} of {path.name}")
-        pairs.append(Pair(**cells))
+    folder, pairs = path.resolve().parent, []
+    for number, row in enumerate(table.to_dict("records"), 1):
+        where = f"Row {number} of {path.name}"
+        media = {column: _media(folder, row[column], suffixes, where) for column, suffixes in MEDIA.items()}
+        pairs.append(Pair(**{str(column): media.get(str(column), cell) for column, cell in row.items()}))
     _check_media(pairs)
     return pairs
 

@@ -1,8 +1,7 @@
 """How many raters and pairs a study needs: votes of a crossed-effects logit model, and how often a test sees them.
 
-A rater r prefers the first arm's clip of pair p with probability sigmoid(mean + a_r + b_p), a and b normal: what sways
-one rater sways all of that rater's votes, and a pair that is clear is clear to everyone. Every rater sees every pair;
-there are no ties.
+A rater r prefers the first arm's clip of pair p with probability sigmoid(mean + a_r + b_p), a and b normal. Every rater
+sees every pair; there are no ties.
 """
 
 from __future__ import annotations
@@ -26,10 +25,6 @@ class Effects:
 
     pair: float = 1.2
     rater: float = 0.5
-
-    def __post_init__(self) -> None:
-        if min(self.pair, self.rater) < 0:
-            raise ValueError(f"Standard deviations must not be negative: {self}.")
 
 
 @cache
@@ -56,11 +51,10 @@ def draw_wins(
 def intervals(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`stats.two_way_clustered` of many studies (studies, raters, pairs) at once: limits (studies,), not cut to [0, 1].
 
-    Only unanimous studies differ: their limits are their win rate itself.
+    Limits of unanimous studies are their win rate itself.
     """
-    _, raters, pairs = wins.shape
-    votes = raters * pairs
-    mean = wins.mean(axis=(1, 2))
+    raters, pairs = wins.shape[1:]
+    votes, mean = raters * pairs, wins.mean(axis=(1, 2))
     error = wins - mean[:, None, None]
     by_rater = np.square(error.sum(axis=2)).sum(axis=1) * raters / (raters - 1)
     by_pair = np.square(error.sum(axis=1)).sum(axis=1) * pairs / (pairs - 1)
@@ -74,11 +68,8 @@ def intervals(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def power(raters: int, pairs: int, rate: float, *, effects: Effects, studies: int, seed: int) -> dict[str, float]:
     """In how many simulated studies the 95 % two-way clustered interval of the win rate excludes one half.
 
-    Where the true `rate` is one half that is the share of false alarms, which should be 0.05.
-
-    Returns:
-        raters, pairs, rate; "power" with its 95 % Wilson interval "low", "high" over studies; "coverage", the share of
-        intervals that hold the true rate.
+    Gives raters, pairs, rate; "power" (at a rate of one half: of false alarms) with its 95 % Wilson interval "low",
+    "high" over studies; "coverage", the share of intervals that hold the true rate.
     """
     rng = np.random.default_rng(seed)
     seen = covered = 0
@@ -94,10 +85,7 @@ def power(raters: int, pairs: int, rate: float, *, effects: Effects, studies: in
 
 
 def smallest(table: pd.DataFrame, *, rate: float, wanted: float = 0.8) -> pd.DataFrame:
-    """For each number of raters the fewest pairs in a table of `power` that see `rate` with the `wanted` power.
-
-    A number of raters for which none of the table's pairs suffice is left out.
-    """
+    """For each number of raters the fewest pairs in a table of `power` that see `rate` so well, if any do."""
     enough = table[(table["rate"] == rate) & (table["power"] >= wanted)]
     fewest = enough.sort_values("pairs").groupby("raters", as_index=False).first()
     return fewest[["raters", "pairs", "power", "low", "high"]]

@@ -1,8 +1,7 @@
 """Votes as labels: one table of preferences, filled by this study or by public sets, and how rewards agree with it.
 
-A preference table has one row per pair of videos and dimension, with the columns reference (the image that both start
-from: its id or file), video1 and video2 (ids or files), dimension (what was asked, such as "consistency"), votes1 and
-votes2 (how many, or with what weight, preferred each; numbers from 0) and ties (the same for neither).
+It has a row per pair of videos and dimension asked: reference (the image), video1 and video2 (ids or files), dimension,
+votes1 and votes2 (how many, or with what weight, preferred each; numbers from 0) and ties (the same for neither).
 """
 
 from __future__ import annotations
@@ -38,9 +37,8 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
     """The preference table of a public set: CSV or JSON lines with an image, two videos and votes for each.
 
     The image's column is `reference`, `image` or `prompt_asset`; those of the videos `video1` and `video2`. Votes are
-    in `votes1`, `votes2` and perhaps `ties` and `dimension`; or in `weighted_results1_<dimension>` and
-    `weighted_results2_<dimension>`, which give a row for every dimension. Other columns are left out. Raises
-    `VotesError` saying in one sentence what is wrong.
+    in `votes1`, `votes2` and perhaps `ties` and `dimension`, or in `weighted_results1_<dimension>` and
+    `weighted_results2_<dimension>`, a row for each. Raises `VotesError`.
     """
     path = Path(path)
     try:
@@ -61,10 +59,7 @@ def read_preferences(path: str | Path) -> pd.DataFrame:
 
 
 def check(preferences: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of a preference table, or raise `VotesError` about the first bad row.
-
-    Rows without a vote are left out.
-    """
+    """The columns and the rows with a vote of a preference table; raises `VotesError` about the first bad row."""
     if missing := [column for column in COLUMNS if column not in preferences]:
         raise VotesError(f"The preference table lacks the column(s) {', '.join(missing)}.")
     table = preferences[COLUMNS].reset_index(drop=True).astype(dict.fromkeys(IDS, "str"))
@@ -83,21 +78,11 @@ def check(preferences: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy(preferences: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """How often each reward says of two videos what people said, a vote at a time, without and with ties.
+    """How often each reward (a column of `scores`, by video) says of two videos what people said, vote by vote.
 
-    Without ties: the share of the decided votes for the video of the higher score; equal scores are half right. With
-    ties: a reward calls a tie where its scores differ by no more than a threshold, and is right if the vote was that.
-    The threshold that suits a fifth of the references is chosen on the other four (VideoAlign's, but not on the data
-    that it is judged by).
-
-    Args:
-        preferences: a preference table.
-        scores: one column per reward, higher is better, indexed by video.
-        seed: of the folds and of the bootstrap over references.
-
-    Returns:
-        Columns reward, ties ("without" or "with"), accuracy in [0, 1], its 95 % limits low, high, "best" (what the
-        most frequent answer to every pair would reach: no reward can do better) and "votes".
+    Columns reward, ties, accuracy in [0, 1], its 95 % limits low, high, "best" (of always the most frequent answer) and
+    "votes". "without" ties equal scores are half right; "with" them a tie is a gap up to a threshold (VideoAlign's, but
+    chosen on the other four fifths of the references).
     """
     table = check(preferences)
     voted = pd.unique(table[["video1", "video2"]].to_numpy().ravel())
@@ -137,7 +122,7 @@ def _share(part: np.ndarray, whole: np.ndarray, rows: np.ndarray | slice = slice
 
 def _tie_threshold(gap: np.ndarray, votes: np.ndarray) -> float:
     """The largest gap to call a tie that agrees with most votes; below 0: never."""
-    order = np.argsort(np.abs(gap), kind="stable")
+    order = np.abs(gap).argsort(kind="stable")
     size, gain = np.abs(gap)[order], (votes[:, 2] - _right(gap, votes))[order].cumsum()
     last = np.append(size[1:] > size[:-1], True)  # equal gaps are called alike
     best = int(np.argmax(np.where(last, gain, -np.inf)))

@@ -1,7 +1,6 @@
 """What a rater sees, in which order and on which side: fixed by the study's settings and its seed.
 
-All draws are pure functions. Raters come in couples: the second sees every pair the other way round than the
-first, so that over any even number of raters each pair is shown equally often each way.
+Raters come in couples: the second sees every pair the other way round than the first.
 """
 
 from __future__ import annotations
@@ -76,10 +75,8 @@ class StudyConfig(Group):
 
 def load_config(path: Path | None) -> StudyConfig:
     """Read a study's settings from YAML (or JSON, which is YAML); without a path, the defaults."""
-    if path is None:
-        return StudyConfig()
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
         return StudyConfig.model_validate({} if settings is None else settings)
     except FileNotFoundError as error:
         raise StudyError(f"There is no file of study settings {path}.") from error
@@ -96,7 +93,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ArmClip:
     """A clip on a screen: its arm, its id in the votes, and the random name of its files."""
 
     arm: str
@@ -111,8 +108,8 @@ class Item:
     name: str
     sample: str
     reference: str
-    clips: tuple[Clip, ...]
-    corrupted: Clip  # of the first clip
+    clips: tuple[ArmClip, ...]
+    corrupted: ArmClip  # of the first clip
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class Screen:
     pair: str
     sample: str
     reference: str
-    clips: tuple[Clip, ...]
+    clips: tuple[ArmClip, ...]
 
     @property
     def answer(self) -> str | None:
@@ -162,7 +159,7 @@ def items(config: StudyConfig, pairs: Sequence[Pair]) -> list[Item]:
 
 def _item(pair: Pair) -> Item:
     sides = (pair.arm_a, pair.video_a), (pair.arm_b, pair.video_b), (f"{pair.arm_a}/{CORRUPTED}", pair.corrupted)
-    first, second, ruined = (Clip(arm, f"{pair.sample}/{arm}", path.stem) for arm, path in sides)
+    first, second, ruined = (ArmClip(arm, f"{pair.sample}/{arm}", path.stem) for arm, path in sides)
     return Item(pair.pair, pair.sample, pair.reference.name, (first, second), replace(ruined, arm=CORRUPTED))
 
 
@@ -185,9 +182,9 @@ def draw(config: StudyConfig, judged: Sequence[Item], rater: int) -> list[Screen
     """All screens of a rater (0, 1, ...): practice, then one block for each question."""
     couple = rater // 2
     count = min(config.pairs_per_rater or len(judged), len(judged))
-    turn = _rng(config, 0).permutation(len(judged))
+    turn = np.random.default_rng([config.seed, 0]).permutation(len(judged))
     own = [judged[turn[(couple * count + position) % len(judged)]] for position in range(count)]
-    rng = _rng(config, 1, rater)
+    rng = np.random.default_rng([config.seed, 1, rater])
     first = couple % len(config.questions)
     questions = [question.name for question in config.questions[first:] + config.questions[:first]]
     practised = [own[i] for i in rng.choice(len(own), config.practice)]
@@ -197,32 +194,26 @@ def draw(config: StudyConfig, judged: Sequence[Item], rater: int) -> list[Screen
     return screens
 
 
-def _rng(config: StudyConfig, *purpose: int) -> np.random.Generator:
-    return np.random.default_rng([config.seed, *purpose])
-
-
 def _block(config: StudyConfig, question: str, own: Sequence[Item], rater: int, block: int) -> list[Screen]:
     couple, second = divmod(rater, 2)
     orders = list(itertools.permutations(range(config.on_screen)))
     # Within a rater, too, every order of the arms comes up equally often, give or take one.
-    places = _rng(config, 2, couple, block).permutation(len(own))
-    rng = _rng(config, 3, rater, block)
+    places = np.random.default_rng([config.seed, 2, couple, block]).permutation(len(own))
+    rng = np.random.default_rng([config.seed, 3, rater, block])
     trials = []
     for position in rng.permutation(len(own)):
         order = orders[places[position] % len(orders)][:: -1 if second else 1]
         trials.append(_screen("trial", question, own[position], [own[position].clips[i] for i in order]))
-    repeats, checks = (
-        max(1, round(share * len(own))) if share else 0 for share in (config.repeat_share, config.attention_share)
-    )
+    shares = config.repeat_share, config.attention_share
+    repeats, checks = (max(1, round(share * len(own))) if share else 0 for share in shares)
     # Repeats close the block in the order of their trials, so that all others lie between the two.
     screens = trials + [replace(screen, kind="repeat", clips=screen.clips[::-1]) for screen in trials[:repeats]]
-    checked = [own[i] for i in rng.choice(len(own), checks)]
-    for check in _checks("attention", question, checked, rng):
+    for check in _checks("attention", question, [own[i] for i in rng.choice(len(own), checks)], rng):
         screens.insert(int(rng.integers(1, len(screens) + 1)), check)
     return screens
 
 
-def _screen(kind: Kind, question: str, item: Item, clips: Sequence[Clip]) -> Screen:
+def _screen(kind: Kind, question: str, item: Item, clips: Sequence[ArmClip]) -> Screen:
     return Screen(kind, question, item.name, item.sample, item.reference, tuple(clips))
 
 

@@ -1,7 +1,6 @@
 """The page that people rate on, and the routes behind it.
 
-A rater's link holds a random token, which is all that identifies them. The browser learns the random names of
-clips and nothing about where they came from.
+A rater is known by the random token of a link alone. The browser learns no more of clips than their random names.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import asyncio
 import functools
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,21 +18,19 @@ from urllib.parse import urlsplit
 import uvicorn
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from icreward_lib.run.files import DiskFullError
 from icreward_lib.run.profile import Group
-from icreward_lib.study.export import votes_table
 from icreward_lib.study.pairs import Pair
 from icreward_lib.study.protocol import StudyError, first_problem
-from icreward_lib.study.store import Rater, RefusedError, Store
+from icreward_lib.study.store import Rater, RefusedError, Store, votes_table
 
 PAGE = Path(__file__).parent / "page"
 ADMIN_TOKEN = "ICREWARD_STUDY_ADMIN"  # environment variable; an argument could be read by others in a list of processes
@@ -54,8 +51,6 @@ HEADERS = {
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
-
-
 Trial = Annotated[int, Field(ge=0, lt=100_000)]
 
 
@@ -75,20 +70,11 @@ class _Withdrawal(Group):
     code: Annotated[str, Field(min_length=1, max_length=32)]
 
 
-def _with_headers(app: ASGIApp) -> ASGIApp:
-    """An application that adds `HEADERS` to every response."""
-
-    async def sent(scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
-
-        await app(scope, receive, sending)
-
-    return sent
+async def _with_headers(request: Request, respond: RequestResponseEndpoint) -> Response:
+    response = await respond(request)
+    response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
 
 
 class Study:
@@ -118,11 +104,11 @@ class Study:
             ],
             # A page elsewhere could otherwise reach a local study through a name that it points here.
             middleware=[
-                Middleware(_with_headers),
+                Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
                 Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
             ],
             exception_handlers={
-                HTTPException: _refused,
+                HTTPException: lambda request, error: _sentence(error.status_code, error.detail, error.headers),
                 RefusedError: lambda request, error: _sentence(409, str(error)),
                 DiskFullError: lambda request, error: _sentence(
                     507, "There is no room left to store answers. Nothing was lost; please try again later."
@@ -137,8 +123,7 @@ class Study:
         """Do something for the rater of the link."""
 
         def known() -> T:
-            rater = self.store.rater(request.path_params["token"])
-            if rater is None:
+            if (rater := self.store.rater(request.path_params["token"])) is None:
                 raise HTTPException(404, "This link is not valid, or its answers have been deleted.")
             return work(rater)
 
@@ -148,17 +133,15 @@ class Study:
         return _sentence(404, "Please open the personal link that you were given.")
 
     async def _page(self, request: Request) -> Response:
-        # Whether the link is valid turns out when the page asks for the state.
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-store"})
+        return FileResponse(PAGE / "index.html")  # which asks for the state, and learns whether the link is valid
 
     async def _page_file(self, request: Request) -> Response:
         return FileResponse(PAGE / request.url.path.removeprefix("/"), headers={"Cache-Control": "no-cache"})
 
     async def _clip_or_image(self, request: Request) -> Response:
-        path = self.media.get(request.path_params["name"])
-        if path is None:
-            raise HTTPException(404, "There is no such file.")
-        return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
+        if path := self.media.get(request.path_params["name"]):
+            return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
+        raise HTTPException(404, "There is no such file.")
 
     async def _state(self, request: Request) -> Response:
         return JSONResponse(await self._as_rater(request, self._next))
@@ -229,13 +212,8 @@ class Study:
         }
 
 
-def _sentence(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+def _sentence(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers)
 
 
 async def _body(request: Request, shape: type[Body]) -> Body:

@@ -1,15 +1,12 @@
 """Simulated raters: a stand-in for votes until people have voted, and marked as such in every row.
 
-They judge by the sticker world's own truth (how well each video really keeps the subject, the background and
-the motion), never by a reward, so a reward is not graded by itself. A rater weighs the three fidelities, sees
-each video through noise, leans a little to one side, calls close pairs a tie, and sometimes answers at
-random.
+They judge by the sticker world's own truth, never by a reward. A rater weighs the three fidelities, sees each video
+through noise, leans a little to one side, calls close pairs a tie, and sometimes answers at random.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -76,37 +73,22 @@ class RaterModel:
     feedback: float = 0.25  # share of trials with a written remark
     poor: float = 0.35  # mean fidelity of both videos below which a remark is about both
 
-    def __post_init__(self) -> None:
-        if len(self.weights) != 3 or min(self.weights) <= 0 or abs(sum(self.weights) - 1.0) > 1e-6:
-            raise ValueError(f"RaterModel.weights must be positive and sum to 1, not {self.weights}.")
-        for name, value in asdict(self).items():
-            if name in ("raters", "concentration") and value <= 0:
-                raise ValueError(f"RaterModel.{name} must be positive, not {value}.")
-            if name in ("lapse", "feedback", "poor") and not 0.0 <= value <= 1.0:
-                raise ValueError(f"RaterModel.{name} must be in [0, 1], not {value}.")
-            if name not in ("weights", "side_bias") and value < 0:
-                raise ValueError(f"RaterModel.{name} must not be negative, but is {value}.")
-
-
-@dataclass(frozen=True)
-class _Rater:
-    weights: np.ndarray
-    noise: float
-    side_bias: float
-
 
 def simulate_votes(
-    truth: pd.DataFrame, arms: tuple[str, str], *, seed: int, model: RaterModel | None = None
+    truth: pd.DataFrame,
+    arms: tuple[str, str],
+    *,
+    seed: int,
+    model: RaterModel = RaterModel(),  # noqa: B008 (frozen)
 ) -> pd.DataFrame:
     """Votes of simulated raters, every rater on every sample: a table of `study.votes` without times.
 
     truth: one row per sample and arm with the `FIDELITIES` in [0, 1] (1 = exactly as the true clip). Each pair is
-    shown to half of the raters each way round. Raises ValueError if a fidelity, an arm or a sample is missing,
-    doubled or out of range.
+    shown to half of the raters each way round. Raises KeyError if a row is missing.
     """
-    model = model or RaterModel()
-    fidelity = _checked(truth, arms)
-    samples = list(fidelity)
+    table = truth.astype({"sample": str}).set_index(["sample", "arm"])[list(FIDELITIES)]
+    samples = table.index.get_level_values("sample").unique().tolist()
+    fidelity = {sample: table.loc[[(sample, arm) for arm in arms]].to_numpy(dtype=float) for sample in samples}
     rng = np.random.default_rng(seed)
     weights = rng.dirichlet(model.concentration * np.asarray(model.weights), size=model.raters)
     noise = model.noise * np.exp(model.noise_spread * rng.standard_normal(model.raters))
@@ -117,7 +99,7 @@ def simulate_votes(
 
     rows: list[dict[str, object]] = []
     for number, flips in enumerate(flipped):
-        rater = _Rater(weights[number], noise[number], bias[number])
+        rater = (weights[number], float(noise[number]), float(bias[number]))
         screens = [("trial", j, bool(flips[j])) for j in rng.permutation(len(samples))]
         again = [("repeat", j, not flips[j]) for _, j, _ in screens[: model.repeats]]  # the other way round
         checks = [
@@ -127,17 +109,15 @@ def simulate_votes(
             screens.insert(int(rng.integers(len(screens) + 1)), check)
         shown = 0
         for order, (kind, j, flip) in enumerate(screens + again):
-            (left, right), values = arms, fidelity[samples[j]]
-            if flip:
-                left, right, values = right, left, values[::-1]
+            sides, values = arms[:: -1 if flip else 1], fidelity[samples[j]][:: -1 if flip else 1]
             if kind == "attention":  # in turn beside a corrupted copy that keeps nothing, and the same video twice
-                right, values = (left, values[[0, 0]]) if shown % 2 else (CORRUPTED, values * [[1], [0]])
-                if flip:
-                    left, right, values = right, left, values[::-1]
+                other, values = (sides[0], values[[0, 0]]) if shown % 2 else (CORRUPTED, values * [[1], [0]])
+                sides, values = (sides[0], other)[:: -1 if flip else 1], values[:: -1 if flip else 1]
                 shown += 1
+            left, right = sides
             choice = _choose(rater, values, model, rng, same=left == right)
             remark = kind == "trial" and rng.random() < model.feedback
-            feedback, tags = _remark(rater, values, choice, model, rng) if remark else ("", "")
+            feedback, tags = _remark(rater[0], values, choice, model.poor, rng) if remark else ("", "")
             rows.append({
                 "rater": f"sim{number:02d}", "trial": order, "pair": samples[j], "sample": samples[j],
                 "arm_left": left, "arm_right": right, "choice": choice, "question": "consistency",
@@ -147,46 +127,32 @@ def simulate_votes(
     return validate(pd.DataFrame(rows).reindex(columns=[*REQUIRED, "source"]))[list(COLUMNS)]
 
 
+_Rater = tuple[np.ndarray, float, float]  # weights, noise and bias to the left
+
+
 def _choose(rater: _Rater, values: np.ndarray, model: RaterModel, rng: np.random.Generator, *, same: bool) -> str:
     """What a rater says of the fidelities (2, 3) of the left and the right; one video twice looks the same."""
     if rng.random() < model.lapse:
         return str(rng.choice(["left", "right"]))
-    noise = 0.0 if same else rater.noise
-    left, right = (float(value @ rater.weights + noise * rng.standard_normal()) for value in values)
-    gap = left - right + rater.side_bias
+    weights, noise, bias = rater
+    left, right = (float(value @ weights + (not same) * noise * rng.standard_normal()) for value in values)
+    gap = left - right + bias
     return "tie" if abs(gap) < model.tie_width else "left" if gap > 0 else "right"
 
 
 def _remark(
-    rater: _Rater, values: np.ndarray, choice: str, model: RaterModel, rng: np.random.Generator
+    weights: np.ndarray, values: np.ndarray, choice: str, poor: float, rng: np.random.Generator
 ) -> tuple[str, str]:
-    """A sentence about what differed most to this rater, or about what is poor in both, and its tag."""
+    """A sentence about what differed most to a rater of these weights, or about what is poor in both, and its tag."""
     means = values.mean(axis=0)
-    if means.min() < model.poor and rng.random() < 0.5:
+    if means.min() < poor and rng.random() < 0.5:
         poorest = int(means.argmin())
         return _BOTH_POOR[poorest], _TAGS[poorest]
     if choice == "tie":
         return str(rng.choice(_EVEN)), ""
     side, other = ("left", "right") if choice == "left" else ("right", "left")
-    gaps = rater.weights * (values[0] - values[1]) * (1.0 if choice == "left" else -1.0)
+    gaps = weights * (values[0] - values[1]) * (1.0 if choice == "left" else -1.0)
     if gaps.max() <= 0.0:  # chose by noise: nothing true to name
         return str(rng.choice(_EVEN[:2])), ""
     most = int(gaps.argmax())
     return str(rng.choice(_REMARKS[most])).format(side=side, other=other), _TAGS[most]
-
-
-def _checked(truth: pd.DataFrame, arms: tuple[str, str]) -> dict[str, np.ndarray]:
-    """Fidelities (arms, 3) by sample."""
-    if missing := [column for column in ("sample", "arm", *FIDELITIES) if column not in truth]:
-        raise ValueError(f"The truth table lacks the column(s) {', '.join(missing)}.")
-    table = truth[truth["arm"].isin(arms)].astype({"sample": str}).set_index(["sample", "arm"])[list(FIDELITIES)]
-    if table.empty:
-        raise ValueError(f"The truth table has no rows for the arms {arms[0]} and {arms[1]}.")
-    if table.index.has_duplicates:
-        raise ValueError(f"The truth table has two rows for {table.index[table.index.duplicated()][0]}.")
-    samples = table.index.get_level_values("sample").unique()
-    if absent := [key for key in itertools.product(samples, arms) if key not in table.index]:
-        raise ValueError(f"The truth table has no row for sample {absent[0][0]}, arm '{absent[0][1]}'.")
-    if not ((table >= 0) & (table <= 1)).all(axis=None):
-        raise ValueError("Fidelities must be numbers in [0, 1]: rescale the truth table.")
-    return {sample: table.loc[[(sample, arm) for arm in arms]].to_numpy(dtype=float) for sample in samples}

@@ -1,23 +1,27 @@
-"""Where votes are kept: one SQLite file, every vote on the disk before it is acknowledged.
+"""Where votes are kept: one SQLite file, every vote on the disk before it is acknowledged; and their export.
 
 The screens of a rater are stored when the link is made, so that no change of code or files can alter them.
 """
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 from pydantic import TypeAdapter
 
-from icreward_lib.run.files import DiskFullError, digest, make_folder
+from icreward_lib.run.files import DiskFullError, atomic, digest, make_folder, write_text
 from icreward_lib.study.protocol import Item, Screen, StudyConfig, StudyError, draw
+from icreward_lib.study.votes import COLUMNS, CORRUPTED, SETTINGS
 
 _SCHEMA = """
 CREATE TABLE study (config TEXT NOT NULL, items TEXT NOT NULL, version TEXT NOT NULL, begun REAL NOT NULL);
@@ -111,18 +115,15 @@ class Store:
                 row = settings, clips, metadata.version("icreward"), time.time()
                 db.execute("INSERT INTO study VALUES (?, ?, ?, ?)", row)
             elif stored != (settings, clips):
-                what = "settings" if stored[0] != settings else "pairs"
-                raise StudyError(
-                    f"{self.path} was begun with other {what}: restore them, or name another file of votes."
-                )
+                other = f"{self.path} was begun with other {'settings' if stored[0] != settings else 'pairs'}"
+                raise StudyError(f"{other}: restore them, or name another file of votes.")
 
     @property
     def config(self) -> StudyConfig:
         """The settings that the study was begun with."""
-        stored = self._db.execute("SELECT config FROM study").fetchone()
-        if stored is None:
-            raise StudyError(f"{self.path} holds no study yet.")
-        return StudyConfig.model_validate_json(stored[0])
+        if stored := self._db.execute("SELECT config FROM study").fetchone():
+            return StudyConfig.model_validate_json(stored[0])
+        raise StudyError(f"{self.path} holds no study yet.")
 
     def enrol(self, count: int, judged: Sequence[Item]) -> None:
         """Make links until there are `count`, and store what each rater will see."""
@@ -157,10 +158,9 @@ class Store:
     def screen(self, rater: int, trial: int) -> Screen:
         """What a rater sees as screen number `trial`; raises `RefusedError` if there is none."""
         query = "SELECT screen FROM screens WHERE rater = ? AND trial = ?"
-        row = self._db.execute(query, (rater, trial)).fetchone()
-        if row is None:
-            raise RefusedError(f"There is no screen {trial}.")
-        return _SCREEN.validate_json(row[0])
+        if row := self._db.execute(query, (rater, trial)).fetchone():
+            return _SCREEN.validate_json(row[0])
+        raise RefusedError(f"There is no screen {trial}.")
 
     def consent(self, rater: int) -> None:
         """Note that a rater agreed, at the first time."""
@@ -202,8 +202,8 @@ class Store:
             row = db.execute("SELECT rater FROM raters WHERE code = ?", (code,)).fetchone()
             if row is None:
                 return False
-            for table in ("votes", "screens"):
-                db.execute(f"DELETE FROM {table} WHERE rater = ?", row)
+            db.execute("DELETE FROM votes WHERE rater = ?", row)
+            db.execute("DELETE FROM screens WHERE rater = ?", row)
             db.execute(
                 "UPDATE raters SET token = NULL, code = NULL, consented = NULL, withdrawn = ? WHERE rater = ?",
                 (time.time(), *row),
@@ -218,3 +218,68 @@ class Store:
             "FROM votes JOIN screens USING (rater, trial) ORDER BY rater, trial"
         )
         return [Answer(rater, trial, _SCREEN.validate_json(screen), *row) for rater, trial, screen, *row in rows]
+
+
+def votes_table(store: Store) -> pd.DataFrame:
+    """All votes but those of practice, a row each; a ranking gives one row for any two of its clips."""
+    answers = (answer for answer in store.answers() if answer.screen.kind != "practice")
+    return pd.DataFrame([row for answer in answers for row in _rows(answer)], columns=list(COLUMNS))
+
+
+def _rows(answer: Answer) -> Iterator[tuple[object, ...]]:
+    """The columns of `COLUMNS` for any two clips of a screen."""
+    screen = answer.screen
+    for i, j in itertools.combinations(range(len(screen.clips)), 2):
+        left, right = screen.clips[i], screen.clips[j]
+        pair, choice = screen.pair, answer.choice
+        if len(screen.clips) > 2:
+            if screen.kind == "attention" and CORRUPTED not in (left.arm, right.arm):
+                continue
+            pair = f"{screen.sample}:{'+'.join(sorted((left.arm, right.arm)))}"
+            ranks = answer.choice.split("-")
+            choice = "left" if ranks.index(str(i)) < ranks.index(str(j)) else "right"
+        yield (
+            *(f"r{answer.rater + 1:03}", answer.trial, pair, screen.sample, left.arm, right.arm, choice),
+            *(screen.question, screen.kind == "attention", screen.kind == "repeat"),
+            *(_moment(answer.shown_at), _moment(answer.answered_at), answer.feedback, answer.tags),
+            *(left.video, right.video, "people"),
+        )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def codebook(config: StudyConfig) -> str:
+    """What the columns of the votes mean, and the settings fixed before the first vote, as Markdown."""
+    columns = "\n".join(f"| {name} | {meaning} |" for name, meaning in COLUMNS.items())
+    questions = "\n".join(f"- `{question.name}`: {question.text}" for question in config.questions)
+    rule = config.exclusion
+    return f"""# Codebook
+
+One row per vote, UTF-8, comma-separated.
+
+| column | meaning |
+|---|---|
+{columns}
+
+## Questions
+
+{questions}
+
+## Exclusion, fixed before the first vote
+
+A rater does not count who passes fewer than {rule.min_attention_passed:.0%} of the attention items, answers \
+fewer than {rule.min_repeats_alike:.0%} of the repeats as before or fewer than {rule.min_trials} trials, or \
+takes less than {rule.min_median_seconds:g} s for the median screen. Nobody is left out of the export.
+"""
+
+
+def export(store: Store, path: Path) -> int:
+    """Write the votes as `path`, beside them a codebook and the study's settings; gives the number of rows."""
+    table = votes_table(store)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+    write_text(path.with_suffix(".codebook.md"), codebook(store.config))
+    write_text(path.with_suffix(SETTINGS), store.config.model_dump_json(indent=2) + "\n")
+    return len(table)

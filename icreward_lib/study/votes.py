@@ -1,8 +1,7 @@
 """The table of pairwise votes: what it holds, what is wrong with it, and whose votes count.
 
-It is the export of the study, with the `COLUMNS` below and one row per answered screen; more columns are kept
-untouched. An attention item shows the same video twice (equal arms; the answer is "tie") or a video beside its
-corrupted copy, whose arm is "corrupted" (the answer is the other side). Attention items and repeats are no votes.
+It has the `COLUMNS` below and one row per answered screen. An attention item shows the same video twice (equal arms;
+the answer is "tie") or a video beside its "corrupted" copy. Attention items and repeats are no votes.
 """
 
 from __future__ import annotations
@@ -89,12 +88,10 @@ def _check_screens(votes: pd.DataFrame) -> None:
     judged, first = pd.MultiIndex.from_frame(votes[["rater", "pair", "question"]]), ~attention & ~again
     twice = pd.Series(False, votes.index)
     twice[first] = judged[first].duplicated()
+    unknown = attention & (corrupted != 1) & ~(same & (corrupted == 0))
     for bad, reason in (
         (attention & again, "a screen is an attention item or a repeat, not both"),
-        (
-            attention & (corrupted != 1) & ~(same & (corrupted == 0)),
-            f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice",
-        ),
+        (unknown, f"an attention item needs one '{CORRUPTED}' arm, or the same arm twice"),
         (~attention & same, "both sides come from the same arm"),
         (~attention & (corrupted > 0), f"only an attention item may show a '{CORRUPTED}' arm"),
         # A ranking of several videos is one trial with a row for any two of them.
@@ -119,10 +116,7 @@ def _times(column: pd.Series) -> pd.Series:
 
 
 def read_votes(path: str | Path, *, samples: Collection[str] | None = None) -> pd.DataFrame:
-    """Read and `validate` a CSV of votes, all columns as text, so that "007" is not 7.
-
-    Raises `VotesError`, with `samples` also about a vote on any other.
-    """
+    """Read and `validate` a CSV of votes (ids are text); raises `VotesError`, with `samples` also about any other."""
     try:
         votes = validate(pd.read_csv(path, dtype=str, keep_default_na=False))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -173,9 +167,7 @@ class Exclusion(Group):
     """Whose votes count, settled before the first vote. What a rater was not measured by leaves nobody out."""
 
     min_attention_passed: Annotated[float, Field(ge=0, le=1, description="least share of attention items passed")] = 0.5
-    min_repeats_alike: Annotated[
-        float, Field(ge=0, le=1, description="least share of repeats answered like their trial")
-    ] = 0.0
+    min_repeats_alike: Annotated[float, Field(ge=0, le=1, description="least share of repeats answered alike")] = 0.0
     min_median_seconds: Annotated[float, Field(ge=0, description="least median time to answer a screen")] = 1.0
     min_trials: Annotated[int, Field(ge=0, description="fewest trials answered")] = 1
 
@@ -189,18 +181,14 @@ class Exclusion(Group):
 def side_bias(votes: pd.DataFrame, *, seed: int) -> Interval | None:
     """Share of decisive trials that chose the left video, in [0, 1], interval over raters; no bias is 0.5.
 
-    It measures the raters only if every pair was shown about equally often each way. None without decisive votes of
-    two raters.
+    It takes pairs to be shown equally often each way. None without decisive votes of two raters.
     """
     decisive = trials(votes).query("choice != 'tie'").set_index("rater")
     return _share_over_raters(decisive["choice"] == "left", seed=seed)
 
 
 def repeat_consistency(votes: pd.DataFrame, *, seed: int) -> Interval | None:
-    """Share of repeats answered like their trial (same arm, or tie), interval over raters.
-
-    None without repeats of two raters.
-    """
+    """Share of repeats answered like their trial (same arm, or tie), interval over raters; None without two raters."""
     return _share_over_raters(_repeats_alike(votes), seed=seed)
 
 
@@ -245,10 +233,7 @@ def per_rater(votes: pd.DataFrame) -> pd.DataFrame:
 
 
 def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The votes of the raters whom `rule` keeps, and who is left out, whole: columns rater and why.
-
-    Raises `VotesError` if nobody is left.
-    """
+    """The votes of the raters whom `rule` keeps, and who is left out and why; raises `VotesError` if nobody is left."""
     votes, measured = validate(votes), per_rater(votes)
     limits = {name.removeprefix("min_"): least for name, least in rule.model_dump().items()}
     reasons = {
@@ -257,7 +242,6 @@ def exclude(votes: pd.DataFrame, rule: Exclusion) -> tuple[pd.DataFrame, pd.Data
     }
     left_out = pd.DataFrame([(rater, why) for rater, why in reasons.items() if why], columns=["rater", "why"])
     if len(left_out) == len(measured):
-        raise VotesError(
-            f"The exclusion rule leaves out all {len(measured)} raters, the first for {left_out['why'][0]}."
-        )
+        everybody = f"all {len(measured)} raters, the first for {left_out['why'][0]}"
+        raise VotesError(f"The exclusion rule leaves out {everybody}.")
     return votes[~votes["rater"].isin(left_out["rater"])].reset_index(drop=True), left_out

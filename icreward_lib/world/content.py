@@ -53,7 +53,7 @@ UNSEEN_MOVES = frozenset({
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph that comes with a package: how to load it, and who is to be credited."""
+    """A photograph that comes with a package, and who is to be credited."""
 
     load: Callable[[], np.ndarray]  # -> uint8, "h w" or "h w c"
     credit: str
@@ -85,7 +85,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
     ),
 }
 UNSEEN_PHOTOGRAPHS = frozenset(("dahlia", "retina", "gravel", "admiral"))
-#: What the names of `COLLAGES` pictures begin with that `collage` makes of seen photographs.
+#: What the names of `COLLAGES` pictures begin with that `background` makes of seen photographs.
 COLLAGE, COLLAGES = "collage ", 512
 
 
@@ -95,24 +95,19 @@ def letters() -> tuple[str, ...]:
     return tuple(sorted(chr(code) for code in FT2Font(str(_FONT)).get_charmap() if chr(code).isalpha()))
 
 
-def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """The `photograph` of that name, or `collage N`."""
-    if name.startswith(COLLAGE):
-        return collage(int(name.removeprefix(COLLAGE)), short_side, defocus)
-    return photograph(name, short_side, defocus)
-
-
 @lru_cache(maxsize=COLLAGES)
-def collage(number: int, short_side: int, defocus: float) -> torch.Tensor:
-    """A background that no photograph shows: parts of two seen ones, turned, in other colours, torn and joined.
+def background(name: str, short_side: int, defocus: float) -> torch.Tensor:
+    """The `photograph` of that name, or "collage N": two seen ones, turned, in other colours, torn and joined.
 
-    `number` fixes every draw; "3 short_side short_side" float32 in [0, 1].
+    "3 h w" float32 in [0, 1], a collage square. Its number fixes every draw.
     """
-    rng = np.random.default_rng([number, 8])
+    if name in PHOTOGRAPHS:
+        return photograph(name, short_side, defocus)
+    rng = np.random.default_rng([int(name.removeprefix(COLLAGE)), 8])
     names = rng.choice([name for name in PHOTOGRAPHS if name not in UNSEEN_PHOTOGRAPHS], 2, replace=False)
     parts = []
-    for name in names:
-        whole = photograph(str(name), 2 * short_side, defocus)
+    for each in names:
+        whole = photograph(str(each), 2 * short_side, defocus)
         side = int(rng.integers(short_side, 2 * short_side + 1))
         top, left = (int(rng.integers(length - side + 1)) for length in whole.shape[1:])
         part = torch.rot90(whole[:, top : top + side, left : left + side], int(rng.integers(4)), (1, 2))
@@ -131,10 +126,9 @@ def turned_colours(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tens
 
 @cache
 def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
-    """A photograph, shrunk and slightly out of focus: "3 h w" float32 in [0, 1], the shorter side `short_side` pixels.
+    """A photograph "3 h w" float32 in [0, 1], shrunk and blurred (standard deviation `defocus` in its pixels).
 
-    Sampled from full size, a moving camera aliases into flicker that no autoencoder keeps; the defocus (standard
-    deviation in pixels of the shrunk picture) is the shallow depth of field of a lens focused on the subject.
+    Sampled from full size, a moving camera would alias into flicker that no autoencoder keeps.
     """
     picture = Image.fromarray(PHOTOGRAPHS[name].load()).convert("RGB")
     scale = short_side / min(picture.size)
@@ -145,17 +139,15 @@ def photograph(name: str, short_side: int, defocus: float) -> torch.Tensor:
 
 @cache
 def sticker_layers(subject: str, size: int) -> torch.Tensor:
-    """The layers of a subject's sticker, before colour: ink, body (ink without holes), cut (body and border).
+    """Ink, body (ink without holes) and cut (body and border) of a subject's sticker, a name in `SUBJECTS` or a letter.
 
-    The subject is a name in `SUBJECTS`, or a letter; "3 size size" float32 coverage in [0, 1]. The cut's bounding box
-    fills the square up to a margin of one pixel.
+    "3 size size" float32 coverage in [0, 1]; the cut fills the square up to a margin of one pixel.
     """
     big = 8 * size
     font = ImageFont.truetype(str(_FONT), big)
     glyph = chr(SUBJECTS[subject]) if subject in SUBJECTS else subject
     left, top, right, bottom = font.getbbox(glyph)
-    longest = max(right - left, bottom - top)
-    font = font.font_variant(size=round(big * 0.80 * big / longest))
+    font = font.font_variant(size=round(big * 0.80 * big / max(right - left, bottom - top)))
     left, top, right, bottom = font.getbbox(glyph)
     canvas = Image.new("L", (big, big), 0)
     ImageDraw.Draw(canvas).text((big / 2 - (left + right) / 2, big / 2 - (top + bottom) / 2), glyph, 255, font=font)

@@ -12,37 +12,25 @@ Change = Callable[[np.ndarray, float, np.ndarray, np.random.Generator], np.ndarr
 
 
 def depart(frames: np.ndarray, *, kind: str, region: str, severity: float, other: np.ndarray, seed: int) -> np.ndarray:
-    """Have a clip depart from its first frame, more in each frame than in the one before.
+    """Have a clip uint8 "t h w c" depart from its first frame, up to a severity in [0, 1] at its last one.
 
-    Args:
-        frames: uint8 RGB "t h w c", t >= 2.
-        kind: of `KINDS`.
-        region: of `REGIONS`. No true mask is at hand: the subject is a soft ellipse near the middle, the background
-            all around it.
-        severity: in [0, 1], of the last frame; 0 changes nothing.
-        other: uint8 of the same shape, what the region is replaced by.
-        seed: fixes every draw.
-
-    ValueError for an unknown kind or region, a severity outside of [0, 1] or clips of two shapes.
+    It departs in one of `REGIONS` (without a true mask: a soft ellipse near the middle, or all around it), in the way
+    `kind` of `KINDS`; `other`, of its shape, is what may replace it. ValueError for anything else.
     """
     if kind not in KINDS or region not in REGIONS:
         raise ValueError(f"There is no departure {kind!r} of the {region!r}, only {', '.join(KINDS)} of {REGIONS}.")
     if not 0 <= severity <= 1:
         raise ValueError(f"A severity lies in [0, 1], unlike {severity}.")
     if other.shape != frames.shape or len(frames) < 2:
-        raise ValueError(
-            f"Two clips of one shape, with 2 frames or more, are needed, not {frames.shape}, {other.shape}."
-        )
-    if severity == 0:
-        return frames.copy()
+        shapes = f"{frames.shape}, {other.shape}"
+        raise ValueError(f"Two clips of one shape, with 2 frames or more, are needed, not {shapes}.")
     rng = np.random.default_rng([seed, *kind.encode()])
     mask = ellipse(frames.shape[1], frames.shape[2], rng)[..., None]
     if region == "background":
         mask = 1 - mask
-    result = frames.copy()
-    draw = int(rng.integers(2**31))
+    result, draw = frames.copy(), int(rng.integers(2**31))
     amounts = np.linspace(0, severity, len(frames))
-    for t in range(1, len(frames)):
+    for t in range(1, len(frames) if severity else 0):
         own = frames[t].astype(np.float32)
         changed = KINDS[kind](own, float(amounts[t]), other[t].astype(np.float32), np.random.default_rng(draw))
         result[t] = ((1 - mask) * own + mask * changed).round().clip(0, 255).astype(np.uint8)

@@ -15,20 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from icreward_lib.world import scenes as world
 from icreward_lib.world.content import COLOURS, DIRECTIONS
-from icreward_lib.world.scenes import (
-    Clips,
-    Scene,
-    Split,
-    another_background,
-    another_subject,
-    recoloured,
-    render,
-    sample_scenes,
-)
+from icreward_lib.world.scenes import Clips, Scene, Split, another_background, another_subject, recoloured, render
 
 SEVERITIES = (0.33, 0.67, 1.0)
-Breaks = Literal["subject", "background", "time", "motion"]
 
 
 class Layers(NamedTuple):
@@ -39,7 +30,7 @@ class Layers(NamedTuple):
 
     @classmethod
     def of(cls, scene: Scene, num_frames: int, size: int) -> Layers:
-        """The layers of a scene; joined again they are its frames."""
+        """Those of a scene; joined again they are its frames."""
         clips = render([scene, replace(scene, subject=None)], num_frames=num_frames, size=size)
         whole, background = clips.frames / np.float32(255)
         mask = clips.masks[0, ..., None]
@@ -53,15 +44,14 @@ class Layers(NamedTuple):
 
 
 def moving_scenes(count: int, *, seed: int, split: Split = "seen") -> list[Scene]:
-    """Scenes as of `sample_scenes` in which something moves, as 19 of 20 do.
-
-    From the image and a clip alone nobody could tell the others' true clips from frozen ones.
-    """
-    scenes = (scene for scene in sample_scenes(2 * count + 8, seed=seed, split=split) if PROBES["freeze"].fits(scene))
+    """Scenes as of `sample_scenes` in which something moves: others' true clips are frozen ones."""
+    scenes = (
+        scene for scene in world.sample_scenes(2 * count + 8, seed=seed, split=split) if PROBES["freeze"].fits(scene)
+    )
     return list(islice(scenes, count))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Case:
     """What a departure starts from."""
 
@@ -70,21 +60,12 @@ class Case:
     severity: float
     rng: np.random.Generator
 
-    @property
-    def frames(self) -> int:
-        """Their number."""
-        return len(self.truth.background)
-
-    @property
-    def late(self) -> np.ndarray:
-        """Weight of a sudden departure, "t 1 1 1": 1 in the last `severity` of the frames after the first, else 0."""
-        changed = round(self.severity * (self.frames - 1))
-        return (np.arange(self.frames) >= self.frames - changed).astype(np.float32).reshape(-1, 1, 1, 1)
-
-    @property
-    def growing(self) -> np.ndarray:
-        """Weight of a growing departure, "t 1 1 1": from 0 at the first frame to `severity` at the last."""
-        return np.linspace(0, self.severity, self.frames, dtype=np.float32).reshape(-1, 1, 1, 1)
+    def __post_init__(self) -> None:
+        self.frames = frames = len(self.truth.background)
+        # Weights "t 1 1 1": 1 in the last `severity` of the frames after the first; from 0 at the first to `severity`.
+        late = np.arange(frames) >= frames - round(self.severity * (frames - 1))
+        self.late = late.astype(np.float32).reshape(-1, 1, 1, 1)
+        self.growing = np.linspace(0, self.severity, frames, dtype=np.float32).reshape(-1, 1, 1, 1)
 
     def layers(self, scene: Scene) -> Layers:
         """Those of another scene, as many and as large."""
@@ -93,6 +74,10 @@ class Case:
     def mixed(self, other: Layers, weight: np.ndarray) -> Layers:
         """The truth, by the weight another clip."""
         return Layers(*((1 - weight) * own + weight * new for own, new in zip(self.truth, other, strict=True)))
+
+    def changed(self, change: Callable[[Scene, np.random.Generator], Scene], weight: np.ndarray) -> Layers:
+        """The truth, by the weight a changed scene."""
+        return self.mixed(self.layers(change(self.scene, self.rng)), weight)
 
     def retimed(self, order: np.ndarray) -> Layers:
         """The true frames in another order."""
@@ -104,7 +89,7 @@ class Probe:
     """One kind of departure."""
 
     title: str
-    breaks: tuple[Breaks, ...]
+    breaks: tuple[Literal["subject", "background", "time", "motion"], ...]
     needs: Literal["anything", "a subject", "movement"]  # of a scene; in others it would make no sense
     depart: Callable[[Case], Layers]
 
@@ -117,28 +102,20 @@ class Probe:
 
 
 def depart(scene: Scene, kind: str, severity: float, *, seed: int, num_frames: int = 17, size: int = 64) -> Clips:
-    """A clip of the scene that departs from the true one, and the mask of its subject (not of a second one).
+    """A clip that departs from the true one as a kind of `PROBES` does, with the mask of its (first) subject.
 
-    `kind` is a key of `PROBES`. `severity` in [0, 1] is 0 for the true clip; a larger one departs further in the same
-    direction, which `seed` draws. ValueError for an unknown kind, one that does not fit the scene, or another severity.
+    A severity in [0, 1] is 0 for the true clip; a larger one departs further in the same direction, which `seed` draws.
+    ValueError for an unknown kind, one that does not fit the scene, or another severity.
     """
     if kind not in PROBES:
         raise ValueError(f"There is no probe {kind!r}, only {', '.join(PROBES)}.")
-    probe = PROBES[kind]
-    if not probe.fits(scene):
-        raise ValueError(f"The probe {kind!r} needs {probe.needs}, which this scene does not have: {scene.caption}.")
+    needs = PROBES[kind].needs
+    if not PROBES[kind].fits(scene):
+        raise ValueError(f"The probe {kind!r} needs {needs}, which this scene does not have: {scene.caption}.")
     if not 0 <= severity <= 1:
         raise ValueError(f"A severity lies in [0, 1], unlike {severity}.")
     rng = np.random.default_rng([seed, *kind.encode()])
-    return probe.depart(Case(scene, Layers.of(scene, num_frames, size), severity, rng)).joined()
-
-
-def _subject_swapped(case: Case) -> Layers:
-    return case.mixed(case.layers(another_subject(case.scene, case.rng)), case.late)
-
-
-def _subject_colour(case: Case) -> Layers:
-    return case.mixed(case.layers(recoloured(case.scene, case.rng)), case.growing)
+    return PROBES[kind].depart(Case(scene, Layers.of(scene, num_frames, size), severity, rng)).joined()
 
 
 def _subject_shape(case: Case) -> Layers:
@@ -176,8 +153,7 @@ def _second_subject(case: Case) -> Layers:
 
 def _elsewhere(case: Case, weight: np.ndarray) -> Layers:
     """Another background by the weight; the sticker stays exactly as it is."""
-    other = case.layers(another_background(case.scene, case.rng))
-    return case.truth._replace(background=case.mixed(other, weight).background)
+    return case.truth._replace(background=case.changed(another_background, weight).background)
 
 
 def _style_drift(case: Case) -> Layers:
@@ -201,7 +177,7 @@ def _flicker(case: Case) -> Layers:
 
 def _hard_cut(case: Case) -> Layers:
     split: Split = "unseen" if case.scene.is_unseen else "seen"
-    (new,) = sample_scenes(1, seed=int(case.rng.integers(2**31)), split=split)
+    (new,) = world.sample_scenes(1, seed=int(case.rng.integers(2**31)), split=split)
     new = replace(new, photograph=another_background(case.scene, case.rng).photograph)
     return case.mixed(case.layers(new), case.late)
 
@@ -247,17 +223,17 @@ def _warped(truth: Layers, down: np.ndarray, right: np.ndarray) -> Layers:
 
 
 PROBES: dict[str, Probe] = {
-    "subject_swapped": Probe("subject swapped", ("subject",), "a subject", _subject_swapped),
-    "subject_colour": Probe("subject's colour drifts", ("subject",), "a subject", _subject_colour),
+    "subject_swapped": Probe(
+        "subject swapped", ("subject",), "a subject", lambda c: c.changed(another_subject, c.late)
+    ),
+    "subject_colour": Probe(
+        "subject's colour drifts", ("subject",), "a subject", lambda c: c.changed(recoloured, c.growing)
+    ),
     "subject_shape": Probe("subject's shape drifts", ("subject",), "a subject", _subject_shape),
     "subject_missing": Probe("part of subject missing", ("subject",), "a subject", _subject_missing),
     "second_subject": Probe("second subject", ("background",), "a subject", _second_subject),
-    "background_replaced": Probe(
-        "background replaced", ("background",), "anything", lambda case: _elsewhere(case, case.late)
-    ),
-    "background_drift": Probe(
-        "background drifts", ("background",), "anything", lambda case: _elsewhere(case, case.growing)
-    ),
+    "background_replaced": Probe("background replaced", ("background",), "anything", lambda c: _elsewhere(c, c.late)),
+    "background_drift": Probe("background drifts", ("background",), "anything", lambda c: _elsewhere(c, c.growing)),
     "style_drift": Probe("colour grade drifts", ("subject", "background"), "anything", _style_drift),
     "flicker": Probe("flicker", ("time",), "anything", _flicker),
     "hard_cut": Probe("hard cut", ("subject", "background", "time"), "anything", _hard_cut),

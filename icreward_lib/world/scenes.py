@@ -1,13 +1,13 @@
-"""The sticker world: a photograph seen by a moving camera, and a sticker that moves over it.
+"""The sticker world: a photograph seen by a moving camera, and a sticker that moves over it; every clip with its truth.
 
-Every clip comes with its truth: the factors it was made from (`Scene`) and the subject's mask. Some glyphs, photographs
-and combinations of movements are held out, so that a test can ask about content that no model has seen.
+Some glyphs, photographs and combinations of movements are held out: a test can ask about what no model has seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -66,28 +66,22 @@ class Clips:
     masks: np.ndarray  # float32 "n t h w", the sticker's coverage in [0, 1]
 
 
-def sample_scenes(n: int, *, seed: int, split: Split = "seen", scenery_share: float = 0.2) -> list[Scene]:
-    """Draw n scenes; scene i depends on `seed` and i alone.
+def sample_scenes(n: int, *, seed: int, split: Split = "seen") -> list[Scene]:
+    """Draw n scenes, a fifth without a subject; scene i depends on `seed` and i alone.
 
-    `seen` scenes hold no held-out factor; `unseen` ones hold a held-out glyph and photograph, and half of them a
-    held-out combination of movements. `scenery_share` of all have no subject.
+    `seen` scenes hold no held-out factor, `unseen` ones a held-out glyph and photograph, and half of them movements.
     """
-    return [_sample_scene(np.random.default_rng([seed, index]), split, scenery_share) for index in range(n)]
+    return [_sample_scene(np.random.default_rng([seed, index]), split) for index in range(n)]
 
 
-def _sample_scene(rng: np.random.Generator, split: str, scenery_share: float) -> Scene:
+def _sample_scene(rng: np.random.Generator, split: str) -> Scene:
     held_out = split == "unseen"
     photographs = [name for name in content.PHOTOGRAPHS if (name in content.UNSEEN_PHOTOGRAPHS) == held_out]
     subjects = [name for name in content.SUBJECTS if (name in content.UNSEEN_SUBJECTS) == held_out]
     new_moves = held_out and rng.random() < 0.5
-    moves = [
-        (camera, motion)
-        for camera in content.CAMERAS
-        for motion in content.MOTIONS
-        if ((camera, motion) in content.UNSEEN_MOVES) == new_moves
-    ]
+    moves = [m for m in product(content.CAMERAS, content.MOTIONS) if (m in content.UNSEEN_MOVES) == new_moves]
     camera, motion = moves[rng.integers(len(moves))]
-    scenery_only = rng.random() < scenery_share
+    scenery_only = rng.random() < 0.2
     first, second = rng.choice(list(content.COLOURS), 2, replace=False)
     size = rng.uniform(0.38, 0.52)
     amounts = {"spins": rng.choice([-1, 1]) * rng.uniform(0.18, 0.35), "grows": rng.uniform(0.35, 0.6)}
@@ -140,8 +134,8 @@ def recoloured(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def render(scenes: list[Scene], *, num_frames: int = 17, size: int = 64) -> Clips:
     """Render scenes to clips of `num_frames`, which the movement spans whatever they are, of `size` x `size` pixels."""
-    frames = np.empty((len(scenes), num_frames, size, size, 3), np.uint8)
-    masks = np.zeros((len(scenes), num_frames, size, size), np.float32)
+    shape = (len(scenes), num_frames, size, size)
+    frames, masks = np.empty((*shape, 3), np.uint8), np.zeros(shape, np.float32)
     # Phase of each frame, -1/2 at the first and 1/2 at the last.
     phase = torch.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else torch.tensor([-0.5])
     for index, scene in enumerate(scenes):

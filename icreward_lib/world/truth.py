@@ -1,7 +1,4 @@
-"""What a clip should have looked like: fidelity of a generated clip to the scene it was asked for.
-
-No reward and no label sees this. It is known because the scene behind the reference image can be rendered on.
-"""
+"""Fidelity of a generated clip to the scene it was asked for, which can be rendered: no reward and no label sees it."""
 
 from __future__ import annotations
 
@@ -17,12 +14,11 @@ _SCALE = 0.15  # mean absolute colour error, of 1, at which fidelity has fallen 
 
 
 def fidelity(scene: Scene, videos: Sequence[Video]) -> dict[str, np.ndarray]:
-    """How well each of K clips, of one size and length, keeps what the scene shows and moves as its caption says.
+    """How well each of K clips, of one size and length, keeps what the scene shows and moves as said: (K,) in [0, 1].
 
-    (K,) in [0, 1] each, higher is better. `subject_fidelity` and `background_fidelity`: exp(-e / 0.15) of the mean
-    absolute colour error e (of 1) where the true clip has the sticker, or has not; a scene without a sticker has the
-    background's value for both. `motion_faithfulness`: the share of the squared error of a frozen first frame that the
-    clip avoids, 0 for a frozen clip and below.
+    `subject_fidelity`, `background_fidelity`: exp(-e / 0.15) of the mean absolute colour error e (of 1) where the true
+    clip has the sticker, or has not (the latter for both without one). `motion_faithfulness`: the share of the squared
+    error of a frozen first frame that the clip avoids, at least 0.
     """
     first = videos[0]
     truth = render([scene], num_frames=first.num_frames, size=first.height)

@@ -14,7 +14,7 @@ from PIL import Image
 from support.tiny_vlm import build_vlm
 
 from icreward_lib.beyond import explore_widgets as views_module
-from icreward_lib.beyond.explore import Material, agreement, disagreements, picks_by_weight, ranking, score_table
+from icreward_lib.beyond.explore import Material, agreement, disagreements, picks_by_weight, ranking
 from icreward_lib.beyond.explore_widgets import (
     TITLES,
     PairView,
@@ -54,11 +54,6 @@ def material() -> Material:
         tokens=rng.random((SAMPLES, VIDEOS, GROUPS, 2, 2, 2)).astype(np.float32),
         clips=clips_of,
     )
-
-
-def test_a_sample_has_a_row_a_video_and_a_column_a_metric() -> None:
-    table = score_table({"clipsim": np.array([[1, 2], [3, 4]]), "label": np.array([[5, 6], [7, 8]])}, 1)
-    assert table.to_dict("list") == {"clipsim": [3, 4], "label": [7, 8]}
 
 
 def test_the_weight_decides_the_order_and_equal_videos_stay_in_theirs() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from icreward_lib.beyond import robust_reward
 from icreward_lib.metrics.vbench import Anchors
-from icreward_lib.poster.samples import SceneSample
+from icreward_lib.poster.samples import scene_sample
 from icreward_lib.rewards.clips import ClipDataset
 from icreward_lib.rewards.head import movement
 from icreward_lib.world.departures import PROBES
@@ -24,7 +24,7 @@ SCENE = Scene(
 
 
 def labels(kind: str, severity: float, scene: Scene = SCENE) -> list[float]:
-    return list(robust_reward.departure_labels(SceneSample(0, "train", scene), kind, severity).values())
+    return list(robust_reward.departure_labels(scene_sample(0, "train", scene), kind, severity).values())
 
 
 def test_what_is_learned_and_what_is_held_out_share_nothing_and_each_breaks_everything() -> None:

@@ -113,10 +113,7 @@ def test_default_model_has_the_public_names_and_shapes() -> None:
 
 def test_public_checkpoint_round_trip(public: VideoAutoencoder, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     public.save_pretrained(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {
-        "config.json",
-        "diffusion_pytorch_model.safetensors",
-    }
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
     loaded = VideoAutoencoder.from_pretrained(tmp_path)
     public.micro_frame_size = 17
     with torch.no_grad():
@@ -126,12 +123,7 @@ def test_public_checkpoint_round_trip(public: VideoAutoencoder, tensors: dict[st
 
 def test_config_from_hub_keeps_every_number() -> None:
     hub = INFO["hub_config"]
-    temporal = hub["vae_temporal"] | {
-        "in_out_channels": 7,
-        "embed_dim": 5,
-        "latent_embed_dim": 5,
-        "filters": 64,
-    }
+    temporal = hub["vae_temporal"] | {"in_out_channels": 7, "embed_dim": 5, "latent_embed_dim": 5, "filters": 64}
     config = config_from_hub(hub | {"vae_temporal": temporal, "micro_frame_size": 33, "scale": [2.0] * 5})
     assert config["spatial_latent_channels"] == 7 and config["latent_channels"] == 5
     assert config["temporal_filters"] == 64 and config["temporal_downsample"] == [False, True, True]
@@ -243,9 +235,7 @@ def test_chunks_are_independent() -> None:
 
 def test_depth_to_time_undoes_the_order_of_channels() -> None:
     torch.manual_seed(0)
-    temporal = TemporalAutoencoder(
-        2, 2, filters=4, num_res_blocks=1, channel_multipliers=(1, 1), downsample=(True,), num_groups=2
-    )
+    temporal = TemporalAutoencoder(2, 2, widths=(4, 4), num_res_blocks=1, downsample=(True,), num_groups=2)
     up = temporal.decoder.conv_blocks[0]
     x = video(1, 4, 3, 2, 2)
     with torch.no_grad():
@@ -318,11 +308,11 @@ def test_gradients_reach_every_parameter() -> None:
 
 def test_kl_is_the_one_to_the_standard_normal() -> None:
     moments = torch.randn(2, 6, 3, 2, 2, generator=seeded())
-    posterior = Posterior.from_moments(moments)
+    posterior = Posterior(moments)
     normal = torch.distributions.Normal(posterior.mean, (0.5 * posterior.logvar).exp())
     expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).flatten(1).sum(1)
     assert_close(posterior.kl(), expected)
-    assert Posterior.from_moments(moments * 1e3).logvar.abs().max() == 30.0
+    assert Posterior(moments * 1e3).logvar.abs().max() == 30.0
 
 
 def test_a_few_steps_reduce_the_error() -> None:

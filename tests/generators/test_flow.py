@@ -5,14 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icreward_lib.generators.opensora import blocks
-from icreward_lib.generators.opensora.flow import (
-    RectifiedFlow,
-    add_noise,
-    euler_sample,
-    flow_losses,
-    guided,
-    velocity_error,
-)
+from icreward_lib.generators.opensora.flow import RectifiedFlow, add_noise, euler_sample, flow_losses, guided
 from icreward_lib.generators.opensora.transformer import STDiT3
 
 FOLDER = support.REFERENCE / "opensora"
@@ -190,15 +183,16 @@ def test_training_levels_are_distributed_as_named(method, middle):
 def test_losses_do_not_count_clean_frames():
     x0, noise = torch.randn(2, 2, 3, 3, 2, 2, generator=seeded())
     mask = torch.tensor([[False, True, True], [True, True, True]])
-    error = velocity_error(x0 - noise + 1.0, x0, noise, mask)
+    t = torch.tensor([500.0, 1000.0])
+    error = flow_losses(lambda *_: x0 - noise + 1.0, x0, noise, t, mask)
     torch.testing.assert_close(error, torch.ones(2))
     wrong = (x0 - noise).clone()
     wrong[0, :, 0] += 100.0
-    torch.testing.assert_close(velocity_error(wrong, x0, noise, mask), torch.zeros(2))
-    noisy = add_noise(x0, noise, torch.tensor([500.0, 1000.0]), mask)
+    torch.testing.assert_close(flow_losses(lambda *_: wrong, x0, noise, t, mask), torch.zeros(2))
+    noisy = add_noise(x0, noise, t, mask)
     assert torch.equal(noisy[0, :, 0], x0[0, :, 0])
     with pytest.raises(ValueError, match="no frame"):
-        velocity_error(wrong, x0, noise, ~mask)
+        flow_losses(lambda *_: wrong, x0, noise, t, ~mask)
 
 
 def test_settings_survive_saving(tmp_path):

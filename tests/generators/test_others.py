@@ -11,21 +11,21 @@ import skimage.data
 from support.standins_metrics import moving_clip
 from support.tiny_pipelines import PIPELINES, build
 
-from icreward_lib.generators.others import FPS_NAMES, NAMES, DiffusersGenerator, FinishedVideos, Sampling
+from icreward_lib.generators.others import FPS_NAMES, DiffusersGenerator, FinishedVideos
 from icreward_lib.video import Video, write_video
 
 IMAGE = skimage.data.chelsea()[:240:4, :360:4]
 
 
-def sampling(name: str, **changes) -> Sampling:
+def generator_of(name: str) -> DiffusersGenerator:
     frames, height, width = PIPELINES[name][1]
-    asked = {"num_frames": frames, "height": height, "width": width, "steps": 2} | changes
-    return Sampling(fps=8, **asked)
+    small = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 2}
+    return DiffusersGenerator(build(name), 8, **small)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pipelines_keep_the_contract(name: str) -> None:
-    generator = DiffusersGenerator(build(name), sampling(name))
+    generator = generator_of(name)
     videos = generator.generate(IMAGE, "a cat", num_videos=2, seed=1)
     assert [video.frames.shape for video in videos] == [(*PIPELINES[name][1], 3)] * 2
     assert {video.fps for video in videos} == {8}
@@ -47,30 +47,27 @@ def test_pipelines_keep_the_contract(name: str) -> None:
         "HunyuanVideoImageToVideoPipeline",
     ],
 )
-def test_the_public_pipelines_have_every_setting(name: str) -> None:
+def test_the_public_pipelines_take_an_image(name: str) -> None:
     accepted = inspect.signature(getattr(diffusers, name).__call__).parameters
     assert {"image", "generator", "output_type"} <= accepted.keys()
-    for ours, theirs in NAMES.items():
-        assert sum(option in accepted for option in theirs) == 1, ours
     assert sum(option in accepted for option in FPS_NAMES) <= 1
 
 
 def test_a_pipeline_is_named_by_its_folder_and_told_what_it_takes(tmp_path: Path, monkeypatch) -> None:
     build("SVD").save_pretrained(tmp_path)
-    generator = DiffusersGenerator.from_pretrained(tmp_path, sampling("SVD", guidance=2.0))
+    generator = DiffusersGenerator.from_pretrained(tmp_path, 8)
     kind, seen = type(generator.pipeline), {}
     original = kind.__call__
 
     def spy(self, *args, **kwargs):
         seen.update(kwargs)
-        return original(self, *args, **kwargs)
+        return original(self, *args, **kwargs, num_frames=3, height=32, width=48, num_inference_steps=2)
 
     monkeypatch.setattr(kind, "__call__", spy)
     (video,) = generator.generate(IMAGE, "a cat", num_videos=1, seed=0)
     assert video.frames.shape == (3, 32, 48, 3)
     assert seen.pop("image").size == (90, 60) and seen.pop("generator").device.type == "cpu"
-    asked = {"num_frames": 3, "height": 32, "width": 48, "num_inference_steps": 2, "max_guidance_scale": 2.0, "fps": 8}
-    assert seen == asked | {"output_type": "np"}  # SVD reads no prompt
+    assert seen == {"fps": 8, "output_type": "np"}  # SVD reads no prompt
 
 
 @pytest.mark.fault
@@ -83,17 +80,15 @@ def test_what_a_pipeline_cannot_do_is_refused(monkeypatch) -> None:
         }
     )
     with pytest.raises(ValueError, match="LTXPipeline takes no image"):
-        DiffusersGenerator(text_to_video, Sampling(fps=8))
+        DiffusersGenerator(text_to_video, 8)
 
     def without_steps(self, image, height=576, width=1024, num_frames=None, generator=None, output_type="pil"):
         frames = np.full((1, 2, 8, 8, 3), np.nan)
         return type("Output", (), {"frames": frames})()
 
     monkeypatch.setattr(type(svd), "__call__", without_steps)
-    with pytest.raises(ValueError, match="no setting for steps"):
-        DiffusersGenerator(svd, Sampling(fps=8, steps=3))
     with pytest.raises(ValueError, match="nan in video 0 of 'a cat'"):
-        DiffusersGenerator(svd, Sampling(fps=8)).generate(IMAGE, "a cat", num_videos=1, seed=0)
+        DiffusersGenerator(svd, 8).generate(IMAGE, "a cat", num_videos=1, seed=0)
 
 
 def finished(folder: Path, *names: str) -> list[Video]:

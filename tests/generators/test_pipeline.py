@@ -175,11 +175,7 @@ def test_single_images_are_made_at_their_own_frame_rate(pipeline):
 
 @pytest.mark.parametrize(
     "changes, word",
-    [
-        (dict(num_frames=9), "at least 17"),
-        (dict(height=2), "too small"),
-        (dict(num_inference_steps=0), "step"),
-    ],
+    [(dict(num_frames=9), "at least 17"), (dict(height=2), "too small"), (dict(num_inference_steps=0), "step")],
 )
 def test_impossible_settings_are_refused(pipeline, image, changes, word):
     with pytest.raises(ValueError, match=word):

@@ -25,6 +25,7 @@ from icreward_lib.generators.open_sora import OpenSoraGenerator
 from icreward_lib.generators.opensora.memory import GpuMemoryError
 from icreward_lib.generators.opensora.pipeline import OpenSoraPipeline
 from icreward_lib.generators.opensora.public_weights import load_pipeline, load_text_encoder
+from icreward_lib.generators.opensora.text import encode_captions
 from icreward_lib.run.profile import GenerationSettings
 
 SETTINGS = dict(num_frames=34, height=32, width=48, num_inference_steps=2)
@@ -145,7 +146,9 @@ def test_a_generator_takes_the_public_folder_or_a_saved_pipeline(
     assert video.frames.shape == (17, 32, 48, 3) and latents.shape == (1, 4, 5, 4, 6)
     assert generator.autoencode(video).frames.shape == video.frames.shape
     features, _ = generator.encode_prompts(["a cup."])
-    assert torch.equal(features, generator.pipeline.encode_prompt("a cup. aesthetic score: 6.5.")[0][:, 0])
+    parts, scored = generator.pipeline, ["a cup. aesthetic score: 6.5."]
+    wanted, _ = encode_captions(parts.text_encoder, parts.tokenizer, scored, features.shape[1])
+    assert torch.equal(features, wanted[:, 0])
 
     generator.pipeline.save_pretrained(tmp_path / "saved")
     saved = OpenSoraGenerator.from_pretrained(tmp_path / "saved", settings=generation)

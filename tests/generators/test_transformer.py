@@ -159,11 +159,7 @@ def test_output_channels():
 
 @pytest.mark.parametrize(
     "changes, word",
-    [
-        (dict(hidden_size=34), "hidden_size"),
-        (dict(num_heads=5), "hidden_size"),
-        (dict(patch_size=(2, 2, 2)), "patch"),
-    ],
+    [(dict(hidden_size=34), "hidden_size"), (dict(num_heads=5), "hidden_size"), (dict(patch_size=(2, 2, 2)), "patch")],
 )
 def test_impossible_sizes_are_refused(changes, word):
     with pytest.raises(ValueError, match=word):

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import (
     AutoTokenizer,
     Qwen2VLForConditionalGeneration,
@@ -19,7 +20,7 @@ from transformers import (
 from icreward_lib.laptop import autoencoder, clip, qwen2_vl, videomae
 from icreward_lib.laptop.changes import examples
 from icreward_lib.laptop.loop import LoopConfig, degrade, fit
-from icreward_lib.laptop.patch_targets import patch_flow, patch_masks
+from icreward_lib.laptop.patch_targets import patch_targets
 from icreward_lib.laptop.tokenizer import CHANGES, build_tokenizer, factors, tokenize
 from icreward_lib.metrics.features import load_efficientnet_lite0
 from icreward_lib.metrics.video_features import VideoMAEFeatures, videomae_pixels
@@ -29,12 +30,10 @@ from icreward_lib.world import content
 from icreward_lib.world.scenes import Scene, render, sample_scenes
 
 LOOP = LoopConfig(steps=2, lr=1e-3, muon_lr=0.01, warmup=1, ema=0.5, save_every=1)
-CLIP = clip.ClipConfig(
-    clip.model_config(embed_dim=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1), 4, 1, LOOP
-)
-MOTION = videomae.MotionConfig(videomae.model_config(patch_size=16, width=16, layers=1, heads=2), 2, 4, LOOP)
+CLIP = clip.ClipConfig(16, 32, vision_layers=1, text_width=32, text_layers=1, batch_size=4, trials=1, loop=LOOP)
+MOTION = videomae.MotionConfig(16, layers=1, heads=2, patch_size=16, batch_size=2, judged=4, loop=LOOP)
 VLM = qwen2_vl.VlmConfig(
-    image_size=32, num_frames=4, vision_width=16, vision_layers=1, vision_heads=2,
+    image_size=32, num_frames=4, vision_width=16, vision_layers=1,
     width=48, layers=1, heads=2, intermediate=32, batch_size=4, judged=16,
     tower_batch_size=3, tower=LOOP, loop=LOOP,
 )  # fmt: skip
@@ -86,8 +85,8 @@ class TestTruth:
     @staticmethod
     def errors(scene: Scene) -> tuple[float, float, float]:
         clips = render([scene])
-        masks = patch_masks(clips.masks, [[8, 9]], 64)
-        step = patch_flow([scene], masks, [8.5 / 16 - 0.5])[0, 0] / 16 * 2  # per frame, in units of the grid below
+        movement = patch_targets([scene], clips.masks, [[8, 9]], 64)[1]
+        step = movement.view(64, 64, 2) / 16 * 2  # per frame, in units of the grid below
         line = (torch.arange(64) + 0.5) / 32 - 1
         grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
         now, then = torch.from_numpy(clips.frames[0, 8:10]).permute(0, 3, 1, 2).float().split(1)
@@ -102,7 +101,8 @@ class TestTruth:
 
     @pytest.mark.parametrize("name", content.MOTIONS[1:])
     def test_subject(self, name: str) -> None:
-        scene = sample_scenes(1, seed=7, scenery_share=0.0)[0]
+        scene = sample_scenes(1, seed=7)[0]
+        assert scene.subject
         right, still, wrong = self.errors(replace(scene, camera="static", motion=name, subject_amount=0.3))
         assert right < still < wrong
 
@@ -169,7 +169,7 @@ class TestClip:
         tokenizer = open_clip.get_tokenizer(source)
         assert next(model.parameters()).dtype == torch.float32
         frames = render(sample_scenes(3, seed=9), num_frames=1).frames[:, 0]
-        pictures = torch.stack([preprocess(open_clip_picture(frame)) for frame in frames])
+        pictures = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])
         torch.testing.assert_close(pictures, clip.to_pixels(frames), atol=1e-5, rtol=0)
         texts = [scene.caption for scene in sample_scenes(3, seed=9)]
         torch.testing.assert_close(tokenizer(texts), tokenize(texts, clip.CONTEXT)[0])
@@ -196,12 +196,6 @@ class TestClip:
         assert [row["loss"] for row in log] == [row["loss"] for row in again]
         for name, value in whole.state_dict().items():
             torch.testing.assert_close(parts.state_dict()[name], value, atol=0, rtol=0)
-
-
-def open_clip_picture(frame: np.ndarray) -> object:
-    from PIL import Image
-
-    return Image.fromarray(frame)
 
 
 class TestMotion:
@@ -232,9 +226,7 @@ class TestMotion:
     def test_movements_follow_the_models_token_order(self) -> None:
         scene = replace(sample_scenes(1, seed=0)[0], camera="static", motion="moves right", subject="cup",
                         position=(0.2, 0.7), size=0.3, subject_amount=0.1)  # fmt: skip
-        config = replace(MOTION, model=videomae.model_config(width=16, layers=1, heads=2))
-        task = videomae.Pretraining(videomae.build(config), config)
-        flow = task._movements([scene], render([scene]).masks).view(4, 8, 8, 2)
+        flow = videomae.movements([scene], render([scene]).masks, 8).view(4, 8, 8, 2)
         moving = flow[..., 0] > 0.03  # frame sizes per clip, times coverage
         rows, columns = torch.nonzero(moving.any(0), as_tuple=True)
         assert rows.float().mean() > 4.5
@@ -266,7 +258,7 @@ class TestVlm:
         picture = torch.from_numpy(shown.pictures[0]).permute(2, 0, 1)
         inputs = processor(text=[text], videos=[video], images=[picture], return_tensors="pt")
         inputs.pop("mm_token_type_ids")
-        task = qwen2_vl.Pretraining(model, VLM)
+        task = qwen2_vl.VlmPretraining(model, VLM)
         with torch.no_grad():
             embeddings, labels = task.embed(qwen2_vl.CHANGE_CHAT, [""], *task.encode(shown.clips, shown.pictures))
             positions = torch.arange(embeddings.shape[1]).expand(3, 1, -1)
@@ -279,7 +271,7 @@ class TestVlm:
         assert said[0, embeddings.shape[1]] == expected[0] or expected[0] == processor.tokenizer.eos_token_id
 
     def test_an_answer_does_not_see_its_batch(self, folder: Path) -> None:
-        task = qwen2_vl.Pretraining(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
+        task = qwen2_vl.VlmPretraining(Qwen2VLForConditionalGeneration.from_pretrained(folder), VLM)
         shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         answers = ["yes<|im_end|>", "no, the subject is recoloured<|im_end|>"]
         with torch.no_grad():
@@ -301,7 +293,7 @@ class TestVlm:
         assert (thumbs == -1).sum() == thumbs.numel() - 1
 
     def test_the_probe_is_asked_where_the_subject_is(self) -> None:
-        task = qwen2_vl.Pretraining(qwen2_vl.build(VLM), VLM)
+        task = qwen2_vl.VlmPretraining(qwen2_vl.build(VLM), VLM)
         shown = examples(2, VLM.frames, VLM.image_size, seed=5)
         tokens = torch.randn(2, 2 * 2 * 2, VLM.width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

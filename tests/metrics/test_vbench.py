@@ -70,11 +70,7 @@ def test_parity_with_vbench(dimension: str, clip: int) -> None:
     c, s = conformity(reference, frames), consecutive(frames)
     np.testing.assert_allclose(c, features[f"{dimension}_{clip}_conf"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(s, features[f"{dimension}_{clip}_consec"], atol=1e-5, rtol=0)
-    for name, value in (
-        ("scores", i2v_score(c, s)),
-        ("conformity_mean", c.mean()),
-        ("conformity_min", c.min()),
-    ):
+    for name, value in (("scores", i2v_score(c, s)), ("conformity_mean", c.mean()), ("conformity_min", c.min())):
         assert float(value) == pytest.approx(expected[name][f"i2v_{dimension}"][clip], abs=1e-5)
 
 
@@ -135,10 +131,7 @@ def test_scorer_refuses_what_cannot_be_compared() -> None:
 
 
 def test_label_is_anchored_and_monotone() -> None:
-    anchors = {
-        "subject": Anchors(0.6, 1.0),
-        "background": fit_anchors(np.array([0.7, 0.8, 0.9]), np.array([1.0])),
-    }
+    anchors = {"subject": Anchors(0.6, 1.0), "background": fit_anchors(np.array([0.7, 0.8, 0.9]), np.array([1.0]))}
     assert anchors["background"] == Anchors(0.8, 1.0)
     weights = {"subject": 1.0, "background": 1.0}
     scores = {"subject": np.array([0.5, 0.6, 0.8, 1.0]), "background": np.array([0.5, 0.8, 0.9, 1.0])}

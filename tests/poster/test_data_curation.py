@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,15 +71,6 @@ def test_a_label_depends_on_no_other_video(run: Run) -> None:
     after = data_curation.score(run, samples, made)
     replaced = (before["sample"] == 0) & (before["video"] == 1)
     assert after[~replaced].equals(before[~replaced]) and not after[replaced].equals(before[replaced])
-
-
-def test_samples_must_be_numbered_by_their_place(run: Run) -> None:
-    samples = draw_samples(run)
-    none: Any = None
-    empty = pd.DataFrame()
-    data_curation.Curated(samples, none, {}, empty, empty, [])
-    with pytest.raises(ValueError, match="numbered 0, 1, 2"):
-        data_curation.Curated(samples[1:], none, {}, empty, empty, [])
 
 
 def test_departures_leave_the_image() -> None:

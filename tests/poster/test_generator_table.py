@@ -13,11 +13,10 @@ from icreward_lib.generators.others import FinishedVideos
 from icreward_lib.metrics.fvd import frechet_distance
 from icreward_lib.poster import samples
 from icreward_lib.poster.generator_table import (
-    SCORES,
     MeasuredGenerator,
+    _pipeline,
     generator_table,
     measure_generator,
-    open_generator,
 )
 from icreward_lib.poster.samples import Sample
 from icreward_lib.run import Run, start
@@ -105,8 +104,4 @@ def test_missing_videos_and_unknown_generators_are_one_sentence(run, tmp_path) -
     with pytest.raises(FileNotFoundError, match="has fewer than 2 videos for 1 of 6 prompts"):
         measure_generator(run, str(folder), test)
     with pytest.raises(FileNotFoundError, match="hf download some/pipeline --local-dir"):
-        open_generator("some/pipeline", fps=8.0, device="cpu")
-
-
-def test_the_code_that_makes_a_stage_exists() -> None:
-    assert SCORES[-1] == "dynamic_degree"
+        _pipeline("some/pipeline", fps=8.0, device="cpu")

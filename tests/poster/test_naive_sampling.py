@@ -34,7 +34,7 @@ def test_random_picks_are_seeded_and_cover_all_videos():
 
 
 def test_table_by_hand():
-    table = sampling_table({"mlp": 1 - SCORES, "icreward": SCORES}, METRICS, seed=0, fvd=squares, fvd_draws=20)
+    table = sampling_table({"mlp": 1 - SCORES, "icreward": SCORES}, METRICS, seed=0, fvd=squares)
     assert list(table.index) == ["random", "mlp", "icreward"]
     assert table.loc["icreward", "clipsim"] == pytest.approx(np.mean([0.2, 0.4, 0.9, 1.0]))
     assert table.loc["mlp", "clipsim"] == pytest.approx(np.mean([0.1, 0.5, 0.7, 1.0]))
@@ -53,7 +53,7 @@ def test_fvd_sees_resampled_images_and_the_random_row_uses_each_video_once():
         calls.append((images.copy(), videos.copy()))
         return 0.0
 
-    sampling_table({"mlp": SCORES}, {}, seed=0, fvd=record, fvd_draws=3)
+    sampling_table({"mlp": SCORES}, {}, seed=0, fvd=record)
     full = [videos for images, videos in calls[:3]]
     assert all((images == np.arange(4)).all() for images, _ in calls[:3])
     assert sorted(np.stack(full)[:, 0]) == [0, 1, 2]  # K complementary draws
@@ -72,10 +72,10 @@ def test_table_is_seeded():
 
 def test_difference_is_paired():
     scores = {"mlp": 1 - SCORES, "icreward": SCORES}
-    table = sampling_difference(scores, METRICS, "icreward", "mlp", seed=0, fvd=squares, fvd_draws=20)
+    table = sampling_difference(scores, METRICS, "icreward", "mlp", seed=0, fvd=squares)
     assert table.loc["clipsim", "mean"] == pytest.approx(0.2 / 4 - 0.0, abs=1e-12)
     assert table["same_pick"].iloc[0] == pytest.approx(0.25)
-    same = sampling_difference({"a": SCORES, "b": SCORES}, METRICS, "a", "b", seed=0, fvd=squares, fvd_draws=20)
+    same = sampling_difference({"a": SCORES, "b": SCORES}, METRICS, "a", "b", seed=0, fvd=squares)
     assert (same[["mean", "low", "high"]] == 0).all(axis=None)  # no noise between equal picks
     assert sampling_difference({"a": SCORES}, METRICS, "a", "random", seed=0)["same_pick"].iloc[0] == pytest.approx(
         1 / 3

@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 from support.standins_metrics import write_suite
 
-from icreward_lib.poster.suite import (
-    KINDS,
-    SuiteImage,
-    crop_folder,
-    curate_images,
-    image_files,
-    read_suite,
-)
+from icreward_lib.poster.suite import KINDS, SuiteImage, crop_folder, curate_images, image_files, read_suite
 from icreward_lib.video import read_image
 
 # How many images of each kind the public suite has, in the order of KINDS.

@@ -104,7 +104,7 @@ def test_examples_are_drawn_from_their_seed_and_labelled_by_what_was_done() -> N
 def test_training_is_resumed_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = icreward_lite.examples
 
-    def interrupted(*arguments: Any, seed: int, **others: Any) -> icreward_lite.Examples:
+    def interrupted(*arguments: Any, seed: int, **others: Any) -> icreward_lite.LiteExamples:
         if seed == 1:
             raise KeyboardInterrupt
         return examples(*arguments, seed=seed, **others)
@@ -136,8 +136,7 @@ def test_the_gauge_knows_its_own_and_warns_of_photographs() -> None:
 
 @pytest.mark.slow
 def test_a_new_gauge_is_fitted_to_its_share_of_false_alarms(tmp_path: Path) -> None:
-    config = domain_gauge.DomainConfig(scenes=100, dimensions=8, false_alarms=0.1, judged=100)
-    figures = domain_gauge.train(tmp_path / "gauge", config)
+    figures = domain_gauge.train(tmp_path / "gauge", scenes=100, dimensions=8, false_alarms=0.1, judged=100)
     assert 0.01 <= figures["seen_warned"] <= 0.3
     assert torch.isfinite(torch.tensor(Domain.from_pretrained(tmp_path / "gauge").threshold))
 

@@ -113,25 +113,3 @@ def test_summary_is_json_and_says_simulated():
     bare = summarise(SMALL.assign(choice="tie"), ARMS, seed=0)
     assert bare["source"] == "people" and bare["side_bias"] is None and bare["samples"][0]["share"] is None
     json.dumps(bare, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop(columns=FIDELITIES[0]), "lacks the column.*subject_fidelity"),
-        (lambda t: t.assign(**{FIDELITIES[0]: 1.2}), r"in \[0, 1\]"),
-        (lambda t: t.assign(**{FIDELITIES[0]: np.nan}), r"in \[0, 1\]"),
-        (lambda t: t.iloc[:-1], "no row for sample s29, arm 'mlp'"),
-        (lambda t: pd.concat([t, t.iloc[[0]]]), "two rows"),
-        (lambda t: t.assign(arm="other"), "no rows for the arms"),
-    ],
-)
-def test_bad_truth_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        simulate_votes(change(truth()), ARMS, seed=0)
-
-
-@pytest.mark.parametrize("change", [{"raters": 0}, {"weights": (1.0, 1.0, 1.0)}, {"lapse": 2.0}, {"noise": -1.0}])
-def test_impossible_raters_are_refused(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
-        RaterModel(**change)

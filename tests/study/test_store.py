@@ -21,9 +21,8 @@ from support.standins_study import imagined
 
 from icreward_lib.cli.main import main
 from icreward_lib.run.files import DiskFullError, ReadOnlyError
-from icreward_lib.study.export import export, votes_table
 from icreward_lib.study.protocol import Question, StudyConfig, StudyError
-from icreward_lib.study.store import Rater, RefusedError, Store
+from icreward_lib.study.store import Rater, RefusedError, Store, export, votes_table
 from icreward_lib.study.votes import COLUMNS
 
 ISSUE = (

@@ -9,10 +9,9 @@ import pytest
 from support.standins_study import imagined
 
 from icreward_lib.study.analysis import counted, summarise
-from icreward_lib.study.export import export
 from icreward_lib.study.preferences import from_votes
 from icreward_lib.study.protocol import StudyConfig
-from icreward_lib.study.store import Store
+from icreward_lib.study.store import Store, export
 from icreward_lib.study.votes import Exclusion, read_votes
 
 ARMS = ("arm0", "arm1")

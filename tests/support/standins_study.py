@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from icreward_lib.study.pairs import Shown, write_pairs
-from icreward_lib.study.protocol import Clip, Item
+from icreward_lib.study.protocol import ArmClip, Item
 from icreward_lib.video import Video
 
 ARMS = ("icreward", "baseline-mlp")
@@ -41,8 +41,8 @@ def imagined(count: int, clips: int = 2) -> list[Item]:
     """Items without files."""
 
     def one(number: int) -> Item:
-        arms = [Clip(f"arm{k}", f"s{number}/arm{k}", f"{number:016x}{k:016x}") for k in range(clips)]
-        ruined = Clip("corrupted", f"s{number}/arm0/corrupted", f"{number:016x}{99:016x}")
+        arms = [ArmClip(f"arm{k}", f"s{number}/arm{k}", f"{number:016x}{k:016x}") for k in range(clips)]
+        ruined = ArmClip("corrupted", f"s{number}/arm0/corrupted", f"{number:016x}{99:016x}")
         return Item(f"p{number}", f"s{number}", f"{number:032x}", tuple(arms), ruined)
 
     return [one(number) for number in range(count)]

@@ -96,14 +96,14 @@ def test_truth_knows_the_true_clip_from_a_frozen_and_another_one() -> None:
 def test_a_collage_is_fixed_by_its_number_and_has_nothing_that_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (content.background(f"collage {number}", 32, 0.5) for number in (1, 2))
     assert one.shape == (3, 32, 32) and 0 <= one.min() < one.max() <= 1
-    content.collage.cache_clear()
+    content.background.cache_clear()
     assert torch.equal(one, content.background("collage 1", 32, 0.5)) and not torch.equal(one, other)
     used = set()
     photograph = content.photograph
     monkeypatch.setattr(content, "photograph", lambda name, *size: used.add(name) or photograph(name, *size))
-    content.collage.cache_clear()
+    content.background.cache_clear()
     for number in range(100):
-        content.collage(number, 32, 0.5)
+        content.background(f"collage {number}", 32, 0.5)
     assert used == set(content.PHOTOGRAPHS) - content.UNSEEN_PHOTOGRAPHS
 
 

@@ -3,15 +3,17 @@
 Videos are (b, t, s, hidden): batch, latent frames, patches of a frame, channels.
 """
 
-from __future__ import annotations
-
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 FREQUENCIES = 256  # width of the sinusoids that describe a noise level or a frame rate
+
+FeedForward = partial(Mlp, act_layer=partial(nn.GELU, approximate="tanh"))
 
 
 def wave_frequencies() -> Tensor:
@@ -20,19 +22,6 @@ def wave_frequencies() -> Tensor:
     exponents = -math.log(10000) * torch.arange(half).float() / half
     # float32 `exp` differs between CPUs in its last digit, which level 1000 turns into 5e-5.
     return exponents.double().exp().float()
-
-
-class FeedForward(nn.Module):
-    """Linear, tanh-approximated GELU, linear, on the last axis."""
-
-    def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(in_features, hidden_features)
-        self.fc2 = nn.Linear(hidden_features, out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class ScalarEmbedder(nn.Module):
@@ -76,6 +65,10 @@ class CaptionEmbedder(nn.Module):
         return self.y_proj(y)
 
 
+def _inverse_frequencies(width: int) -> Tensor:
+    return 1 / 10000.0 ** (torch.arange(0, width, 2).float() / width)
+
+
 class PositionEmbedding(nn.Module):
     """Fixed 2D sine-cosine positions of the patches; the column's half comes first, sine before cosine."""
 
@@ -83,16 +76,11 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        half = hidden_size // 2
-        inv_freq = 1 / 10000.0 ** (torch.arange(0, half, 2).float() / half)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("inv_freq", _inverse_frequencies(hidden_size // 2), persistent=False)
 
     def forward(self, rows: int, columns: int, scale: float, dtype: torch.dtype) -> Tensor:
-        """(rows * columns, hidden) in the weights' `dtype`.
-
-        `scale` is the picture's side over the model's `input_sq_size`. The public weights were trained with
-        frequencies rounded to their own dtype; loaders leave a buffer that is not saved in float32.
-        """
+        """(rows * columns, hidden) in the weights' `dtype`; `scale`: the picture's side over `input_sq_size`."""
+        # The public weights were trained with rounded frequencies; loaders leave a buffer that is not saved in float32.
         frequencies = self.inv_freq.to(dtype)
         base = round(math.sqrt(rows * columns))
 
@@ -101,9 +89,8 @@ class PositionEmbedding(nn.Module):
             angles = torch.outer(places / scale * (base / count), frequencies)
             return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
-        grid = (rows, columns, -1)
-        table = torch.cat([waves(columns)[None].expand(grid), waves(rows)[:, None].expand(grid)], dim=-1)
-        return table.flatten(0, 1).to(dtype)
+        table = torch.cat([waves(columns).repeat(rows, 1), waves(rows).repeat_interleave(columns, 0)], dim=-1)
+        return table.to(dtype)
 
 
 class RotaryEmbedding(nn.Module):
@@ -111,8 +98,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        freqs = 1 / 10000.0 ** (torch.arange(0, head_dim, 2).float() / head_dim)
-        self.freqs = nn.Parameter(freqs, requires_grad=False)
+        self.freqs = nn.Parameter(_inverse_frequencies(head_dim), requires_grad=False)
 
     def forward(self, frames: int) -> Tensor:
         """Complex rotations, (frames, 1, head_dim / 2)."""

@@ -1,11 +1,8 @@
 """Rectified flow as Open-Sora 1.2 uses it: noise levels, training loss and the Euler sampler.
 
 Noise level t runs from 0 (clean) to 1000 (noise): x_t = (1 - t/1000) x0 + (t/1000) noise. The model predicts
-the velocity x0 - noise, opposite in sign to diffusers (Liu et al., "Flow Straight and Fast", 2022).
-Frame masks are (b, t): 1 = generate, 0 = keep clean.
+x0 - noise, opposite in sign to diffusers (Liu et al., 2022). Frame masks (b, t): 1 = generate, 0 = keep clean.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -20,18 +17,15 @@ CHUNK_FRAMES, CHUNK_LATENTS = 17, 5  # the autoencoder turns 17 frames into 5 la
 
 SampleMethod = Literal["uniform", "logit-normal"]
 
+# (latents (b, c, t, h, w), noise levels (b,), frames to denoise (b, t) bool or None) -> velocity.
 Velocity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(latents (b, c, t, h, w), noise levels (b,), frames to denoise (b, t) bool or None) -> velocity."""
 
 
 class RectifiedFlow(SchedulerMixin, ConfigMixin):
-    """Noise levels for training and sampling.
+    """Noise levels for training, drawn by `sample_method`, and sampling.
 
-    Bigger and longer videos need more noise to hide them, so levels are shifted by size and length
+    Bigger and longer videos need more noise: levels are shifted by size, from `base_size` pixels a side, and length
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.2).
-
-    `sample_method` is how training draws levels, before the shift; `base_size` is the picture side in pixels that is
-    not shifted.
     """
 
     config_name = "scheduler_config.json"
@@ -41,9 +35,7 @@ class RectifiedFlow(SchedulerMixin, ConfigMixin):
         self, use_timestep_transform: bool = True, sample_method: SampleMethod = "logit-normal", base_size: int = 512
     ) -> None:
         if sample_method not in get_args(SampleMethod):
-            raise ValueError(
-                f"RectifiedFlow: unknown sample_method {sample_method!r}, use one of {get_args(SampleMethod)}"
-            )
+            raise ValueError(f"RectifiedFlow: sample_method must be in {get_args(SampleMethod)}, not {sample_method!r}")
 
     def shift(self, t: Tensor, height: Tensor, width: Tensor, num_frames: Tensor) -> Tensor:
         """Noise levels t (b,), shifted for videos of nominal sizes in pixels and lengths in frames, (b,) each.
@@ -90,12 +82,13 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None
     return noisy if x_mask is None else torch.where(x_mask[:, None, :, None, None], noisy, x0)
 
 
-def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor | None = None) -> Tensor:
-    """Mean squared error of a predicted velocity per sample, (b,), over the frames that are denoised.
+def flow_losses(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
+    """Rectified-flow training losses (b,) of clean latents x0 (b, c, t, h, w), noise like them and levels t (b,).
 
-    Channels beyond the latents' (the unused sigma) do not count. ValueError if a sample has no frame to denoise.
+    x_mask (b, t) bool: False = frame of the *image*, given clean and not counted. `velocity` may return more channels.
     """
-    per_frame = (prediction[:, : x0.shape[1]].float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
+    prediction = velocity(add_noise(x0, noise, t, x_mask), t, x_mask)[:, : x0.shape[1]]
+    per_frame = (prediction.float() - (x0 - noise).float()).square().mean(dim=(1, 3, 4))
     if x_mask is None:
         return per_frame.mean(1)
     if not x_mask.any(1).all():
@@ -103,24 +96,10 @@ def velocity_error(prediction: Tensor, x0: Tensor, noise: Tensor, x_mask: Tensor
     return (per_frame * x_mask).sum(1) / x_mask.sum(1)
 
 
-def flow_losses(velocity: Velocity, x0: Tensor, noise: Tensor, t: Tensor, x_mask: Tensor | None = None) -> Tensor:
-    """Rectified-flow training losses per sample, (b,): average them to train, compare them for preferences.
-
-    Of clean latents x0 (b, c, t, h, w), noise like them, levels t (b,), and x_mask (b, t) bool, False = conditioning
-    frame (the encoded *image*), given clean and not counted. `velocity` may return more channels.
-    """
-    return velocity_error(velocity(add_noise(x0, noise, t, x_mask), t, x_mask), x0, noise, x_mask)
-
-
-def guided(
-    velocity_of: Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor],
-    y: Tensor,
-    y_null: Tensor,
-    guidance_scale: float,
-) -> Velocity:
+def guided(velocity_of: Callable[..., Tensor], y: Tensor, y_null: Tensor, guidance_scale: float) -> Velocity:
     """Classifier-free guidance (Ho and Salimans, 2022): null + scale * (caption - null), both in one pass.
 
-    `y` and `y_null` are captions and empty captions (b, 1, n, d). Scale 1 is no guidance, and half the work.
+    `velocity_of(z, t, x_mask, y)`; captions and empty ones (b, 1, n, d). Scale 1 is no guidance, and half the work.
     """
 
     def velocity(z: Tensor, t: Tensor, x_mask: Tensor | None) -> Tensor:
@@ -143,18 +122,10 @@ def euler_sample(
     mask: Tensor | None = None,
     noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Integrate the flow from noise to clean latents.
+    """Integrate the flow from z (b, c, t, h, w), noise with kept latents, down the `timesteps` to 0: clean latents.
 
-    Args:
-        velocity: predicts with exactly z's channels.
-        z: start (b, c, t, h, w): noise, with the conditioning latents in the frames that the mask keeps.
-        timesteps: falling noise levels; the last step ends at 0.
-        mask: (b, t) in [0, 1]. 1: generate from noise. 0: keep, bit for bit. Between: keep until the level
-            falls to 1000 * mask, then noise the frame to it and generate (SDEdit, Meng et al., 2021).
-        noise: step number -> noise like z; needed only for mask values between 0 and 1.
-
-    Raises:
-        ValueError: if the mask has values between 0 and 1 and `noise` is missing.
+    Mask (b, t) in [0, 1]. 1: generate from noise. 0: keep, bit for bit. Between, with `noise` (step number -> like z):
+    keep until the level falls to 1000 * mask, then noise the frame to it and generate (SDEdit, Meng et al., 2021).
     """
     if mask is not None and noise is None and ((mask > 0) & (mask < 1)).any():
         raise ValueError("euler_sample: mask values between 0 and 1 need `noise`")

@@ -1,7 +1,5 @@
 """Open-Sora 1.2 as a diffusers pipeline: an image and a prompt become videos."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +50,7 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 class OpenSoraPipeline(DiffusionPipeline):
-    """Text and image to video, with one model at a time on the GPU under `enable_model_cpu_offload`.
-
-    Weights may be of any dtype; latents stay float32. ValueError if the files of a component lacked weights.
-    """
+    """Text and image to video. Weights may be of any dtype; latents stay float32. ValueError if weights are missing."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
@@ -70,8 +65,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         super().__init__()
         for name, model in (("vae", vae), ("transformer", transformer)):
             # diffusers only warns of these and leaves them without values.
-            missing = [key for key, value in model.state_dict().items() if value.is_meta]
-            if missing:
+            if missing := [key for key, value in model.state_dict().items() if value.is_meta]:
                 raise ValueError(f"the weights of the {name} lack {', '.join(missing)}: restore that folder")
         self.register_modules(
             text_encoder=text_encoder, tokenizer=tokenizer, vae=vae, transformer=transformer, scheduler=scheduler
@@ -79,68 +73,40 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_image(self, image: np.ndarray, height: int, width: int) -> Tensor:
-        """Latent of one image, uint8 (h, w, 3) of any size, as a single frame: (1, c, 1, h', w').
-
-        The posterior's mean, not a draw from it, so that all videos of an image start from the same latent.
-        """
+        """Latent (1, c, 1, h', w') of an image, uint8 (h, w, 3) of any size: the posterior's mean, not a draw."""
         pixels = to_tensor(fit_image(image, height, width)[None])[None]
         pixels = pixels.to(self._execution_device, self.vae.dtype)
         return self.vae.encode(pixels, sample_posterior=False).float()
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """T5 features (1, 1, n, d) and mask (1, n) of a prompt. Under offload T5 leaves the GPU afterwards."""
-        length = self.transformer.config.model_max_length
-        features, mask = encode_captions(self.text_encoder, self.tokenizer, [prompt], length)
-        # T5 is by far the largest part, and without this it would stay until the transformer comes.
-        self.maybe_free_model_hooks()
-        return features.to(self._execution_device), mask.to(self._execution_device)
-
-    @torch.no_grad()
     def sample_latents(
         self,
-        image: np.ndarray | None,
-        prompt: str,
-        *,
-        aesthetic: float | None = None,
+        image: np.ndarray | None,  # uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video
+        prompt: str,  # cleaned before use
+        *,  # defaults are upstream's 240p, two seconds
+        aesthetic: float | None = None,  # this and `motion` are added to the prompt, see `text.add_scores`
         motion: float | None = None,
         num_videos: int = 1,
-        num_frames: int = 51,
-        height: int = 240,
+        num_frames: int = 51,  # 1 (an image) or a multiple of 17
+        height: int = 240,  # nominal, in pixels
         width: int = 426,
         fps: float = 24,
         num_inference_steps: int = 30,
-        guidance_scale: float = 7.0,
-        generator: torch.Generator | Sequence[torch.Generator],
+        guidance_scale: float = 7.0,  # 1 is none and halves the work
+        generator: torch.Generator | Sequence[torch.Generator],  # on the CPU; one a video, or one that seeds them
     ) -> Tensor:
-        """Latents of videos that start with an image, float32 (num_videos, c, t', h', w') on the pipeline's device.
-
-        Defaults are upstream's 240p, two seconds.
-
-        Args:
-            image: uint8 (h, w, 3) RGB of any size, scaled and cropped to fit; None: text to video.
-            prompt: cleaned before use.
-            aesthetic, motion: scores to add to the prompt, see `text.add_scores`; upstream has an aesthetic of 6.5.
-            num_videos: all of one image and prompt.
-            num_frames: 1 (an image) or a multiple of 17.
-            height, width: nominal size in pixels.
-            fps: frames per second that the motion is meant for.
-            num_inference_steps: Euler steps.
-            guidance_scale: classifier-free guidance; 1 is none and halves the work.
-            generator: on the CPU. One per video, or one from which each video in turn gets its own: a video
-                depends on its generator and its place alone, not on how many are made with it.
-
-        Raises:
-            ValueError: for sizes and generators that do not fit.
-        """
+        """Latents of videos, float32 (num_videos, c, t', h', w'); ValueError for sizes that do not fit."""
         device = self._execution_device
         generators = one_per_video(generator, num_videos)
         timesteps = self.scheduler.timesteps(num_inference_steps, height, width, num_frames)
         size = self.vae.latent_size((num_frames, height, width))
         if min(size) < 1:
             raise ValueError(f"a video of {height} x {width} pixels is too small for this autoencoder")
-        features, text_mask = self.encode_prompt(add_scores(prompt, aesthetic=aesthetic, motion=motion))
-        features = features.repeat(num_videos, 1, 1, 1)
+        captions = [add_scores(prompt, aesthetic=aesthetic, motion=motion)]
+        length = self.transformer.config.model_max_length
+        features, text_mask = encode_captions(self.text_encoder, self.tokenizer, captions, length)
+        self.maybe_free_model_hooks()  # T5, by far the largest part, would stay on the GPU until the transformer comes
+        features, text_mask = features.to(device).repeat(num_videos, 1, 1, 1), text_mask.to(device)
         shape = (self.transformer.config.in_channels, *size)
         # Drawn on the CPU, each video from its own generator: the same everywhere and in any company.
         z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
@@ -157,8 +123,7 @@ class OpenSoraPipeline(DiffusionPipeline):
             return self.transformer(latents, t, y, text_mask, x_mask, fps=rates, height=heights, width=widths)
 
         null = self.transformer.null_captions(num_videos).to(features)
-        velocity = guided(velocity_of, features, null, guidance_scale)
-        return euler_sample(velocity, z, timesteps, mask)
+        return euler_sample(guided(velocity_of, features, null, guidance_scale), z, timesteps, mask)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor, num_frames: int) -> np.ndarray:
@@ -177,9 +142,8 @@ class OpenSoraPipeline(DiffusionPipeline):
 
 
 def one_per_video(generator: torch.Generator | Sequence[torch.Generator], num_videos: int) -> Sequence[torch.Generator]:
-    """`num_videos` generators, one of its own for each video: drawn from a single one, or those that are given."""
+    """A generator for each video: seeded by a single one in turn, however many follow, or those that are given."""
     if isinstance(generator, torch.Generator):
-        # One number each, one after the other: how many follow does not change the first ones.
         seeds = [int(torch.randint(2**62, (), generator=generator)) for _ in range(num_videos)]
         return [torch.Generator().manual_seed(seed) for seed in seeds]
     if len(generator) != num_videos:

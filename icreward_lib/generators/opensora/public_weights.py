@@ -1,11 +1,8 @@
-"""From the public Open-Sora 1.2 repositories to our models.
+"""From the public Open-Sora 1.2 repositories, `config.json` and `model.safetensors`, to our models.
 
-`hpcai-tech/OpenSora-STDiT-v3` and `hpcai-tech/OpenSora-VAE-v1.2` hold `config.json` and `model.safetensors` as
-transformers writes them. Parameter names are the same on both sides, so a conversion rewrites the config and
-checks every name and shape, before the first weight is read. `save_pretrained` then writes diffusers' layout.
+Parameter names are the same on both sides: the config is rewritten and every name and shape checked before a weight is
+read.
 """
-
-from __future__ import annotations
 
 import inspect
 import json
@@ -34,12 +31,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FIXED = {"model_type": "STDiT3", "qk_norm": True, "skip_y_embedder": False, "drop_path": 0.0}
 
 # How parameters of the other versions' denoisers begin. 1.0 has "blocks." too, so it comes first.
-OTHER_VERSIONS = {
-    "pos_embed_temporal": "1.0 (STDiT)",
-    "blocks.": "1.1 (STDiT2)",
-    "x_embedder_cond": "1.3",
-    "double_blocks.": "2.0",
-}
+VERSIONS = {"pos_embed_temporal": "1.0 (STDiT)", "blocks.": "1.1 (STDiT2)", "x_embedder_cond": "1.3", "double_": "2.0"}
 
 _SPATIAL_BIAS = re.compile(r"spatial_vae\.module\.encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv\d\.bias")
 
@@ -47,12 +39,9 @@ _SPATIAL_BIAS = re.compile(r"spatial_vae\.module\.encoder\.down_blocks\.(\d+)\.r
 _TEMPORAL_NAMES = {
     "embed_dim": "latent_channels",
     "in_out_channels": "spatial_latent_channels",
-    "filters": "temporal_filters",
-    "num_res_blocks": "temporal_num_res_blocks",
-    "channel_multipliers": "temporal_channel_multipliers",
     "temporal_downsample": "temporal_downsample",
     "num_groups": "temporal_norm_num_groups",
-}
+} | {name: f"temporal_{name}" for name in ("filters", "num_res_blocks", "channel_multipliers")}
 _SPATIAL_NAMES = ("block_out_channels", "layers_per_block", "norm_num_groups", "mid_block_add_attention")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -62,12 +51,10 @@ Model = TypeVar("Model", bound=ModelMixin)
 def load_transformer(source: str | Path, *, dtype: torch.dtype = torch.float32) -> STDiT3:
     """The public denoiser of a folder, on the CPU in evaluation mode, with its weights rounded to `dtype`.
 
-    Raises:
-        FileNotFoundError: if a file is missing in the folder.
-        ValueError: if a file cannot be read, or its weights or settings are not those of Open-Sora 1.2.
+    FileNotFoundError for a missing file, ValueError for one that cannot be read or is not of Open-Sora 1.2.
     """
     path, shapes, public = _read(source)
-    for start, version in OTHER_VERSIONS.items():
+    for start, version in VERSIONS.items():
         if any(name.startswith(start) for name in shapes):
             raise ValueError(f"{path} holds a denoiser of Open-Sora {version}, not of 1.2: give {TRANSFORMER}")
     for name, value in FIXED.items():
@@ -93,17 +80,13 @@ def load_autoencoder(source: str | Path, *, dtype: torch.dtype = torch.float32) 
 
 
 def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The arguments of `VideoAutoencoder` for the `config.json` of a public Open-Sora 1.2 autoencoder.
+    """The arguments of `VideoAutoencoder` for a public autoencoder's `config.json`; ValueError for other models.
 
-    The public file only names the repository of the 2D part. Its sizes are those of the SDXL autoencoder
-    unless `spatial`, a config of `AutoencoderKL`, says otherwise. Raises ValueError for other models.
+    It only names the repository of the 2D part: SDXL's, unless `spatial`, a config of `AutoencoderKL`, says otherwise.
     """
     kinds = hub.get("vae_2d", {}).get("type"), hub.get("vae_temporal", {}).get("type")
     if kinds[0] != "VideoAutoencoderKL" or kinds[1] not in ("VAE_Temporal", "VAE_Temporal_SD"):
-        raise ValueError(
-            f"config.json describes an autoencoder of the parts {kinds}, not of Open-Sora 1.2; "
-            "use the files of hpcai-tech/OpenSora-VAE-v1.2"
-        )
+        raise ValueError(f"{kinds} are not of Open-Sora 1.2: take the config.json of hpcai-tech/OpenSora-VAE-v1.2")
     temporal = hub["vae_temporal"]
     if kinds[1] == "VAE_Temporal":  # its own default; the public VAE_Temporal_SD has the one of VideoAutoencoder
         temporal = {"temporal_downsample": (True, True, False)} | temporal
@@ -111,18 +94,14 @@ def config_from_hub(hub: Mapping[str, Any], spatial: Mapping[str, Any] | None = 
         raise ValueError("config.json: vae_temporal.embed_dim and .latent_embed_dim differ; make them equal")
     if lacking := [name for name in ("micro_frame_size", "shift", "scale") if name not in hub]:
         raise ValueError(f"config.json of the autoencoder has no {', '.join(lacking)}: download it again")
-    config = {
-        "micro_frame_size": hub["micro_frame_size"],
-        "micro_batch_size": hub["vae_2d"].get("micro_batch_size") or 4,
-        "latent_shift": hub["shift"],
-        "latent_scale": hub["scale"],
-    }
+    config = {"micro_frame_size": hub["micro_frame_size"], "latent_shift": hub["shift"], "latent_scale": hub["scale"]}
+    config["micro_batch_size"] = hub["vae_2d"].get("micro_batch_size") or 4
     config |= {ours: temporal[theirs] for theirs, ours in _TEMPORAL_NAMES.items() if theirs in temporal}
     return config | {f"spatial_{name}": value for name, value in (spatial or {}).items() if name in _SPATIAL_NAMES}
 
 
 def _read(source: str | Path) -> tuple[Path, Shapes, dict[str, Any]]:
-    """The file of weights with the shapes in its header, by which a file cut off is found out, and the config."""
+    """The file of weights, the shapes in its header, which a file cut off does not fit, and the config."""
     weights, settings = (Path(source) / name for name in (WEIGHTS, CONFIG))
     for path in (weights, settings):
         if not path.is_file():
@@ -166,11 +145,10 @@ def load_pipeline(
 ) -> OpenSoraPipeline:
     """Open-Sora 1.2 from the folders of the three repositories, on the CPU; errors as of `load_transformer`.
 
-    Upstream samples in bfloat16 too, but for T5, which it runs in float32 (19 GB). Gradient checkpointing is on, which
-    counts in training only.
+    Upstream samples in bfloat16 too, but for T5, which it runs in float32 (19 GB).
     """
     denoiser = load_transformer(transformer, dtype=dtype)
-    denoiser.enable_gradient_checkpointing()
+    denoiser.enable_gradient_checkpointing()  # counts in training only
     vae = load_autoencoder(autoencoder, dtype=dtype)
     text, tokenizer = load_text_encoder(text_encoder, dtype=dtype)
     for name, have, wanted in (

@@ -1,11 +1,8 @@
 """Causal temporal autoencoder of Open-Sora 1.2, a MAGVIT-v2-like network (Yu et al., 2023, arXiv:2310.05737).
 
-It shortens the time axis of spatial latents and leaves their height and width alone. Its group norms average
-over the frames of a whole call, so the caller decides the chunks: the result depends on them.
-Module and parameter names are those of the public checkpoint ``hpcai-tech/OpenSora-VAE-v1.2``.
+It shortens the time axis of spatial latents. Its group norms average over the frames of a whole call, so results depend
+on the caller's chunks. Module and parameter names are those of the public checkpoint.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,7 +16,7 @@ class CausalConv3d(nn.Module):
     """3D convolution of (b, c, t, h, w) that sees no later frame: time gets zeros in front only."""
 
     def __init__(self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
-        """``stride`` is in time only; ``kernel`` is odd and the same on all three axes."""
+        """`stride` is in time only; `kernel` is odd and the same on all three axes."""
         super().__init__()
         self.front = kernel - stride
         # The convolution pads height and width itself, so that only the time axis costs a copy.
@@ -38,7 +35,7 @@ class CausalConv3d(nn.Module):
 
 
 class ResBlock3d(nn.Module):
-    """Pre-activation residual block of two causal convolutions; ``conv3`` exists where the width changes."""
+    """Pre-activation residual block of two causal convolutions."""
 
     def __init__(self, channels: int, out_channels: int, num_groups: int) -> None:
         super().__init__()
@@ -66,7 +63,6 @@ class TemporalEncoder(nn.Module):
     def __init__(
         self, channels: int, moments: int, widths: Sequence[int], downsample: Sequence[bool], depth: int, groups: int
     ) -> None:
-        """``widths`` holds one width per level, ``downsample`` one flag per gap between levels."""
         super().__init__()
         self.conv_in = CausalConv3d(channels, widths[0], 3, bias=False)
         self.block_res_blocks = nn.ModuleList(
@@ -83,10 +79,8 @@ class TemporalEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, t, h, w) to (b, moments, t / factor, h, w); t is a multiple of the factor."""
         x = self.conv_in(x)
-        for level, blocks in enumerate(self.block_res_blocks):
-            x = blocks(x)
-            if level < len(self.conv_blocks):
-                x = self.conv_blocks[level](x)
+        for blocks, shorter in zip(self.block_res_blocks, [*self.conv_blocks, nn.Identity()], strict=True):
+            x = shorter(blocks(x))
         return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
 
 
@@ -107,7 +101,6 @@ class TemporalDecoder(nn.Module):
     def __init__(
         self, latents: int, channels: int, widths: Sequence[int], downsample: Sequence[bool], depth: int, groups: int
     ) -> None:
-        """``widths`` and ``downsample`` are the encoder's."""
         super().__init__()
         self.conv1 = CausalConv3d(latents, widths[-1], 3)
         self.res_blocks = _res_blocks(widths[-1], widths[-1], depth, groups)
@@ -123,35 +116,29 @@ class TemporalDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(b, latents, t, h, w) to (b, channels, factor * t, h, w)."""
         x: Tensor = self.res_blocks(self.conv1(z))
-        for level in reversed(range(len(self.block_res_blocks))):
-            x = self.block_res_blocks[level](x)
-            if level > 0:
-                x = self.conv_blocks[level - 1](x)
+        levels = zip(self.block_res_blocks, [nn.Identity(), *self.conv_blocks], strict=True)
+        for blocks, longer in reversed([*levels]):
+            x = longer(blocks(x))
         return self.conv_out(F.silu(self.norm1(x)))
 
 
 class TemporalAutoencoder(nn.Module):
-    """Encoder and decoder of one chunk of frames; see the module's docstring."""
+    """Encoder and decoder of one chunk of frames: a width per level and a `downsample` flag per gap between levels."""
 
     def __init__(
         self,
         channels: int,
         latent_channels: int,
         *,
-        filters: int,
+        widths: Sequence[int],
         num_res_blocks: int,
-        channel_multipliers: Sequence[int],
         downsample: Sequence[bool],
         num_groups: int,
     ) -> None:
-        """``downsample`` has one flag less than there are multipliers; raises ValueError otherwise."""
         super().__init__()
-        if len(downsample) != len(channel_multipliers) - 1:
-            raise ValueError(
-                f"temporal_downsample has {len(downsample)} flags for {len(channel_multipliers)} levels; "
-                f"give {len(channel_multipliers) - 1}, one per gap between levels"
-            )
-        widths = [filters * multiplier for multiplier in channel_multipliers]
+        if len(downsample) != len(widths) - 1:
+            found = f"temporal_downsample has {len(downsample)} flags for {len(widths)} levels"
+            raise ValueError(f"{found}; give {len(widths) - 1}, one per gap between levels")
         self.factor: int = 2 ** sum(downsample)
         moments = 2 * latent_channels
         self.encoder = TemporalEncoder(channels, moments, widths, downsample, num_res_blocks, num_groups)
@@ -160,7 +147,7 @@ class TemporalAutoencoder(nn.Module):
         self.decoder = TemporalDecoder(latent_channels, channels, widths, downsample, num_res_blocks, num_groups)
 
     def num_latents(self, num_frames: int) -> int:
-        """Latent frames of a chunk of ``num_frames`` frames."""
+        """Latent frames of a chunk."""
         return -(-num_frames // self.factor)
 
     def encode(self, x: Tensor) -> Tensor:

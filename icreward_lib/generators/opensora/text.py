@@ -1,7 +1,5 @@
 """Captions for Open-Sora 1.2: cleaning, score phrases and T5 features."""
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata
@@ -52,8 +50,7 @@ _THEN = (
 def clean_caption(caption: str) -> str:
     """Lower-case, without links, markup, mentions, ids, odd punctuation and CJK characters.
 
-    The rules of the captions that the public model was trained on, which are applied twice. (Blanks are stripped within
-    a pass, too: captions that end in several kinds of punctuation can come out differently.)
+    The rules of the public model's training captions, applied twice, but that blanks are stripped within a pass, too.
     """
     for _ in range(2):
         caption = re.sub(_LINK, "", unquote_plus(caption).strip().lower().replace("<person>", "person"))
@@ -73,22 +70,14 @@ def clean_caption(caption: str) -> str:
 def add_scores(
     caption: str, *, aesthetic: float | None = None, motion: float | None = None, camera: str | None = None
 ) -> str:
-    """The caption with the phrases that the public model was trained to follow, unless it has them already.
+    """An uncleaned caption with the phrases that the public model was trained to follow, unless it has them already.
 
-    Args:
-        caption: not yet cleaned.
-        aesthetic: about 4 to 7; upstream generates with 6.5.
-        motion: about 0 to 20, more is faster.
-        camera: pan right, pan left, tilt up, tilt down, zoom in, zoom out or static.
+    Aesthetic scores are about 4 to 7 (upstream generates with 6.5), motion scores 0 to 20, more is faster; the camera's
+    are pan right, pan left, tilt up, tilt down, zoom in, zoom out or static.
     """
-    scores = {
-        "aesthetic score": None if aesthetic is None else f"{aesthetic:.1f}",
-        "motion score": None if motion is None else f"{motion:.1f}",
-        "camera motion": camera,
-    }
-    for phrase, value in scores.items():
+    for phrase, value in (("aesthetic score", aesthetic), ("motion score", motion), ("camera motion", camera)):
         if value is not None and phrase not in caption:
-            caption = f"{caption} {phrase}: {value}."
+            caption = f"{caption} {phrase}: {value if isinstance(value, str) else f'{value:.1f}'}."
     return caption
 
 
@@ -100,12 +89,8 @@ def encode_captions(
 
     Captions are cleaned, then padded or cut to `max_length` tokens. Padding rows are not zeroed, as upstream.
     """
-    tokens = tokenizer(
-        [clean_caption(caption) for caption in captions],
-        max_length=max_length,
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    ).to(text_encoder.device)
+    cleaned = [clean_caption(caption) for caption in captions]
+    tokens = tokenizer(cleaned, max_length=max_length, padding="max_length", truncation=True, return_tensors="pt")
+    tokens = tokens.to(text_encoder.device)
     hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     return hidden[:, None], tokens.attention_mask

@@ -1,11 +1,8 @@
 """STDiT3, the denoiser of Open-Sora 1.2 (Zheng et al., "Open-Sora", 2024), as a diffusers model.
 
-Spatial and temporal transformer blocks alternate. The noise level modulates every block (adaptive layer
-norm), and frames that are held clean (image conditioning) take the modulation of noise level zero instead.
-Parameter names are those of the public checkpoint.
+Spatial and temporal blocks alternate. The noise level modulates each (adaptive layer norm); frames that are held clean
+take the modulation of level zero. Parameter names are those of the public checkpoint.
 """
-
-from __future__ import annotations
 
 import math
 from functools import partial
@@ -21,17 +18,7 @@ from icreward_lib.generators.opensora import blocks
 
 
 class STDiT3(ModelMixin, ConfigMixin):
-    """Denoiser over video latents. Defaults are the public XL/2 model; a small config is the same code.
-
-    Args:
-        input_sq_size: picture side in pixels at which position embeddings are unscaled.
-        patch_size: (1, p, p), latent pixels per token.
-        hidden_size: divisible by 4 and by twice `num_heads`, else ValueError.
-        depth: number of spatial blocks, and of temporal blocks.
-        class_dropout_prob: share of captions that `drop_captions` blanks.
-        pred_sigma: twice the output channels; the second half is unused by rectified flow.
-        caption_channels, model_max_length: width of the text encoder, and its tokens.
-    """
+    """Denoiser over video latents. Defaults are the public XL/2 model; a small config is the same code."""
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["STDiT3Block"]
@@ -39,25 +26,23 @@ class STDiT3(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        input_sq_size: int = 512,
+        input_sq_size: int = 512,  # picture side in pixels at which position embeddings are unscaled
         in_channels: int = 4,
-        patch_size: tuple[int, int, int] = (1, 2, 2),
+        patch_size: tuple[int, int, int] = (1, 2, 2),  # (1, p, p), latent pixels per token
         hidden_size: int = 1152,
-        depth: int = 28,
+        depth: int = 28,  # spatial blocks, and as many temporal ones
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
-        class_dropout_prob: float = 0.1,
-        pred_sigma: bool = True,
+        class_dropout_prob: float = 0.1,  # share of captions that `drop_captions` blanks
+        pred_sigma: bool = True,  # twice the output channels; rectified flow has no use for the second half
         caption_channels: int = 4096,
-        model_max_length: int = 300,
+        model_max_length: int = 300,  # tokens of a caption
     ) -> None:
         super().__init__()
         if patch_size[0] != 1 or patch_size[1] != patch_size[2]:
             raise ValueError(f"STDiT3: patch_size must be (1, p, p), not {tuple(patch_size)}")
         if hidden_size % 4 or hidden_size % (2 * num_heads):
-            raise ValueError(
-                f"STDiT3: hidden_size {hidden_size} must be divisible by 4 and by 2 * num_heads {num_heads}"
-            )
+            raise ValueError(f"STDiT3: hidden_size {hidden_size} must be divisible by 4 and 2 * num_heads {num_heads}")
         patch_size = (1, patch_size[1], patch_size[2])  # a list when it comes from JSON
         self.patch = patch_size[1]
         self.out_channels = in_channels * (2 if pred_sigma else 1)
@@ -76,10 +61,7 @@ class STDiT3(ModelMixin, ConfigMixin):
         self.init_weights()
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Upstream's start: Xavier, no bias, temporal blocks and frame rate without effect at first.
-
-        Pass a CPU generator (with the model on the CPU) for weights that depend on nothing else.
-        """
+        """Upstream's start: Xavier, no bias, temporal blocks and frame rate without effect at first."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -103,43 +85,26 @@ class STDiT3(ModelMixin, ConfigMixin):
         return self.y_embedder.y_embedding.expand(batch, 1, -1, -1)
 
     def drop_captions(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Training for guidance: replaces a random `class_dropout_prob` of the captions y by the empty one.
-
-        The captions' masks stay as they are, as upstream. `generator` lives on the CPU.
-        """
+        """Training for guidance: a random `class_dropout_prob` of captions becomes the empty one; masks stay."""
         drop = torch.rand(len(y), generator=generator) < self.config.class_dropout_prob
         return torch.where(drop.to(y.device)[:, None, None, None], self.null_captions(len(y)).to(y.dtype), y)
 
     def forward(
         self,
-        x: Tensor,
-        timestep: Tensor,
-        y: Tensor,
-        mask: Tensor | None = None,
-        x_mask: Tensor | None = None,
+        x: Tensor,  # latents (b, in_channels, t, h, w), any h and w
+        timestep: Tensor,  # (b,), 0 (clean) to 1000 (noise)
+        y: Tensor,  # caption features (b, 1, tokens, caption_channels)
+        mask: Tensor | None = None,  # (b', tokens), 1 = caption token, 0 = padding; b' divides b and is repeated
+        x_mask: Tensor | None = None,  # (b, t) bool, False = clean frame. None: all are denoised
         *,
-        fps: Tensor,
-        height: Tensor,
+        fps: Tensor,  # (b'',) of the video, repeated to b; 120 for single images
+        height: Tensor,  # (b,) nominal size in pixels; the first entry counts for the whole batch
         width: Tensor,
     ) -> Tensor:
-        """Predict the velocity `x0 - noise` (and an unused sigma).
-
-        Args:
-            x: latents (b, in_channels, t, h, w), any h and w.
-            timestep: (b,), 0 (clean) to 1000 (noise).
-            y: caption features (b, 1, tokens, caption_channels).
-            mask: (b', tokens), 1 = caption token, 0 = padding; b' divides b and is repeated. None: all count.
-            x_mask: (b, t) bool, True = frame to denoise, False = clean frame. None: all are denoised.
-            fps: (b'',) frames per second of the video, repeated to b; 120 for single images.
-            height, width: (b,) nominal size in pixels; the first entry counts for the whole batch.
-
-        Returns:
-            float32 (b, out_channels, t, h, w).
-        """
+        """Predict the velocity `x0 - noise` (and an unused sigma), float32 (b, out_channels, t, h, w)."""
         batch, _, _, h, w = x.shape
         dtype = self.x_embedder.proj.weight.dtype
         timestep, y = timestep.to(dtype), y.to(dtype)
-
         x = F.pad(x.to(dtype), (0, -w % self.patch, 0, -h % self.patch))
         rows, columns = x.shape[3] // self.patch, x.shape[4] // self.patch
         scale = math.sqrt(float(height[0]) * float(width[0])) / self.config.input_sq_size
@@ -152,7 +117,6 @@ class STDiT3(ModelMixin, ConfigMixin):
         if x_mask is not None:
             modulation = torch.where(x_mask[:, :, None], modulation, self.t_block(t0)[:, None])
         modulation = modulation.unflatten(-1, (6, -1))
-
         y = self.y_embedder(y).flatten(1, 2)
         if mask is not None:
             mask = mask.bool().repeat(batch // len(mask), 1)[:, None, None]
