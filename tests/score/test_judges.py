@@ -36,7 +36,7 @@ from icreward_lib.rewards.prompt import ICRewardConfig
 from icreward_lib.run import start
 from icreward_lib.run.files import write_json
 from icreward_lib.run.models import CHECKOUT
-from icreward_lib.run.stages import Stage
+from icreward_lib.run.stages import ACCOUNT, Stage
 from icreward_lib.score import judges as judges_module
 from icreward_lib.score.intake import IntakeError
 from icreward_lib.score.judges import OpenedReward, load_reward, open_reward
@@ -178,7 +178,7 @@ def finished_stage(output: Path, name: str, key: str, models: dict[str, Path]) -
     for item, source in models.items():
         with stage.write(item) as new:
             shutil.copytree(source, new)
-    stage.finish({})
+    stage.save_json(ACCOUNT, {})
     return stage
 
 
@@ -224,7 +224,7 @@ def test_robust_is_the_cautious_ensemble_of_all_trainings(rewards: dict[str, Pat
         kept = shutil.copytree(stage.path(f"model_{number}"), output / f"{number}")
         with stage.write(f"model_{number}") as new:
             shutil.copytree(kept, new)
-    stage.finish({})
+    stage.save_json(ACCOUNT, {})
     record(output, "smoke", "robust", stage)
     image, video = picture(height=64), moving(height=64)
     (scores,) = open_reward("robust=smoke").score_clips(image, [video])
