@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 
-from icreward_lib import __version__
 from icreward_lib.rewards.base import ClipScores
 from icreward_lib.run.files import write_text
 from icreward_lib.score.intake import Clip
@@ -53,7 +53,7 @@ def write_report(path: Path, ranking: Ranking) -> None:
         ranking=ranking,
         section=_section(ranking),
         legend=_png(_departure(np.linspace(1, 0, 128)[None])),
-        version=__version__,
+        version=metadata.version("icreward"),
     )
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))  # names may hold bytes that are no text
 
