@@ -214,13 +214,18 @@ def start(notebook: str, profile: str = "laptop", **changes: object) -> Run:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of this project's direct dependencies, as installed."""
+    """Versions of this project's direct dependencies, those of its extras too, that are installed."""
     try:
         needed = metadata.requires("icreward") or []
     except metadata.PackageNotFoundError as error:
         raise FileNotFoundError("icreward is not installed: run 'pip install -c constraints.txt -e .'") from error
-    names = [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in needed if "extra ==" not in line]
-    return {name: metadata.version(name) for name in sorted(names)}
+    names = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in needed} - {"icreward"}
+    present = {name for found in metadata.packages_distributions().values() for name in map(_plain_name, found)}
+    return {name: metadata.version(name) for name in sorted(names) if _plain_name(name) in present}
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _git() -> dict[str, object]:

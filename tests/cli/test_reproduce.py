@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,9 @@ def test_the_live_line_counts_items_and_an_interruption_is_one_sentence(write_no
     )
     path = write_notebook("01_a", START.format(name="01_a"), loop, parameters=PARAMETERS)
     terminal, inside = pty.openpty()
-    process = begin(path.parent, stdout=inside, stderr=subprocess.PIPE)
+    # Whoever starts the tests in the background has told their processes to ignore Ctrl-C.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = begin(path.parent, stdout=inside, stderr=subprocess.PIPE, preexec_fn=listen)
     shown, deadline = "", time.monotonic() + 60
     while not (found := re.search(r"\[1/1\] 01_a  cell 4/4  00:\d\d  numbers: item \d+ of 300", shown)):
         assert time.monotonic() < deadline, shown
