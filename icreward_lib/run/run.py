@@ -220,12 +220,11 @@ def installed_versions() -> dict[str, str]:
     except metadata.PackageNotFoundError as error:
         raise FileNotFoundError("icreward is not installed: run 'pip install -c constraints.txt -e .'") from error
     names = {re.split(r"[^A-Za-z0-9._-]", line)[0] for line in needed} - {"icreward"}
-    present = {name for found in metadata.packages_distributions().values() for name in map(_plain_name, found)}
-    return {name: metadata.version(name) for name in sorted(names) if _plain_name(name) in present}
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    versions = {}
+    for name in sorted(names):
+        with suppress(metadata.PackageNotFoundError):  # of an extra that is not installed
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _git() -> dict[str, object]:

